@@ -1,0 +1,118 @@
+"""Positions of encoders with registered attention types.
+
+The published models add fixed sines once, at the encoder's input. SpeechBrain's table of them ends
+at `max_length` (2500 frames, 100 s) and crashes beyond; and its encoders know either sines or the
+relative positions of RelPosMHAXL, not both in one stack.
+"""
+
+from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
+from speechbrain.nnet.attention import RelPosEncXL, RelPosMHAXL
+from torch import nn
+
+
+class ExtendedSinePositions(PositionalEncoding):
+    """SpeechBrain's fixed sine positions, computed on demand past the end of the table.
+
+    Arguments
+    ---------
+    input_size : int
+        Width of the frames, even.
+    max_len : int
+        Length of the stored table: SpeechBrain's, so that state dicts are the same.
+
+    Example
+    -------
+    >>> positions = ExtendedSinePositions(8, max_len=10)
+    >>> longer = PositionalEncoding(8, max_len=30)(torch.zeros(1, 25, 8))
+    >>> torch.equal(positions(torch.zeros(1, 25, 8)), longer)
+    True
+    """
+
+    def forward(self, x):
+        """Positions for frames x (B, T, d): (1, T, d)."""
+        num_frames = x.size(1)
+        if num_frames <= self.max_len:
+            return super().forward(x)
+        return PositionalEncoding(self.pe.shape[2], num_frames).pe.to(self.pe)
+
+
+class NoPositions(nn.Module):
+    """Stands for the sines where `positional_encoding` is null: adds nothing.
+
+    SpeechBrain's `TransformerASR.encode` fails on null with its own regularMHA (an unset variable);
+    a zero through the branch of the sines is the same as no positions.
+    """
+
+    def forward(self, x):
+        """A zero that broadcasts."""
+        return x.new_zeros(1, 1, 1)
+
+
+class RelativePositions(nn.Module):
+    """Gives the RelPosMHAXL layers of a mixed encoder their positions, and only them.
+
+    Arguments
+    ---------
+    d_model : int
+        Width of the frames.
+    """
+
+    def __init__(self, d_model):
+        super().__init__()
+        self.encoding = RelPosEncXL(d_model)
+
+    def install(self, encoder, mixer_of):
+        """Hook an encoder and its layers.
+
+        Arguments
+        ---------
+        encoder : torch.nn.Module
+            A SpeechBrain encoder with `layers`.
+        mixer_of : callable
+            Gives the attention module of a layer.
+        """
+        encoder.add_module("relative_positions", self)
+        encoder.register_forward_pre_hook(_compute_positions, with_kwargs=True)
+        for layer in encoder.layers:
+            if not isinstance(mixer_of(layer), RelPosMHAXL):
+                # Other mixers ignore positions, but regularMHA would add them to its mask.
+                layer.register_forward_pre_hook(_drop_positions, with_kwargs=True)
+
+
+def _compute_positions(encoder, args, kwargs):
+    source = kwargs["src"] if "src" in kwargs else args[0]
+    if len(args) <= 3 and kwargs.get("pos_embs") is None:
+        kwargs = {**kwargs, "pos_embs": encoder.relative_positions.encoding(source)}
+    return args, kwargs
+
+
+def _drop_positions(layer, args, kwargs):
+    # SpeechBrain's encoders pass pos_embs by name
+    return args, {**kwargs, "pos_embs": None}
+
+
+def set_positions(transformer, d_model, max_length, positional_encoding, needs_sines):
+    """Give a TransformerInterface whose spec is not one built-in type its positions.
+
+    Arguments
+    ---------
+    transformer : torch.nn.Module
+        Built by SpeechBrain with the stand-in regularMHA.
+    d_model, max_length : int
+        As SpeechBrain got them.
+    positional_encoding : str or None
+        "fixed_abs_sine" or None, as SpeechBrain got it.
+    needs_sines : bool
+        Whether any layer relies on positions in its input.
+    """
+    if not needs_sines:
+        # Only types with positions of their own: SpeechBrain's branch for RoPEMHA adds nothing
+        # to the encoder's input and sines to the decoder's.
+        transformer.attention_type = "RoPEMHA"
+        transformer.positional_encoding_decoder = ExtendedSinePositions(d_model, max_length)
+        return
+    transformer.positional_encoding_type = "fixed_abs_sine"
+    if positional_encoding is None:
+        transformer.positional_encoding = NoPositions()
+    else:
+        transformer.positional_encoding = ExtendedSinePositions(d_model, max_length)

@@ -1,0 +1,160 @@
+"""The attention types: SpeechBrain's own, ours, and those that others add."""
+
+import inspect
+from dataclasses import dataclass
+
+# SpeechBrain 1.1's own names, with what they are. The contract test compares the names with the
+# list inside TransformerInterface.
+BUILTIN_TYPES = {
+    "regularMHA": "multi-head attention (SpeechBrain)",
+    "RelPosMHAXL": "multi-head attention with Transformer-XL relative positions (SpeechBrain)",
+    "hypermixing": "HyperMixing, token mixing by generated MLPs (SpeechBrain)",
+    "RoPEMHA": "multi-head attention with rotary positions (SpeechBrain)",
+}
+
+# What an encoder layer can tell a mixer besides d_model. A factory that names one of these gets
+# it from the layer; they are not options of the spec.
+LAYER_ARGUMENTS = ("nhead", "dropout", "causal", "d_ffn")
+
+_registered = {}
+
+
+@dataclass(frozen=True)
+class AttentionType:
+    """A registered attention type.
+
+    Arguments
+    ---------
+    name : str
+        As in the spec.
+    factory : callable
+        `factory(d_model, **layer_arguments, **options)` gives the module.
+    description : str
+        One line.
+    option_names : tuple of str
+        What may stand in the parentheses of the spec, in order of position.
+    layer_argument_names : tuple of str
+        Which of `LAYER_ARGUMENTS` the factory takes.
+    """
+
+    name: str
+    factory: object
+    description: str
+    option_names: tuple
+    layer_argument_names: tuple
+
+    def build(self, d_model, options, layer_arguments):
+        """Make the mixer of one layer.
+
+        Arguments
+        ---------
+        d_model : int
+            Width of the frames.
+        options : mapping
+            From the spec.
+        layer_arguments : mapping
+            Some or all of `LAYER_ARGUMENTS`.
+
+        Returns
+        -------
+        torch.nn.Module
+            With the call signature of SpeechBrain's attention modules.
+        """
+        taken = {name: layer_arguments[name] for name in self.layer_argument_names}
+        return self.factory(d_model, **taken, **options)
+
+
+def register_attention(name, factory, description=None):
+    """Add an attention type for the encoders of SpeechBrain.
+
+    Arguments
+    ---------
+    name : str
+        How the spec calls it: a Python identifier.
+    factory : callable
+        A module class or a function. It is called as `factory(d_model, **options)`; if its
+        signature names any of nhead, dropout, causal or d_ffn, it gets the encoder layer's. The
+        module is called as `module(x, x, x, attn_mask=, key_padding_mask=, pos_embs=)` and
+        returns `(output, weights or None)`. If it has `accepts_chunk_mask = True`, `attn_mask`
+        may be a `speechbrain_pom.ops.ChunkMask`.
+    description : str, optional
+        One line; the first line of the factory's docstring when not given.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken (by another factory) or is no identifier.
+
+    Example
+    -------
+    >>> import speechbrain_pom
+    >>> class Identity(torch.nn.Module):
+    ...     def __init__(self, d_model, scale=1.0):
+    ...         super().__init__()
+    ...         self.scale = scale
+    ...
+    ...     def forward(self, query, key, value, attn_mask=None, key_padding_mask=None, **_):
+    ...         return query * self.scale, None
+    >>> import torch
+    >>> speechbrain_pom.register_attention("Identity", Identity, "scales its input")
+    >>> speechbrain_pom.attention_types()["Identity"]
+    'scales its input'
+    >>> speechbrain_pom.unregister_attention("Identity")
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"attention type {name!r}: give a name that is a Python identifier")
+    taken = _registered.get(name)
+    if name in BUILTIN_TYPES or (taken is not None and taken.factory is not factory):
+        owner = "SpeechBrain" if taken is None else repr(taken.factory)
+        raise ValueError(f"attention type {name!r} is already registered by {owner}: rename yours")
+    parameters = list(inspect.signature(factory).parameters.values())[1:]  # after d_model
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if description is None:
+        description = (inspect.getdoc(factory) or name).splitlines()[0]
+    _registered[name] = AttentionType(
+        name,
+        factory,
+        description,
+        option_names=tuple(n for n in names if n not in LAYER_ARGUMENTS),
+        layer_argument_names=tuple(n for n in names if n in LAYER_ARGUMENTS),
+    )
+
+
+def unregister_attention(name):
+    """Remove an attention type that `register_attention` added.
+
+    Arguments
+    ---------
+    name : str
+        Its name.
+
+    Raises
+    ------
+    ValueError
+        If there is none of this name.
+    """
+    if name not in _registered:
+        raise ValueError(f"attention type {name!r} is not registered, nothing to remove")
+    del _registered[name]
+
+
+def get_type(name):
+    """The `AttentionType` of a registered name."""
+    return _registered[name]
+
+
+def attention_types():
+    """All attention types, SpeechBrain's own included.
+
+    Returns
+    -------
+    dict of str to str
+        Name to one-line description, sorted by name.
+
+    Example
+    -------
+    >>> "RoPEMHA" in attention_types()
+    True
+    """
+    types = {**BUILTIN_TYPES, **{name: kind.description for name, kind in _registered.items()}}
+    return dict(sorted(types.items()))

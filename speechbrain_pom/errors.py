@@ -1,0 +1,73 @@
+"""Errors of the user: one clear line and exit code 2, before training starts."""
+
+import logging
+import os
+import sys
+from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
+
+
+class UserError(ValueError):
+    """A call that cannot work as given; its message quotes the value and says what to do.
+
+    Example
+    -------
+    >>> raise UserError("no such experiment file: 'hparams/pmo.yaml'")
+    Traceback (most recent call last):
+    speechbrain_pom.errors.UserError: no such experiment file: 'hparams/pmo.yaml'
+    """
+
+
+def one_line(error):
+    """The message of an exception in one line, its type's name if it has none.
+
+    Arguments
+    ---------
+    error : BaseException
+        Several arguments, as hyperpyyaml's errors have, are joined with colons.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> one_line(TypeError("Invalid argument to class Linear", "missing 'in_features'"))
+    "Invalid argument to class Linear: missing 'in_features'"
+    >>> one_line(AssertionError())
+    'AssertionError'
+    """
+    if isinstance(error, OSError):
+        return " ".join(str(error).split())
+    message = ": ".join(str(argument).rstrip(" :") for argument in error.args) or str(error)
+    return " ".join(message.split()) or type(error).__name__
+
+
+@contextmanager
+def exit_on_user_error():
+    """Context manager (or decorator): a bad call ends the program with one line and code 2.
+
+    It surrounds the preparation of a recipe, and the whole of a command-line tool. Training
+    stays outside: an exception there is a real error and shows its traceback. Under torchrun
+    each process exits with code 2 and only the first one prints. The traceback goes to the
+    debug log.
+
+    Raises
+    ------
+    SystemExit
+        With code 2, for a `UserError` or any other `ValueError` raised inside.
+
+    Example
+    -------
+    >>> with exit_on_user_error():
+    ...     print("preparation")
+    preparation
+    """
+    try:
+        yield
+    except ValueError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+        logger.debug("the call was refused", exc_info=True)
+        raise SystemExit(2) from error

@@ -1,0 +1,177 @@
+"""The Polynomial Mixer (PoM) with the signature of SpeechBrain's attention modules."""
+
+import itertools
+
+from torch import nn
+
+from speechbrain_pom.ops import polynomial_mix
+
+VARIANTS = ("base", "selective", "frequency2", "frequency3")
+
+
+class PolynomialMixer(nn.Module):
+    """PoM: linear-time token mixing through a mean of polynomial features.
+
+    Every frame is gated against one state, the mean over the visible frames of products of
+    projected frames (PoM for speech, ICASSP 2026, section 2; equations in `ops/README.md`):
+
+        PoM(X) = LayerNorm( W_o ( sigmoid(W_s X) * mean_t [H_1 | ... | H_k] ) )
+
+    Padded frames count neither in the sum nor in the length. Chunk and causal masks give each
+    frame the mean over the frames that it may see, in linear time. There is one head.
+
+    Arguments
+    ---------
+    d_model : int
+        Width of the frames.
+    degree : int
+        k, order of the polynomial.
+    expand : int
+        D, width of a branch in units of d_model.
+    variant : str
+        "base"; "selective" (only the highest order, of one ReLU projection); "frequency2" or
+        "frequency3" (2 or 3 contiguous groups of features with a state each).
+
+    Raises
+    ------
+    ValueError
+        For an unknown variant, or a size that is not a whole number of at least 1.
+
+    Example
+    -------
+    >>> mixer = PolynomialMixer(d_model=8, degree=3)
+    >>> frames = torch.randn(2, 50, 8)
+    >>> output, _ = mixer(frames)
+    >>> output.shape
+    torch.Size([2, 50, 8])
+
+    Padding changes nothing:
+
+    >>> padding = torch.arange(50) >= torch.tensor([[50], [30]])
+    >>> batched, _ = mixer(frames, key_padding_mask=padding)
+    >>> alone, _ = mixer(frames[1:, :30])
+    >>> torch.allclose(batched[1, :30], alone[0], atol=1e-6)
+    True
+    """
+
+    accepts_chunk_mask = True  # attn_mask may be a ChunkMask instead of a (T, T) tensor
+
+    def __init__(self, d_model, degree=2, expand=2, variant="base"):
+        super().__init__()
+        for name, value in (("d_model", d_model), ("degree", degree), ("expand", expand)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"PoM: {name} is {value!r}: give a whole number of at least 1")
+        if variant not in VARIANTS:
+            raise ValueError(f"PoM: variant is {variant!r}: choose one of {', '.join(VARIANTS)}")
+        self.d_model = d_model
+        self.degree = degree
+        self.expand = expand
+        self.variant = variant
+        self.activation = "relu_power" if variant == "selective" else "gelu_product"
+        branches = 1 if variant == "selective" else degree
+        widths = _group_widths(d_model, variant)
+        expanded = [branches * expand * width for width in widths]
+        pairs = list(zip(widths, expanded, strict=True))
+        self.poly_proj = nn.ModuleList(nn.Linear(width, size) for width, size in pairs)
+        self.gate_proj = nn.ModuleList(nn.Linear(width, size) for width, size in pairs)
+        self.out_proj = nn.Linear(sum(expanded), d_model)
+        self.norm = nn.LayerNorm(d_model, eps=1e-5)
+        self.register_load_state_dict_pre_hook(_accept_published_names)
+
+    def forward(
+        self,
+        query,
+        key=None,
+        value=None,
+        attn_mask=None,
+        key_padding_mask=None,
+        return_attn_weights=True,
+        pos_embs=None,
+    ):
+        """Mix the frames.
+
+        Arguments
+        ---------
+        query : torch.Tensor
+            (B, T, d_model).
+        key : torch.Tensor, optional
+            (B, S, d_model): the frames to average; the query itself when not given.
+        value : torch.Tensor, optional
+            Only for the signature: None, or the key itself.
+        attn_mask : torch.Tensor or ChunkMask, optional
+            (T, S) in SpeechBrain's meaning (boolean, True = may not be seen; or additive with 0
+            and -inf), honoured exactly; see `speechbrain_pom.ops.parse_attn_mask`.
+        key_padding_mask : torch.Tensor, optional
+            (B, S) boolean, True = padding.
+        return_attn_weights : bool
+            Only for the signature: there are no attention weights.
+        pos_embs : torch.Tensor, optional
+            Only for the signature: positions are added to the encoder's input.
+
+        Returns
+        -------
+        output : torch.Tensor
+            (B, T, d_model).
+        None
+            In place of attention weights; a (B, T, T) tensor never exists.
+
+        Raises
+        ------
+        ValueError
+            If `value` is not the key, or a mask cannot be honoured.
+        """
+        source = query if key is None else key
+        if value is not None and value is not source:
+            raise ValueError(
+                "PoM: value is another tensor than key: PoM has no separate values; pass the key"
+            )
+        mixed = polynomial_mix(
+            query,
+            [(proj.weight, proj.bias) for proj in self.poly_proj],
+            [(proj.weight, proj.bias) for proj in self.gate_proj],
+            self.out_proj.weight,
+            self.out_proj.bias,
+            degree=self.degree,
+            activation=self.activation,
+            key=source,
+            key_padding_mask=key_padding_mask,
+            attn_mask=attn_mask,
+        )
+        return self.norm(mixed), None
+
+    def extra_repr(self):
+        """The options, for `print(model)`."""
+        return (
+            f"d_model={self.d_model}, degree={self.degree}, expand={self.expand}, "
+            f"variant={self.variant!r}"
+        )
+
+
+def _group_widths(d_model, variant):
+    """Widths of the contiguous feature groups (paper: d//2 and rest; thirds by whole division)."""
+    num_groups = {"frequency2": 2, "frequency3": 3}.get(variant, 1)
+    if d_model < num_groups:
+        raise ValueError(f"PoM: d_model is {d_model}: {variant} needs at least {num_groups}")
+    edges = [i * d_model // num_groups for i in range(num_groups + 1)]
+    return [stop - start for start, stop in itertools.pairwise(edges)]
+
+
+# Parameter names of the published checkpoints (hf, bf: first and second half of the features).
+PUBLISHED_NAMES = {
+    "mh_pom.po_proj.": "poly_proj.0.",
+    "mh_pom.po_proj_hf.": "poly_proj.0.",
+    "mh_pom.po_proj_bf.": "poly_proj.1.",
+    "mh_pom.se_proj.": "gate_proj.0.",
+    "mh_pom.se_proj_hf.": "gate_proj.0.",
+    "mh_pom.se_proj_bf.": "gate_proj.1.",
+    "mh_pom.ag_proj.": "out_proj.",
+    "layer_norm.": "norm.",
+}
+
+
+def _accept_published_names(module, state_dict, prefix, *_):
+    for published, ours in PUBLISHED_NAMES.items():
+        for kind in ("weight", "bias"):
+            if prefix + published + kind in state_dict:
+                tensor = state_dict.pop(prefix + published + kind)
+                state_dict[prefix + ours + kind] = tensor

@@ -1,0 +1,6 @@
+"""The mathematics of the mixers, as functions of tensors: no SpeechBrain, no nn.Module."""
+
+from speechbrain_pom.ops.polynomial import polynomial_mix
+from speechbrain_pom.ops.visibility import ChunkMask, parse_attn_mask
+
+__all__ = ["ChunkMask", "parse_attn_mask", "polynomial_mix"]

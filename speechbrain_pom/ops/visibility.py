@@ -1,0 +1,172 @@
+"""Which frames may see which: SpeechBrain's attention masks, in O(T) where they have a structure.
+
+A token mixer that averages over time needs, for every query frame, the set of key frames it may
+see. SpeechBrain describes that set by a (T, T) tensor, which is quadratic. Its two structured
+masks (causal, and the chunks of dynamic chunk training) need only two numbers: `ChunkMask`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class ChunkMask:
+    """Each frame sees its own chunk and a number of whole chunks to the left.
+
+    A causal mask is `ChunkMask(1)`. The meaning is that of SpeechBrain's
+    `DynChunkTrainConfig` and `make_transformer_src_mask`, without the (T, T) tensor.
+
+    Arguments
+    ---------
+    chunk_size : int
+        Frames per chunk, at least 1.
+    left_context_chunks : int, optional
+        Chunks visible to the left of the own one; None: all of them.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+
+    Example
+    -------
+    >>> ChunkMask(2, left_context_chunks=1).to_bool(5).int()
+    tensor([[0, 0, 1, 1, 1],
+            [0, 0, 1, 1, 1],
+            [0, 0, 0, 0, 1],
+            [0, 0, 0, 0, 1],
+            [1, 1, 0, 0, 0]], dtype=torch.int32)
+    """
+
+    chunk_size: int
+    left_context_chunks: int | None = None
+
+    def __post_init__(self):
+        if self.chunk_size < 1:
+            raise ValueError(f"chunk_size is {self.chunk_size}: it must be at least 1 frame")
+        if self.left_context_chunks is not None and self.left_context_chunks < 0:
+            raise ValueError(
+                f"left_context_chunks is {self.left_context_chunks}: give 0 or more chunks, "
+                "or None to see the whole past"
+            )
+
+    def num_chunks(self, num_frames):
+        """Number of chunks of a sequence, the last of which may be partial."""
+        return -(-num_frames // self.chunk_size)
+
+    def to_bool(self, num_frames, device=None):
+        """The same mask as SpeechBrain's boolean tensor.
+
+        Arguments
+        ---------
+        num_frames : int
+            T.
+        device : torch.device, optional
+            Where to build it.
+
+        Returns
+        -------
+        torch.Tensor
+            (T, T), True = may not be seen.
+        """
+        chunk = torch.arange(num_frames, device=device) // self.chunk_size
+        distance = chunk[:, None] - chunk[None, :]
+        hidden = distance < 0
+        if self.left_context_chunks is not None:
+            hidden |= distance > self.left_context_chunks
+        return hidden
+
+
+def parse_attn_mask(attn_mask, num_queries, num_keys):
+    """Bring any mask that SpeechBrain may pass to the simplest equivalent form.
+
+    Arguments
+    ---------
+    attn_mask : None, ChunkMask or torch.Tensor
+        Tensor masks are (num_queries, num_keys): boolean with True = may not be seen, or additive
+        with 0 = visible and -inf = hidden, as `speechbrain`'s `get_lookahead_mask` returns.
+    num_queries, num_keys : int
+        Lengths that a tensor mask must have.
+
+    Returns
+    -------
+    None, ChunkMask or torch.Tensor
+        None when everything is visible; a `ChunkMask` when the tensor has that structure
+        (found by comparing, so never approximately); else the boolean tensor.
+
+    Raises
+    ------
+    ValueError
+        If the mask cannot be honoured: other shapes (a mask per utterance or head), other dtypes,
+        additive values other than 0 and -inf, a `ChunkMask` between different sequences.
+
+    Example
+    -------
+    >>> from speechbrain.lobes.models.transformer.Transformer import get_lookahead_mask
+    >>> parse_attn_mask(get_lookahead_mask(torch.ones(1, 7)), 7, 7)
+    ChunkMask(chunk_size=1, left_context_chunks=None)
+    >>> parse_attn_mask(torch.zeros(4, 4, dtype=torch.bool), 4, 4) is None
+    True
+    """
+    if attn_mask is None:
+        return None
+    if isinstance(attn_mask, ChunkMask):
+        if num_queries != num_keys:
+            raise ValueError(
+                f"{attn_mask} needs query and key of the same length, "
+                f"got {num_queries} and {num_keys} frames"
+            )
+        if attn_mask.chunk_size >= num_keys:
+            return None
+        return attn_mask
+    hidden = _hidden_from_tensor(attn_mask, num_queries, num_keys)
+    if not hidden.any():
+        return None
+    return _find_chunks(hidden) or hidden
+
+
+def _hidden_from_tensor(attn_mask, num_queries, num_keys):
+    """Check a tensor mask and make it boolean, True = hidden, (num_queries, num_keys)."""
+    if not isinstance(attn_mask, torch.Tensor) or attn_mask.shape != (num_queries, num_keys):
+        found = getattr(attn_mask, "shape", type(attn_mask).__name__)
+        found = tuple(found) if isinstance(found, torch.Size) else found
+        raise ValueError(
+            f"attn_mask is {found}: give one mask for the whole batch of shape "
+            f"({num_queries}, {num_keys}), a ChunkMask, or None (padding goes to key_padding_mask)"
+        )
+    if attn_mask.dtype == torch.bool:
+        return attn_mask
+    if attn_mask.is_floating_point():
+        hidden = attn_mask == -torch.inf
+        if bool(((attn_mask == 0) | hidden).all()):
+            return hidden
+        raise ValueError(
+            "attn_mask adds values other than 0 and -inf (an attention bias): "
+            "a mixer without attention scores cannot honour it; give a boolean mask"
+        )
+    raise ValueError(
+        f"attn_mask has dtype {attn_mask.dtype}: give a boolean mask (True = may not be seen) "
+        "or an additive one (0 and -inf)"
+    )
+
+
+def _find_chunks(hidden):
+    """The `ChunkMask` equal to a boolean (T, T) mask, or None if there is none."""
+    num_frames = hidden.shape[1]
+    if hidden.shape[0] != num_frames:
+        return None
+    chunk_size = int((~hidden[0]).sum())  # the first frame sees exactly its own chunk
+    if chunk_size == 0:
+        return None
+    visible_in_last_row = (~hidden[-1]).nonzero()
+    if len(visible_in_last_row) == 0:
+        return None
+    left_context_chunks = None
+    first_visible = int(visible_in_last_row[0])
+    if first_visible > 0:
+        left_context_chunks = (num_frames - 1) // chunk_size - first_visible // chunk_size
+    candidate = ChunkMask(chunk_size, left_context_chunks)
+    if torch.equal(candidate.to_bool(num_frames, hidden.device), hidden):
+        return candidate
+    return None
