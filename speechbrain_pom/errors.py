@@ -38,9 +38,8 @@ def one_line(error):
     >>> one_line(AssertionError())
     'AssertionError'
     """
-    if isinstance(error, OSError):
-        return " ".join(str(error).split())
-    message = ": ".join(str(argument).rstrip(" :") for argument in error.args) or str(error)
+    plain = type(error).__str__ in (BaseException.__str__, KeyError.__str__)
+    message = ": ".join(str(part).rstrip(" :") for part in error.args) if plain else str(error)
     return " ".join(message.split()) or type(error).__name__
 
 

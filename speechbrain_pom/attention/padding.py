@@ -1,7 +1,7 @@
 """No padding leak: the convolutions of an encoder layer see an utterance as if it were alone.
 
 SpeechBrain's convolutions read the frames of padding before the layer masks them. These hooks
-(torch's public module hooks, on the layers of registered attention types only) repair the input
+(torch's public module hooks, never on encoders of one built-in type) repair the input
 of each convolution: zeros where SpeechBrain pads the end of a sequence with zeros, the utterance's
 own reflection where it reflects it. Nothing is added where there is no padding mask.
 """

@@ -167,6 +167,8 @@ def _layer_init(original, self, call):
         original(*call.args, **call.kwargs)
         if layer is not None and not layer.is_builtin:
             _add_mixer(self, layer, named)
+    if layer is not None:  # the built-in layers of a mixed encoder too: no leak anywhere in it
+        stop_leaks(self)
     if mixer_of(self) is None:
         raise ValueError(
             f"attention_type {named['attention_type']!r} is not available in SpeechBrain's "
@@ -184,7 +186,6 @@ def _add_mixer(encoder_layer, layer, named):
     mixer = get_type(layer.name).build(named["d_model"], dict(layer.options), layer_arguments)
     name = "self_att" if isinstance(encoder_layer, LAYERS[1]) else "mha_layer"
     encoder_layer.add_module(name, mixer)
-    stop_leaks(encoder_layer)
 
 
 @_bound
@@ -242,12 +243,12 @@ def _encode_streaming(original):
 
     @functools.wraps(original)
     def encode_streaming(self, *args, **kwargs):
-        streams = isinstance(getattr(self, "positional_encoding", None), NoPositions)
-        streams = streams and not hasattr(self.encoder, "relative_positions")
-        if not _is_builtin(self.attention_type) and not streams:
+        relative = hasattr(self.encoder, "relative_positions")
+        no_positions = isinstance(getattr(self, "positional_encoding", None), NoPositions)
+        if relative or not (no_positions or _is_builtin(self.attention_type)):
+            spec = getattr(self.encoder, "attention_type", self.attention_type)
             raise ValueError(
-                f"attention_type {self.attention_type!r} cannot stream with "
-                f"{'relative' if hasattr(self.encoder, 'relative_positions') else 'sine'} "
+                f"attention_type {spec!r} cannot stream with {'relative' if relative else 'sine'} "
                 "positions (SpeechBrain restarts them in every chunk): train with "
                 "positional_encoding: null and without RelPosMHAXL layers"
             )
@@ -261,6 +262,7 @@ PATCHES = (
     *((encoder, "__init__", _encoder_init) for encoder in ENCODERS),
     *((layer, "__init__", _layer_init) for layer in LAYERS),
     (Transformer.TransformerDecoderLayer, "__init__", _decoder_layer_init),
+    (Conformer.ConformerDecoderLayer, "__init__", _decoder_layer_init),
     (asr.TransformerASR, "encode", _with_compact_masks),
     (asr.TransformerASR, "forward", _with_compact_masks),
     (asr.TransformerASR, "encode_streaming", _encode_streaming),

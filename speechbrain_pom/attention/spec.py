@@ -107,10 +107,16 @@ class _Parser:
             raise self.error("not a spec: give a name, a name with options, or a sum of such terms")
         self.spec = self.spec.strip()
         try:
-            tree = ast.parse(self.spec, mode="eval")
+            return self.terms(self.tree())
+        except (RecursionError, MemoryError):
+            raise self.error("nested too deeply") from None
+
+    def tree(self):
+        """Python's syntax tree of the spec."""
+        try:
+            return ast.parse(self.spec, mode="eval").body
         except (SyntaxError, ValueError) as err:
             raise self.syntax_error(err) from None
-        return self.terms(tree.body)
 
     def syntax_error(self, err):
         """Explain text that is not even an expression."""

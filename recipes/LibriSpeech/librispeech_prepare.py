@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Manifests of LibriSpeech for the recipes in this folder, which call ``prepare``.
+
+By hand, for example to prepare on a machine without a GPU:
+
+    python recipes/LibriSpeech/librispeech_prepare.py DATA OUT --splits train-clean-100 dev-clean
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from speechbrain_pom.data.librispeech import prepare_librispeech
+from speechbrain_pom.data.manifest import merge_manifests
+from speechbrain_pom.errors import exit_on_user_error
+
+
+def prepare(data_folder, manifest_folder, splits, train_splits=None, **options):
+    """Writes one manifest per split, and ``train.csv``: all the training splits together.
+
+    Arguments
+    ---------
+    data_folder : str or pathlib.Path
+        The folder that holds the splits.
+    manifest_folder : str or pathlib.Path
+        Where the manifests go; what is there and up to date is kept.
+    splits : list of str
+        The splits that the experiment uses, for example ``["train-clean-100", "dev-clean"]``.
+    train_splits : list of str, optional
+        Those of them that make ``train.csv``; by default all whose name starts with ``train``.
+    **options
+        Options of ``prepare_librispeech``.
+
+    Returns
+    -------
+    dict of str to pathlib.Path
+        Split to manifest; with ``"train"`` if there are training splits.
+
+    Raises
+    ------
+    ValueError
+        If the data cannot be prepared; the message says what to do.
+    """
+    if train_splits is None:
+        train_splits = [split for split in splits if split.startswith("train")]
+    for split in train_splits:
+        if split not in splits:
+            raise ValueError(f"training split '{split}' is not in splits {splits}: add it there")
+    if "train" in splits and list(train_splits) != ["train"]:
+        raise ValueError(
+            f"split 'train' beside the training splits {train_splits}: its manifest would be "
+            "theirs, train.csv; rename that folder"
+        )
+    manifests = prepare_librispeech(data_folder, splits, manifest_folder, **options)
+    if train_splits:
+        paths = [manifests[split] for split in train_splits]
+        manifests["train"] = merge_manifests(paths, Path(manifest_folder) / "train.csv")
+    return manifests
+
+
+def main(argv=None):
+    """Prepares from the command line; exits with code 2 if the data cannot be prepared."""
+    summary = prepare.__doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(description=summary, allow_abbrev=False)
+    parser.add_argument("data_folder", metavar="DATA", help="folder that holds the splits")
+    parser.add_argument("manifest_folder", metavar="OUT", help="folder for the manifests")
+    parser.add_argument("--splits", nargs="+", required=True, help="such as train-clean-100")
+    parser.add_argument("--num_workers", type=int, help="processes (default: CPU cores)")
+    parser.add_argument("--max_bad_share", type=float, default=0.0, help="may be left out, 0 to 1")
+    parser.add_argument("--no_transcripts", action="store_true", help="audio alone is enough")
+    arguments = vars(parser.parse_args(argv))
+    arguments["need_transcripts"] = not arguments.pop("no_transcripts")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with exit_on_user_error():
+        prepare(**arguments)
+
+
+if __name__ == "__main__":
+    main()

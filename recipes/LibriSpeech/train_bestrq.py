@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+"""BEST-RQ pretraining (arXiv 2202.01855) of a SpeechBrain encoder with any token mixer.
+
+    python recipes/LibriSpeech/train_bestrq.py hparams/pom.yaml --data_folder /path/to/LibriSpeech
+
+Without --data_folder a small model is trained on synthetic speech in a few minutes. The same
+command resumes. Any key of the YAML is an option; --help lists them.
+"""
+
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+import torch.nn.functional as F
+from librispeech_prepare import prepare
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_pom import bestrq
+from speechbrain_pom.data.mini_corpus import demo_corpus
+from speechbrain_pom.errors import UserError, exit_on_user_error
+from speechbrain_pom.training.brain import ExactBrain
+from speechbrain_pom.training.data import audio_dataset, make_sampler
+from speechbrain_pom.training.experiment import load_experiment
+from speechbrain_pom.training.fingerprints import check_fingerprint
+from speechbrain_pom.training.launch import init_distributed, prepare_output_folder
+from speechbrain_pom.training.options import parse_command_line
+from speechbrain_pom.training.report import describe
+
+logger = get_logger(__name__)
+
+
+class BestRQBrain(ExactBrain):
+    """Predicts the codes of masked frames."""
+
+    def compute_forward(self, batch, stage):
+        """Logits and target codes of the masked positions, (N, V) and (N,)."""
+        hparams = self.hparams
+        training = stage == sb.Stage.TRAIN
+        wavs, lengths = batch.sig.data.to(self.device), batch.sig.lengths.to(self.device)
+        num_samples = (lengths * wavs.shape[1]).round().long()
+        feats, num_frames = bestrq.extract_features(
+            wavs,
+            num_samples,
+            compute_features=self.modules.compute_features,
+            normalize=self.modules.normalize,
+            sample_rate=hparams.sample_rate,
+            hop_ms=hparams.hop_length,
+            stride=hparams.stride,
+            epoch=hparams.epoch_counter.current,
+        )
+        mask = bestrq.sample_masks(
+            num_frames.tolist(),
+            batch.id,
+            mask_prob=hparams.mask_prob,
+            mask_length=hparams.mask_length,
+            scope=hparams.mask_scope,
+            seed=hparams.seed,
+            epoch=self.epoch if training else None,
+            step=self.step,
+            rank=self.rank,
+        ).to(self.device)
+        mask = F.pad(mask, (0, feats.shape[1] - mask.shape[1]))
+        predicted = bestrq.predicted_positions(mask, num_frames, hparams.stride)  # (B, T/stride)
+        quantizer = self.modules.Quantizer
+        stacked = bestrq.stack_frames(feats, hparams.stride)[predicted]
+        targets = bestrq.nearest_codes(stacked, quantizer.P, quantizer.CB)
+
+        noise = bestrq.sample_noise(
+            feats,
+            batch.id,
+            mean=hparams.noise_mean,
+            std=hparams.noise_std,
+            seed=None if training else hparams.seed,
+        )
+        frames = self.modules.CNN(bestrq.apply_noise(feats, mask, noise))
+        encoded = self.modules.wrapper(
+            frames,
+            bestrq.relative_lengths(
+                bestrq.num_encoder_frames(num_frames, hparams.stride), frames.shape[1]
+            ),
+        )
+        self.statistics.update_frames(mask.sum(), num_frames.sum())
+        return self.modules.linear(encoded[predicted]), targets
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Cross-entropy over the masked positions of the batch."""
+        logits, targets = predictions
+        loss_sum = F.cross_entropy(logits.float(), targets, reduction="sum")
+        self.statistics.update(logits.detach(), targets, loss_sum.detach())
+        return loss_sum / max(len(targets), 1)
+
+    def on_optimizer_step_start(self):
+        """The learning rate of this step."""
+        self.hparams.noam_annealing(self.optimizer)
+
+    def on_fit_start(self):
+        """Resume, and check that the targets are still those of the run."""
+        super().on_fit_start()
+        self.hparams.train_logger.resume(self.hparams.epoch_counter.current)
+        check_fingerprint(
+            Path(self.hparams.output_folder) / "fingerprints.json",
+            quantizer=bestrq.quantizer_fingerprint(self.modules.Quantizer),
+        )
+
+    def on_stage_start(self, stage, epoch=None):
+        """Fresh statistics for the stage."""
+        self.statistics = bestrq.CodeStatistics(self.hparams.cb_vocab)
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log, draw and save at the end of the validation of an epoch."""
+        self.statistics.all_reduce()
+        stats = self.statistics.summary()
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {**stats, **self.train_summary()}
+            return
+        self.hparams.train_logger.log_stats(
+            {
+                "epoch": epoch,
+                "steps": self.optimizer_step,
+                "lr": self.optimizer.param_groups[0]["lr"],
+            },
+            train_stats=self.train_stats,
+            valid_stats=stats,
+        )
+        self.save_epoch({"loss": stats["loss"], "accuracy": stats["accuracy"]}, min_key="loss")
+
+
+def dataio_prepare(hparams, rank, world_size):
+    """Datasets and samplers of training and validation."""
+    manifest_folder = Path(hparams["output_folder"]) / "manifests"
+    splits = [*hparams["train_splits"], hparams["valid_split"]]
+    run_on_main(
+        prepare,
+        args=[hparams["data_folder"], manifest_folder, splits],
+        kwargs={
+            "train_splits": hparams["train_splits"],
+            "need_transcripts": False,
+            "max_bad_share": hparams["max_bad_share"],
+        },
+    )
+    train_data = audio_dataset(
+        manifest_folder / "train.csv",
+        hparams["data_folder"],
+        min_duration_s=hparams["min_duration_s"],
+        max_duration_s=hparams["max_duration_s"],
+    )
+    valid_data = audio_dataset(
+        manifest_folder / f"{hparams['valid_split']}.csv", hparams["data_folder"]
+    )
+    shared = {"seed": hparams["seed"], "rank": rank, "world_size": world_size}
+    train_sampler = make_sampler(
+        train_data,
+        max_batch_duration_s=hparams["max_batch_duration_s"],
+        num_buckets=hparams["num_buckets"],
+        **shared,
+    )
+    valid_sampler = make_sampler(
+        valid_data,
+        max_batch_duration_s=hparams["valid_batch_duration_s"],
+        order="descending",
+        **shared,
+    )
+    return train_data, valid_data, train_sampler, valid_sampler
+
+
+def prepare_run():
+    """Everything before the first step; a bad call ends here with one line and exit code 2."""
+    request = parse_command_line()
+    launch = init_distributed(request)
+    experiment = load_experiment(request, demo_data=demo_corpus, launch=launch)
+    hparams = experiment.hparams
+    bestrq.check_mask_options(hparams["mask_prob"], hparams["mask_length"], hparams["stride"])
+    if hparams["data_folder"] is None:
+        raise UserError("data_folder is null and the YAML has no demo: give --data_folder")
+    prepare_output_folder(experiment, __file__)
+    train_data, valid_data, train_sampler, valid_sampler = dataio_prepare(
+        hparams, launch.rank, launch.world_size
+    )
+    brain = BestRQBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["optimizer"],
+        hparams=hparams,
+        run_opts=experiment.run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    facts = brain.batch_facts(train_sampler)
+    if if_main_process():
+        logger.info(describe(experiment, facts))
+    return brain, train_data, valid_data, train_sampler, valid_sampler
+
+
+def main():
+    """Pretrain."""
+    with exit_on_user_error():
+        brain, train_data, valid_data, train_sampler, valid_sampler = prepare_run()
+    num_workers = brain.hparams.num_workers
+    brain.fit(
+        brain.hparams.epoch_counter,
+        train_data,
+        valid_data,
+        train_loader_kwargs={"batch_sampler": train_sampler, "num_workers": num_workers},
+        valid_loader_kwargs={"batch_sampler": valid_sampler, "num_workers": num_workers},
+    )
+
+
+if __name__ == "__main__":
+    main()

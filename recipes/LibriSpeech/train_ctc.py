@@ -1,0 +1,311 @@
+#!/usr/bin/env python3
+"""CTC fine-tuning of a BEST-RQ encoder on characters or SentencePiece units, and its tests.
+
+    python recipes/LibriSpeech/train_ctc.py hparams/pom_ctc.yaml --data_folder /path/to/LibriSpeech
+
+Starts from the encoder that `pretrained` names. Without --data_folder it continues the demo of
+train_bestrq.py. The same command resumes. Any key of the YAML is an option; --help lists them.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from librispeech_prepare import prepare
+from speechbrain.nnet.losses import ctc_loss
+from speechbrain.nnet.schedulers import update_learning_rate
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_pom import bestrq
+from speechbrain_pom.ctc.decoding import blank_share, greedy_decode, make_beam_searcher
+from speechbrain_pom.ctc.scoring import ErrorRates, format_summary
+from speechbrain_pom.ctc.targets import check_targets
+from speechbrain_pom.ctc.unit_store import make_units
+from speechbrain_pom.data.mini_corpus import demo_corpus
+from speechbrain_pom.errors import UserError, exit_on_user_error
+from speechbrain_pom.pretrained import find_checkpoint, load_pretrained
+from speechbrain_pom.training.brain import ExactBrain
+from speechbrain_pom.training.data import add_transcripts, audio_dataset, make_sampler
+from speechbrain_pom.training.experiment import load_experiment
+from speechbrain_pom.training.files import write_atomically
+from speechbrain_pom.training.fingerprints import check_fingerprint
+from speechbrain_pom.training.launch import init_distributed, prepare_output_folder
+from speechbrain_pom.training.options import parse_command_line
+from speechbrain_pom.training.report import describe
+
+logger = get_logger(__name__)
+
+
+class CTCBrain(ExactBrain):
+    """A pretrained encoder and a head, trained with CTC; tested by beam search."""
+
+    def compute_forward(self, batch, stage):
+        """Log-probabilities (B, T, outputs) and their relative lengths (B,)."""
+        hparams = self.hparams
+        wavs, lengths = batch.sig.data.to(self.device), batch.sig.lengths.to(self.device)
+        if stage == sb.Stage.TRAIN:
+            wavs, lengths = hparams.wav_augment(wavs, lengths)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not hparams.freeze_encoder):
+            feats, num_frames = bestrq.extract_features(
+                wavs,
+                (lengths * wavs.shape[1]).round().long(),
+                compute_features=self.modules.compute_features,
+                normalize=self.modules.normalize,
+                sample_rate=hparams.sample_rate,
+                hop_ms=hparams.hop_length,
+                stride=hparams.stride,
+                epoch=hparams.epoch_counter.current if hparams.pretrained is None else math.inf,
+            )
+            frames = self.modules.CNN(feats)
+            num_frames = bestrq.num_encoder_frames(num_frames, hparams.stride)
+            lengths = bestrq.relative_lengths(num_frames, frames.shape[1])
+            encoded = self.modules.wrapper(frames, lengths)
+        if hparams.weighted_sum:
+            encoded = self.modules.layer_sum(encoded[1])
+        return self.modules.head(encoded).float().log_softmax(-1), lengths
+
+    def compute_objectives(self, predictions, batch, stage):
+        """CTC loss; decoding in validation (greedy) and test (beam search)."""
+        log_probs, lengths = predictions
+        tokens, token_lengths = batch.tokens
+        loss = ctc_loss(
+            log_probs,
+            tokens.to(self.device),
+            lengths,
+            token_lengths.to(self.device),
+            blank_index=self.hparams.units.blank_index,
+        )
+        if stage != sb.Stage.TRAIN:
+            self.blank_shares.append(blank_share(log_probs, lengths))
+            for decode, rates in self.decoders.values():
+                rates.append(batch.id, decode(log_probs, lengths), batch.wrd)
+        return loss
+
+    def init_optimizers(self):
+        """One optimizer for the head, one for the encoder unless it is frozen."""
+        head = [*self.modules.head.parameters(), *self.modules.layer_sum.parameters()]
+        self.optimizers_dict = {"head": self.hparams.head_optimizer(head)}
+        if not self.hparams.freeze_encoder:
+            encoder = [*self.modules.CNN.parameters(), *self.modules.wrapper.parameters()]
+            self.optimizers_dict["encoder"] = self.hparams.encoder_optimizer(encoder)
+        for name, optimizer in self.optimizers_dict.items():
+            self.checkpointer.add_recoverable(f"{name}_optimizer", optimizer)
+
+    def set_train_mode(self):
+        """A frozen encoder has no dropout either."""
+        super().set_train_mode()
+        if self.hparams.freeze_encoder:
+            self.modules.CNN.eval()
+            self.modules.wrapper.eval()
+
+    def on_fit_start(self):
+        """Resume, and cut the logs to where the checkpoint is."""
+        super().on_fit_start()
+        self.hparams.train_logger.resume(self.hparams.epoch_counter.current)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Choose how the stage decodes."""
+        self.blank_shares = []
+        if stage == sb.Stage.VALID:
+            greedy = lambda log_probs, lengths: greedy_decode(  # noqa: E731
+                log_probs, lengths, self.hparams.units
+            )
+            self.decoders = {"greedy": (greedy, ErrorRates())}
+        elif stage == sb.Stage.TEST:
+            searchers = self.hparams.searchers if if_main_process() else {}
+            self.decoders = {name: (search, ErrorRates()) for name, search in searchers.items()}
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log and save after validation; report after a test."""
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {"loss": stage_loss, **self.train_summary()}
+        elif min(self.blank_shares) == 1.0:
+            logger.warning("All outputs are blank: the model has not learnt to write anything yet")
+        if stage == sb.Stage.VALID:
+            self.end_validation(float(stage_loss), epoch)
+        elif stage == sb.Stage.TEST and if_main_process():
+            self.report_test()
+
+    def end_validation(self, loss, epoch):
+        """Anneal the learning rates, log, save."""
+        rates = self.decoders["greedy"][1].summary(num_bootstrap=1)
+        learning_rates = {}
+        for name, optimizer in self.optimizers_dict.items():
+            annealing = getattr(self.hparams, f"{name}_annealing")
+            learning_rates[f"lr_{name}"], new_rate = annealing(loss)
+            update_learning_rate(optimizer, new_rate)
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch, "steps": self.optimizer_step, **learning_rates},
+            train_stats=self.train_stats,
+            valid_stats={
+                "loss": loss,
+                "wer": rates["wer"],
+                "cer": rates["cer"],
+                "blank_share": sum(self.blank_shares) / len(self.blank_shares),
+            },
+        )
+        self.save_epoch({"loss": loss, "wer": rates["wer"]}, min_key="wer")
+
+    def report_test(self):
+        """WER and CER with intervals, the alignments, and one JSON with all test sets."""
+        folder = Path(self.hparams.output_folder)
+        path = folder / "results.json"
+        results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        for name, (_, rates) in self.decoders.items():
+            summary = rates.summary(self.hparams.num_bootstrap)
+            rates.write(folder / f"wer_{self.test_split}_{name}.txt")
+            results.setdefault(self.test_split, {})[name] = summary
+            logger.info("%s, %s: %s", self.test_split, name, format_summary(summary))
+        write_atomically(path, json.dumps(results, indent=1) + "\n")
+
+
+def dataio_prepare(hparams, rank, world_size):
+    """Datasets with waveforms and labels, checked; and the training sampler."""
+    manifest_folder = Path(hparams["output_folder"]) / "manifests"
+    splits = [*hparams["train_splits"], hparams["valid_split"], *hparams["test_splits"]]
+    run_on_main(
+        prepare,
+        args=[hparams["data_folder"], manifest_folder, splits],
+        kwargs={
+            "train_splits": hparams["train_splits"],
+            "max_bad_share": hparams["max_bad_share"],
+        },
+    )
+    names = ["train", hparams["valid_split"], *hparams["test_splits"]]
+    datasets = {
+        name: audio_dataset(manifest_folder / f"{name}.csv", hparams["data_folder"])
+        for name in names
+    }
+    units_folder = Path(hparams["output_folder"]) / "units"
+    texts = [row["wrd"] for row in datasets["train"].data.values()]
+    run_on_main(
+        make_units,
+        args=[hparams["tokenizer"], texts],
+        kwargs={"num_pieces": hparams["num_pieces"], "folder": units_folder},
+    )
+    hparams["units"] = make_units(
+        hparams["tokenizer"], texts, num_pieces=hparams["num_pieces"], folder=units_folder
+    )
+    for name in names:
+        datasets[name] = add_transcripts(
+            datasets[name],
+            hparams["units"],
+            bad=check_split(datasets[name], hparams),
+            drop=name == "train",
+        )
+    sampler = make_sampler(
+        datasets["train"],
+        batch_size=hparams["batch_size"],
+        order=hparams["sorting"],
+        seed=hparams["seed"],
+        rank=rank,
+        world_size=world_size,
+    )
+    return datasets, sampler
+
+
+def check_split(dataset, hparams):
+    """Utterances whose transcript does not fit into their frames at the highest speed."""
+    rows = dataset.data
+    frames = {
+        key: bestrq.num_encoder_frames(
+            bestrq.num_feature_frames(
+                int(row["num_samples"]) * 100 // max(hparams["speeds"]),
+                hparams["sample_rate"],
+                hparams["hop_length"],
+            ),
+            hparams["stride"],
+        )
+        for key, row in rows.items()
+    }
+    texts = {key: row["wrd"] for key, row in rows.items()}
+    return check_targets(hparams["units"], texts, frames, hparams["output_neurons"])
+
+
+def load_encoder_weights(hparams):
+    """Start from the pretrained encoder, or say loudly that there is none."""
+    fingerprint = "from scratch"
+    if hparams["pretrained"] is None:
+        logger.warning("pretrained is null: training FROM SCRATCH, no pretrained encoder")
+    else:
+        checkpoint = find_checkpoint(hparams["pretrained"])
+        encoder = {key: hparams[key] for key in ("attention_type", "d_model", "num_encoder_layers")}
+        fingerprint = load_pretrained(
+            checkpoint, model=hparams["model"], normalize=hparams["normalize"], encoder=encoder
+        )
+        logger.info("Pretrained encoder: %s (sha256 %s)", checkpoint, fingerprint[:12])
+    check_fingerprint(Path(hparams["output_folder"]) / "fingerprints.json", pretrained=fingerprint)
+    if hparams["freeze_encoder"]:
+        hparams["model"].requires_grad_(False)
+
+
+def make_searchers(hparams):
+    """Beam searchers of the tests, by name."""
+    options = {
+        key: hparams[key] for key in ("beam_size", "beam_prune_logp", "token_prune_min_logp")
+    }
+    searchers = {"no_lm": make_beam_searcher(hparams["units"], **options)}
+    if hparams["kenlm_model_path"] is not None:
+        for key in ("kenlm_model_path", "kenlm_words_path", "alpha", "beta"):
+            options[key] = hparams[key]
+        searchers["lm"] = make_beam_searcher(hparams["units"], **options)
+    return searchers
+
+
+def prepare_run():
+    """Everything before the first step; a bad call ends here with one line and exit code 2."""
+    request = parse_command_line()
+    launch = init_distributed(request)
+    experiment = load_experiment(request, demo_data=demo_corpus, launch=launch)
+    hparams = experiment.hparams
+    if hparams["data_folder"] is None:
+        raise UserError("data_folder is null and the YAML has no demo: give --data_folder")
+    prepare_output_folder(experiment, __file__)
+    load_encoder_weights(hparams)
+    datasets, train_sampler = dataio_prepare(hparams, launch.rank, launch.world_size)
+    hparams["searchers"] = make_searchers(hparams)
+    brain = CTCBrain(
+        modules=hparams["modules"],
+        hparams=hparams,
+        run_opts=experiment.run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    facts = brain.batch_facts(train_sampler)
+    if if_main_process():
+        logger.info(describe(experiment, facts))
+    return brain, datasets, train_sampler
+
+
+def main():
+    """Fine-tune, then test the checkpoint with the best validation WER."""
+    with exit_on_user_error():
+        brain, datasets, train_sampler = prepare_run()
+    hparams = brain.hparams
+    loader = {"num_workers": hparams.num_workers}
+
+    def in_order(name):
+        return make_sampler(
+            datasets[name], batch_size=hparams.valid_batch_size, order="descending", seed=0
+        )
+
+    brain.fit(
+        hparams.epoch_counter,
+        datasets["train"],
+        datasets[hparams.valid_split],
+        train_loader_kwargs={"batch_sampler": train_sampler, **loader},
+        valid_loader_kwargs={"batch_sampler": in_order(hparams.valid_split), **loader},
+    )
+    for split in hparams.test_splits:
+        brain.test_split = split
+        brain.evaluate(
+            datasets[split],
+            min_key="wer",
+            test_loader_kwargs={"batch_sampler": in_order(split), **loader},
+        )
+
+
+if __name__ == "__main__":
+    main()

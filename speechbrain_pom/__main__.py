@@ -1,0 +1,135 @@
+"""`python -m speechbrain_pom COMMAND ...`: the command line of the package."""
+
+import argparse
+import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+
+from speechbrain_pom import __version__
+from speechbrain_pom.errors import UserError, exit_on_user_error
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Arguments
+    ---------
+    module : str
+        Has `add_arguments(parser)` and `run(args)`, which returns the exit code. It is imported
+        only for its own subcommand.
+    summary : str
+        One line for `--help`.
+    takes_overrides : bool
+        Whether options that the module does not know are collected in `args.overrides`.
+    guard : callable
+        The context manager that `run(args)` is called in: it turns bad calls into exit code 2.
+    """
+
+    module: str
+    summary: str
+    takes_overrides: bool = False
+    guard: object = exit_on_user_error
+
+
+COMMANDS = {
+    # The recipe's own errors pass through `run`, so it guards only its own checks.
+    "run": Command(
+        "speechbrain_pom.cli.run",
+        "run an unmodified SpeechBrain recipe with the attention types of this package",
+        guard=nullcontext,
+    ),
+    "info": Command(
+        "speechbrain_pom.cli.info",
+        "list the attention types, or the layers and parameters of an hparams file's models",
+        takes_overrides=True,
+    ),
+    "mini-corpus": Command(
+        "speechbrain_pom.data.mini_corpus",
+        "synthesise a small speech corpus in LibriSpeech's layout",
+    ),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, and which knows no abbreviations."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message):
+        raise UserError(f"{message} ({self.prog} --help shows the usage)")
+
+
+def build_parser(command_name=None):
+    """The parser of the command line.
+
+    Arguments
+    ---------
+    command_name : str, optional
+        The subcommand whose arguments are wanted; only its module is imported.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+
+    Example
+    -------
+    >>> build_parser("info").parse_args(["info", "hparams.yaml"]).yaml
+    'hparams.yaml'
+    """
+    called_as_module = sys.argv[0].endswith("__main__.py")
+    parser = _Parser(
+        prog="python -m speechbrain_pom" if called_as_module else "speechbrain-pom",
+        description="Linear-time token mixers as attention types of SpeechBrain's encoders.",
+    )
+    parser.add_argument("--version", action="version", version=f"speechbrain-pom {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=command.summary,
+            description=command.summary[0].upper() + command.summary[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == command_name:
+            import_module(command.module).add_arguments(subparser)
+    return parser
+
+
+def main(argv=None):
+    """Run a subcommand.
+
+    Arguments
+    ---------
+    argv : list of str, optional
+        The arguments without the program; those of this process by default.
+
+    Returns
+    -------
+    int
+        Exit code: 0 when all is well.
+
+    Raises
+    ------
+    SystemExit
+        With code 2 after one line on stderr, for a bad call; with 0 after `--help`.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    with exit_on_user_error():
+        name = next((argument for argument in argv if not argument.startswith("-")), None)
+        parser = build_parser(name)
+        args, unknown = parser.parse_known_args(argv)
+        command = COMMANDS[args.command]
+        if command.takes_overrides:
+            args.overrides = unknown
+        elif unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        module = import_module(command.module)
+    with command.guard():
+        return module.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

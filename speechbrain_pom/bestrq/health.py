@@ -1,0 +1,121 @@
+"""Figures that show whether a BEST-RQ run learns, or its targets have collapsed."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+class CodeStatistics:
+    """Loss, accuracy and use of the codes over any number of batches and ranks.
+
+    Everything is a sum over predicted encoder frames, so that the figures do not depend on how
+    the frames were cut into batches.
+
+    Arguments
+    ---------
+    num_codes : int
+        Number of codes V of the quantizer.
+
+    Example
+    -------
+    >>> statistics = CodeStatistics(num_codes=4)
+    >>> targets = torch.tensor([0, 0, 3, 1])
+    >>> logits = torch.eye(4)[targets]
+    >>> statistics.update(logits, targets, loss_sum=2.0)
+    >>> statistics.update_frames(num_masked=16, num_valid=40)
+    >>> summary = statistics.summary()
+    >>> summary["loss"], summary["accuracy"], summary["codes_in_use"], summary["masked_share"]
+    (0.5, 1.0, 3, 0.4)
+    """
+
+    def __init__(self, num_codes: int):
+        self.num_codes = num_codes
+        self.counts = torch.zeros(num_codes, dtype=torch.int64)
+        self.loss_sum = 0.0
+        self.num_correct = 0
+        self.num_masked = 0
+        self.num_valid = 0
+
+    def update(
+        self,
+        logits_or_predicted: torch.Tensor,
+        targets: torch.Tensor,
+        loss_sum: float | torch.Tensor,
+    ) -> None:
+        """Add the predicted frames of a batch.
+
+        Arguments
+        ---------
+        logits_or_predicted : torch.Tensor
+            (N, V) logits, or (N,) predicted codes.
+        targets : torch.Tensor
+            (N,) codes of the predicted frames; N may be 0.
+        loss_sum : float or torch.Tensor
+            Sum (not mean) of the cross-entropy over the N frames.
+        """
+        predicted = logits_or_predicted
+        if predicted.dim() == 2:
+            predicted = predicted.argmax(dim=-1)
+        self.counts += torch.bincount(targets, minlength=self.num_codes).cpu()
+        self.num_correct += int((predicted == targets).sum())
+        self.loss_sum += float(loss_sum)
+
+    def update_frames(self, num_masked: int, num_valid: int) -> None:
+        """Add the feature frames of a batch, without padding.
+
+        Arguments
+        ---------
+        num_masked : int
+            Masked frames.
+        num_valid : int
+            Valid frames, masked or not.
+        """
+        self.num_masked += int(num_masked)
+        self.num_valid += int(num_valid)
+
+    def all_reduce(self) -> None:
+        """Add up the statistics of all ranks, in place; nothing to do in a single process.
+
+        A collective call: every rank must make it, with or without frames of its own.
+        """
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        device = "cuda" if "nccl" in torch.distributed.get_backend() else "cpu"
+        scalars = [self.loss_sum, self.num_correct, self.num_masked, self.num_valid]
+        # float64 holds counts exactly up to 2**53.
+        sums = torch.cat([torch.tensor(scalars, dtype=torch.float64), self.counts.double()])
+        sums = sums.to(device)
+        torch.distributed.all_reduce(sums)
+        self.loss_sum, *counted = sums[:4].tolist()
+        self.num_correct, self.num_masked, self.num_valid = (int(count) for count in counted)
+        self.counts = sums[4:].cpu().long()
+
+    def summary(self) -> dict[str, float | int]:
+        """Return the figures of all frames so far.
+
+        Returns
+        -------
+        dict
+            ``loss`` (mean cross-entropy per predicted frame, nats), ``accuracy``,
+            ``codes_in_use`` (distinct targets), ``code_perplexity`` (exponential of the entropy
+            of the targets), ``top_code_share`` (share of the commonest target: the accuracy of
+            always guessing it), ``masked_share`` (masked feature frames / valid ones).
+            What was not measured is NaN; a loss that is not finite is shown as it is.
+        """
+        num_predicted = int(self.counts.sum())
+        shares = self.counts[self.counts > 0].double() / max(num_predicted, 1)
+        entropy = -float((shares * shares.log()).sum())
+        return {
+            "loss": _ratio(self.loss_sum, num_predicted),
+            "accuracy": _ratio(self.num_correct, num_predicted),
+            "codes_in_use": len(shares),
+            "code_perplexity": math.exp(entropy) if num_predicted else math.nan,
+            "top_code_share": float(shares.max()) if num_predicted else math.nan,
+            "masked_share": _ratio(self.num_masked, self.num_valid),
+        }
+
+
+def _ratio(numerator: float, denominator: int) -> float:
+    return numerator / denominator if denominator else math.nan

@@ -1,0 +1,75 @@
+"""`run`: an unmodified SpeechBrain recipe, with the attention types of this package."""
+
+import argparse
+import os
+import runpy
+import sys
+
+from speechbrain_pom.cli.overrides import verbatim_command_line
+from speechbrain_pom.errors import UserError, exit_on_user_error
+
+EPILOG = """\
+The recipe runs as `python SCRIPT YAML [overrides]` would run it, also on several processes:
+
+  python -m speechbrain_pom run train.py hparams/conformer.yaml --attention_type PoM
+  torchrun --nproc-per-node=2 -m speechbrain_pom run train.py hparams/conformer.yaml \\
+      --attention_type "RelPosMHAXL*4 + PoM(degree=3)*8"
+
+Overrides are --key value or --key=value, and their values arrive as they are written."""
+
+
+def add_arguments(parser):
+    """Add the arguments of `run`.
+
+    Arguments
+    ---------
+    parser : argparse.ArgumentParser
+        Of the subcommand.
+    """
+    parser.epilog = EPILOG
+    parser.add_argument("script", metavar="SCRIPT", help="the recipe, such as train.py")
+    parser.add_argument("yaml", metavar="YAML", help="its hparams file")
+    overrides = parser.add_argument(
+        "overrides",
+        metavar="...",
+        nargs=argparse.REMAINDER,
+        help="keys of the hparams file, and SpeechBrain's run options",
+    )
+    overrides.required = False  # else a missing YAML is reported as "YAML, ..."
+
+
+def run(args):
+    """Run the recipe in this process. Its exit code and its exceptions are not touched.
+
+    Arguments
+    ---------
+    args : argparse.Namespace
+        With script, yaml and overrides.
+
+    Returns
+    -------
+    int
+        0, when the recipe ends without `sys.exit`.
+
+    Raises
+    ------
+    SystemExit
+        With code 2 and one line when the script or the YAML does not exist; and the recipe's own.
+    """
+    with exit_on_user_error():
+        _check_file(args.script, "recipe")
+        _check_file(args.yaml, "hparams file")
+    # What `python SCRIPT` sets: an absolute __file__, and modules beside the script first.
+    script = os.path.abspath(args.script)
+    sys.argv = [script, args.yaml, *args.overrides]
+    sys.path[0] = os.path.dirname(os.path.realpath(script))
+    with verbatim_command_line():
+        runpy.run_path(script, run_name="__main__")
+    return 0
+
+
+def _check_file(path, what):
+    if os.path.isdir(path):
+        raise UserError(f"'{path}' is a folder: give the {what}, as in `run train.py train.yaml`")
+    if not os.path.isfile(path):
+        raise UserError(f"no such {what}: '{path}'")

@@ -1,0 +1,105 @@
+"""The words of a KenLM language model, and its checks before decoding."""
+
+import gzip
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from speechbrain_pom.ctc.units import Units
+
+NOT_WORDS = ("<s>", "</s>", "<unk>", "<UNK>")
+KENLM_BINARY_MAGIC = b"mmap lm "
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+def language_model_words(model_path: str, words_path: str | None, units: Units) -> set[str]:
+    """Check all that can be checked of a language model before it is loaded; return its words.
+
+    Arguments
+    ---------
+    model_path : str
+        n-gram of words: an ARPA file, plain or compressed by gzip, or a KenLM binary.
+    words_path : str, optional
+        The n-gram's words, one per line; needed with a KenLM binary.
+    units : Units
+        The units of the model whose outputs are decoded.
+
+    Returns
+    -------
+    set of str
+
+    Raises
+    ------
+    ValueError
+        If a package or file is missing, the words cannot be found, or the units can write none
+        of them.
+    """
+    try:
+        import kenlm  # noqa: F401
+        import pygtrie  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"decoding with a language model needs the package {error.name}: "
+            'pip install "speechbrain-pom[lm]", or decode without kenlm_model_path'
+        ) from error
+    words = _read_words(model_path, words_path)
+    if all(units.missing_characters(word) for word in words):
+        raise ValueError(
+            f"no word of the language model ({', '.join(islice(sorted(words), 3))}, ...) can be "
+            f"written with the units; {units.advice}"
+        )
+    return words
+
+
+def _read_words(model_path: str, words_path: str | None) -> set[str]:
+    """Read the words from their list, or else from the ARPA file."""
+    for key, path in (("kenlm_model_path", model_path), ("kenlm_words_path", words_path)):
+        if path is not None and not Path(path).is_file():
+            raise ValueError(f"{key}: {str(path)!r} is not a file")
+    if words_path is None and _starts_with(model_path, KENLM_BINARY_MAGIC):
+        raise ValueError(
+            f"kenlm_model_path: {model_path} is a KenLM binary, which does not list its words: "
+            "give them with kenlm_words_path (one per line), or give the ARPA file"
+        )
+    if words_path is None:
+        key, path, read, form = "kenlm_model_path", model_path, _arpa_words, "an ARPA file"
+    else:
+        key, path, read, form = "kenlm_words_path", words_path, _listed_words, "one word per line"
+    try:
+        words = set(read(path)) - set(NOT_WORDS)
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{key}: {path} is damaged ({error})") from error
+    if not words:
+        raise ValueError(f"{key}: {path} holds no words; it should be {form}")
+    return words
+
+
+def _listed_words(path: str) -> Iterator[str]:
+    """Yield the first field of each line."""
+    for line in _lines(path):
+        yield from line.split()[:1]
+
+
+def _arpa_words(path: str) -> Iterator[str]:
+    """Yield the words of an ARPA file's 1-grams: ``log10-probability word [back-off]``."""
+    in_unigrams = False
+    for line in _lines(path):
+        if line.startswith("\\"):
+            if in_unigrams:
+                return
+            in_unigrams = line.strip() == "\\1-grams:"
+        elif in_unigrams:
+            yield from line.split()[1:2]
+
+
+def _lines(path: str) -> Iterator[str]:
+    """Yield the lines of a text file, compressed or not."""
+    open_text = gzip.open if _starts_with(path, GZIP_MAGIC) else open
+    with open_text(path, "rt", encoding="utf-8", errors="replace") as file:
+        yield from file
+
+
+def _starts_with(path: str, magic: bytes) -> bool:
+    """Tell whether a file starts with these bytes."""
+    with open(path, "rb") as file:
+        return file.read(len(magic)) == magic

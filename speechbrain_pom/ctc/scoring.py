@@ -1,0 +1,175 @@
+"""Word and character error rates with bootstrap intervals (paper section 4).
+
+Edits are counted by SpeechBrain's ``ErrorRateStats``; the 95 % intervals are those of the
+``confidence_intervals`` package: utterances are drawn with replacement, 1000 times as published.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from confidence_intervals import evaluate_with_conf_int
+from speechbrain.utils.metric_stats import ErrorRateStats
+
+
+class ErrorRates:
+    """Error rates of a set of utterances, by words and by characters.
+
+    Words are separated by white space. Characters are those of the words joined by single
+    spaces: the space counts as a character, so that a missed word boundary is an error.
+
+    Example
+    -------
+    >>> rates = ErrorRates()
+    >>> rates.append(["a", "b"], ["ONE TWO", ""], ["ONE TWO", "TWO TEN"])
+    >>> summary = rates.summary(num_bootstrap=100)
+    >>> summary["wer"], summary["cer"], summary["empty_outputs"]
+    (50.0, 50.0, 1)
+    """
+
+    def __init__(self):
+        self._words = ErrorRateStats()
+        self._characters = ErrorRateStats(split_tokens=True, space_token=" ")
+        self._ids: set[str] = set()
+
+    def append(
+        self, ids: Sequence[str], predictions: Sequence[str], references: Sequence[str]
+    ) -> None:
+        """Add utterances.
+
+        Arguments
+        ---------
+        ids : sequence of str
+            Utterance ids; each utterance counts once.
+        predictions : sequence of str
+            Recognised texts; may be empty.
+        references : sequence of str
+            Transcripts.
+
+        Raises
+        ------
+        ValueError
+            If the numbers differ, an utterance comes twice, or a transcript is empty.
+        """
+        if not len(ids) == len(predictions) == len(references):
+            raise ValueError(
+                f"{len(ids)} ids, {len(predictions)} predictions and {len(references)} references "
+                "cannot be paired"
+            )
+        seen = set(self._ids)
+        for key in ids:
+            if key in seen:
+                raise ValueError(f"utterance {key} is scored twice: ids must be unique")
+            seen.add(key)
+        predictions = [text.split() for text in predictions]
+        references = [text.split() for text in references]
+        for key, reference in zip(ids, references, strict=True):
+            if not reference:
+                raise ValueError(f"utterance {key} has an empty transcript: remove it from the set")
+        self._ids = seen
+        for stats in (self._words, self._characters):
+            stats.append(ids, predictions, references)
+
+    def summary(self, num_bootstrap: int = 1000) -> dict[str, float | int]:
+        """Return the error rates with their 95 % intervals, in percent.
+
+        The same utterances give the same figures, in whatever order they came: trial ``i`` draws
+        with seed ``i`` from the utterances sorted by id, and no global random state is touched.
+        Systems scored on the same utterances are thus resampled alike.
+
+        Arguments
+        ---------
+        num_bootstrap : int
+            Number of bootstrap trials.
+
+        Returns
+        -------
+        dict
+            ``wer``, ``wer_low``, ``wer_high``, ``cer``, ``cer_low``, ``cer_high`` (%);
+            ``num_utterances``, ``num_words`` (of the transcripts); ``insertions``,
+            ``deletions``, ``substitutions`` (of words); ``empty_outputs`` (utterances in which
+            nothing was recognised).
+
+        Raises
+        ------
+        ValueError
+            If nothing has been scored, or for fewer than one trial.
+        """
+        if not self._ids:
+            raise ValueError("no utterance has been scored: the set is empty")
+        if num_bootstrap < 1:
+            raise ValueError(f"num_bootstrap is {num_bootstrap}: give at least 1, e.g. 1000")
+        wer, wer_low, wer_high = _rate_with_interval(self._words.scores, num_bootstrap)
+        cer, cer_low, cer_high = _rate_with_interval(self._characters.scores, num_bootstrap)
+        counts = self._words.summarize()
+        return {
+            "wer": wer,
+            "wer_low": wer_low,
+            "wer_high": wer_high,
+            "cer": cer,
+            "cer_low": cer_low,
+            "cer_high": cer_high,
+            "num_utterances": len(self._ids),
+            "num_words": counts["num_scored_tokens"],
+            "insertions": counts["insertions"],
+            "deletions": counts["deletions"],
+            "substitutions": counts["substitutions"],
+            "empty_outputs": sum(score["hyp_empty"] for score in self._words.scores),
+        }
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Write SpeechBrain's report: the word error rate and every utterance's alignment.
+
+        Arguments
+        ---------
+        path : str or path
+            File to write; its folder is made where it is missing.
+        """
+        self._words.summarize()  # write_stats alone would keep the summary of an earlier call
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            self._words.write_stats(file)
+
+
+def format_summary(summary: dict[str, float | int]) -> str:
+    """Return a summary as one line; ± is half the width of the 95 % interval.
+
+    Arguments
+    ---------
+    summary : dict
+        From :meth:`ErrorRates.summary`.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> rates = ErrorRates()
+    >>> rates.append(["a"], ["ONE"], ["ONE TWO"])
+    >>> format_summary(rates.summary(num_bootstrap=100))
+    'WER 50.00 ±0.00 (50.00 to 50.00), CER 57.14 ±0.00 (57.14 to 57.14)'
+    """
+    parts = []
+    for name in ("wer", "cer"):
+        rate, low, high = (summary[name + end] for end in ("", "_low", "_high"))
+        half_width = (high - low) / 2
+        parts.append(f"{name.upper()} {rate:.2f} ±{half_width:.2f} ({low:.2f} to {high:.2f})")
+    if summary["empty_outputs"]:
+        parts.append(f"{summary['empty_outputs']} of {summary['num_utterances']} outputs empty")
+    return ", ".join(parts)
+
+
+def _rate_with_interval(scores: list[dict], num_bootstrap: int) -> tuple[float, float, float]:
+    """Return an error rate and the ends of its 95 % interval, in percent."""
+    scores = sorted(scores, key=lambda score: score["key"])
+    rate, (low, high) = evaluate_with_conf_int(
+        samples=np.array([score["num_edits"] for score in scores]),
+        labels=np.array([score["num_ref_tokens"] for score in scores]),
+        metric=lambda num_tokens, num_edits: 100.0 * num_edits.sum() / num_tokens.sum(),
+        num_bootstraps=num_bootstrap,
+        alpha=5,
+    )
+    return float(rate), float(low), float(high)

@@ -1,0 +1,1 @@
+"""Data: the synthetic mini corpus, checks of corpora, and helpers for manifests."""

@@ -1,0 +1,104 @@
+"""Encoders from checkpoints: found, compared in full, and loaded strictly."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+import yaml
+from speechbrain.utils.checkpoints import DEFAULT_LOAD_HOOKS, METAFNAME, get_default_hook
+
+from speechbrain_pom.errors import UserError
+
+MODEL_FILE = "model.ckpt"
+NORMALIZE_FILE = "normalize.ckpt"
+
+
+def find_checkpoint(path):
+    """The newest checkpoint of a run.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        A run's output folder, its `save` folder, or one `CKPT+...` folder.
+
+    Returns
+    -------
+    pathlib.Path
+        A folder with `model.ckpt` and `normalize.ckpt`.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
+    path = Path(path)
+    candidates = [path, *path.glob("CKPT+*"), *path.glob("save/CKPT+*")]
+    files = (METAFNAME, MODEL_FILE, NORMALIZE_FILE)
+    found = [folder for folder in candidates if all((folder / name).is_file() for name in files)]
+    if not found:
+        problem = "holds no checkpoint with an encoder" if path.exists() else "does not exist"
+        raise UserError(
+            f"pretrained: '{path}' {problem}: give a run's folder or one CKPT+... folder "
+            f"(with {', '.join(files)}) by --pretrained, or --pretrained null to start from scratch"
+        )
+    return max(found, key=lambda folder: read_meta(folder).get("unixtime", 0.0))
+
+
+def read_meta(checkpoint):
+    """The meta data that were stored with a checkpoint.
+
+    Arguments
+    ---------
+    checkpoint : pathlib.Path
+        A `CKPT+...` folder.
+
+    Returns
+    -------
+    dict
+    """
+    return yaml.safe_load((checkpoint / METAFNAME).read_text(encoding="utf-8")) or {}
+
+
+def load_pretrained(checkpoint, *, model, normalize, encoder):
+    """Load an encoder and the statistics of its features, all of it or nothing.
+
+    Arguments
+    ---------
+    checkpoint : pathlib.Path
+        From `find_checkpoint`.
+    model : torch.nn.Module
+        Front end and encoder, as the pretraining recipe saves them.
+    normalize : torch.nn.Module
+        SpeechBrain's `InputNormalization`.
+    encoder : dict
+        What this run's encoder is (attention_type, d_model, num_encoder_layers), for the message.
+
+    Returns
+    -------
+    str
+        SHA-256 of the encoder's file.
+
+    Raises
+    ------
+    UserError
+        If any tensor is missing, left over, or of another shape; or there are no statistics.
+    """
+    path = checkpoint / MODEL_FILE
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        theirs = read_meta(checkpoint).get("encoder", "an unknown encoder")
+        problems = str(error).splitlines()[1:]
+        first = problems[0].strip() if problems else str(error)
+        raise UserError(
+            f"pretrained: {checkpoint} is {theirs}, this run is {encoder}: set these alike, or "
+            f"choose another checkpoint ({first[:200]})"
+        ) from error
+    get_default_hook(normalize, DEFAULT_LOAD_HOOKS)(normalize, checkpoint / NORMALIZE_FILE, True)
+    if not normalize.count:
+        raise UserError(
+            f"pretrained: {checkpoint} has no statistics of its features (normalised per "
+            "sentence?): it cannot be continued with global normalisation"
+        )
+    return hashlib.sha256(path.read_bytes()).hexdigest()

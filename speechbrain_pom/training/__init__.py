@@ -1,0 +1,1 @@
+"""What both recipes need to train, and to resume, without losing or repeating anything."""

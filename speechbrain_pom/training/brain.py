@@ -1,0 +1,370 @@
+"""SpeechBrain's Brain, with training as a function of seed, epoch and step.
+
+Everything that the two recipes share and that SpeechBrain has no seam for is here, in one
+subclass: recipes keep SpeechBrain's shape and may override any method.
+"""
+
+import math
+import resource
+import time
+from collections import defaultdict
+
+import speechbrain as sb
+import torch
+import yaml
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+from speechbrain_pom.training.seeding import seed_step
+
+logger = get_logger(__name__)
+
+
+@register_checkpoint_hooks
+class ExactBrain(sb.Brain):
+    """A `speechbrain.Brain` that can be stopped and resumed anywhere without changing the run.
+
+    Differences to `speechbrain.Brain`:
+
+    - the order of the data comes from a `BucketBatchSampler`, which resumes without loading what
+      is skipped; noise, dropout and augmentation are seeded by (seed, epoch, step, rank);
+    - the last gradient accumulation window of an epoch, if shorter, is stepped and rescaled;
+    - `on_optimizer_step_start` is called before each step (a schedule there sets the rate of
+      that very step), and the gradient norm covers all parameters;
+    - a gradient that is not finite skips the step and names the utterances; more than
+      `nonfinite_patience` of those in a row end the run;
+    - training ends exactly at `optimizer_step_limit`, and then does nothing when run again;
+    - sums over the epoch (`add_sums`) are in the checkpoint, so that averages continue.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        As for `speechbrain.Brain`. `hparams` needs `seed` and `sample_rate`.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.rank = getattr(self, "rank", 0)  # SpeechBrain sets it only for several processes
+        self.world_size = (
+            torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        )
+        self.sums = defaultdict(float)
+        self.nonfinite_in_a_row = 0
+        self.epoch_trained = False
+
+    def make_dataloader(self, dataset, stage, ckpt_prefix=None, **loader_kwargs):
+        """Make a loader over a `BucketBatchSampler`, given as `batch_sampler`.
+
+        Arguments
+        ---------
+        dataset : Dataset
+            Usually a `DynamicItemDataset`.
+        stage : speechbrain.Stage
+            TRAIN makes the sampler the one that decides the epochs.
+        ckpt_prefix : str, optional
+            Not used: no position is stored, the sampler knows it from epoch and step.
+        **loader_kwargs
+            For `speechbrain.dataio.dataloader.make_dataloader`.
+
+        Returns
+        -------
+        torch.utils.data.DataLoader
+        """
+        if stage == sb.Stage.TRAIN:
+            self.train_sampler = loader_kwargs["batch_sampler"]
+        return sb.dataio.dataloader.make_dataloader(dataset, **loader_kwargs)
+
+    def on_fit_start(self):
+        """Build optimizers and resume, and say from where."""
+        super().on_fit_start()
+        if self.optimizer_step:
+            where = f"at batch {self.step} of its next epoch" if self.step else "at an epoch's end"
+            logger.info("Resumed after %d optimizer steps, %s", self.optimizer_step, where)
+
+    def on_optimizer_step_start(self):
+        """Called before each optimizer step: the place of a schedule that counts steps."""
+
+    def set_train_mode(self):
+        """Called before each training epoch; override to keep frozen modules in eval mode."""
+        self.modules.train()
+
+    def batch_audio_s(self, batch):
+        """Seconds of audio in a batch, without padding; override for other batches than `sig`."""
+        num_samples = (batch.sig.lengths * batch.sig.data.shape[1]).round().sum()
+        return float(num_samples) / self.hparams.sample_rate
+
+    def add_sums(self, **values):
+        """Add to the sums over the training epoch, which checkpoints keep.
+
+        Arguments
+        ---------
+        **values : float
+            By name.
+        """
+        for name, value in values.items():
+            self.sums[name] += float(value)
+
+    def accumulation_window(self):
+        """How many batches the current optimizer step collects, and whether this is the last.
+
+        Returns
+        -------
+        tuple of (int, bool)
+        """
+        factor, num_batches = self.grad_accumulation_factor, len(self.train_sampler)
+        first = (self.step - 1) // factor * factor
+        size = min(factor, num_batches - first)
+        return size, self.step == first + size
+
+    def fit_batch(self, batch):
+        """Forward, backward and, at the end of an accumulation window, one optimizer step.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            With `id`.
+
+        Returns
+        -------
+        torch.Tensor
+            The detached loss, on the CPU.
+        """
+        window, should_step = self.accumulation_window()
+        seed_step(self.hparams.seed, self.epoch, self.step, self.rank)
+        self.on_fit_batch_start(batch, should_step)
+        with self.no_sync(not should_step):
+            with self.training_ctx:
+                outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+                loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+            self.scaler.scale(loss / window).backward()
+        self.window_ids += batch.id
+        if should_step:
+            self.on_optimizer_step_start()
+            self.optimizers_step()
+            self.window_ids = []
+        self.on_fit_batch_end(batch, outputs, loss, should_step)
+        return loss.detach().cpu()
+
+    def optimizers_step(self):
+        """Clip, check and apply the gradients."""
+        optimizers = self.freeze_optimizers(self.optimizers_dict)
+        for optimizer in optimizers.values():
+            self.scaler.unscale_(optimizer)
+        parameters = [
+            parameter
+            for optimizer in optimizers.values()
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        max_norm = self.max_grad_norm if self.max_grad_norm > 0 else math.inf
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+        if math.isfinite(grad_norm):
+            for optimizer in optimizers.values():
+                self.scaler.step(optimizer)
+            self.optimizer_step += 1
+            self.nonfinite_in_a_row = 0
+            self.add_sums(grad_norm=grad_norm, num_steps=1)
+        else:
+            self._skip_step(grad_norm)
+        self.scaler.update()
+        for optimizer in optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+
+    def _skip_step(self, grad_norm):
+        if self.scaler.is_enabled():  # fp16 finds its loss scale by overflowing now and then
+            self.add_sums(num_overflows=1)
+            return
+        self.nonfinite_in_a_row += 1
+        logger.warning(
+            "Gradient norm %s in epoch %d, batch %d: step skipped. Utterances: %s",
+            grad_norm,
+            self.epoch,
+            self.step,
+            " ".join(self.window_ids),
+        )
+        if self.nonfinite_in_a_row > self.nonfinite_patience:
+            raise RuntimeError(
+                f"{self.nonfinite_in_a_row} steps in a row had gradients that are not finite; the "
+                "weights are those of the last good step. Look at the utterances named above, or "
+                "lower the learning rate"
+            )
+
+    def _fit_train(self, train_set, epoch, enable):
+        self.epoch = epoch
+        self.window_ids = []
+        self.epoch_trained = not self._optimizer_step_limit_exceeded
+        if not self.epoch_trained:
+            return
+        self.on_stage_start(sb.Stage.TRAIN, epoch)
+        self.set_train_mode()
+        self.zero_grad(set_to_none=True)
+        self.train_sampler.set_epoch(epoch)
+        self.train_sampler.set_start(epoch, self.step)
+        last_save = time.time()
+        steps_at_save = self.optimizer_step
+        with tqdm(
+            total=len(train_set),
+            initial=self.step,
+            desc=f"Epoch {epoch}",
+            dynamic_ncols=True,
+            disable=not enable,
+            colour=self.tqdm_barcolor["train"],
+        ) as progress:
+            for batch in self._timed(train_set):
+                self.step += 1
+                loss = self.fit_batch(batch)
+                self.add_sums(audio_s=self.batch_audio_s(batch), batch_loss=loss, num_batches=1)
+                self.avg_train_loss = self.sums["batch_loss"] / self.sums["num_batches"]
+                progress.update()
+                progress.set_postfix_str(self._progress_text(), refresh=False)
+                if self._optimizer_step_limit_exceeded:
+                    break
+                if self.debug and self.step >= self.debug_batches:
+                    break
+                at_boundary = self.accumulation_window()[1]
+                if at_boundary and self._should_save_intra_epoch_ckpt(
+                    last_save, self.optimizer_step - steps_at_save
+                ):
+                    self._save_intra_epoch_ckpt()
+                    last_save, steps_at_save = time.time(), self.optimizer_step
+        self.zero_grad(set_to_none=True)
+        self.on_stage_end(sb.Stage.TRAIN, self.avg_train_loss, epoch)
+        self.avg_train_loss = 0.0
+        self.sums.clear()
+        self.step = 0
+
+    def _timed(self, batches):
+        """Yield batches, adding the time between them (loading included) to the sums."""
+        start = time.perf_counter()
+        for batch in batches:
+            yield batch
+            now = time.perf_counter()
+            self.add_sums(wall_s=now - start)
+            start = now
+
+    def _progress_text(self):
+        # wall_s is added after the batch: the first batch of an epoch has no throughput yet
+        speed = self.throughput()
+        text = f"loss={self.avg_train_loss:.3f}, step={self.optimizer_step}"
+        return text if math.isnan(speed) else f"{text}, {speed:.0f}x real time"
+
+    def throughput(self):
+        """Seconds of audio per second of this epoch so far, over all processes."""
+        wall_s, num_batches = self.sums["wall_s"], self.sums["num_batches"]
+        return self.world_size * self.sums["audio_s"] / wall_s if num_batches and wall_s else math.nan
+
+    def train_summary(self):
+        """Figures of the training epoch that every recipe reports.
+
+        Returns
+        -------
+        dict of str to float
+            `grad_norm` (mean over the steps, before clipping), `audio_s_per_s` (throughput over
+            all processes), `peak_memory_mib` (of the device; of the process on a CPU).
+        """
+        num_steps = self.sums["num_steps"]
+        return {
+            "grad_norm": self.sums["grad_norm"] / num_steps if num_steps else math.nan,
+            "audio_s_per_s": self.throughput(),
+            "peak_memory_mib": peak_memory_mib(self.device),
+        }
+
+    def batch_facts(self, sampler):
+        """What a step of this run is, for the table of options.
+
+        Arguments
+        ---------
+        sampler : BucketBatchSampler
+            Of training.
+
+        Returns
+        -------
+        dict of str to str
+        """
+        plan = sampler.summary()
+        batch_s = plan["mean_batch_duration_s"]
+        step_s = batch_s * self.world_size * self.grad_accumulation_factor
+        return {
+            "batches_per_epoch": str(plan["num_batches"]),
+            "audio_per_step": f"{step_s:.0f} s ({batch_s:.0f} s x {self.world_size} processes "
+            f"x accumulation {self.grad_accumulation_factor}), padding {plan['padding_share']:.1%}",
+        }
+
+    def save_epoch(self, metrics, min_key):
+        """Save at the end of an epoch, and keep the newest and the best checkpoints.
+
+        Arguments
+        ---------
+        metrics : dict of str to float
+            Of the validation; stored with the checkpoint.
+        min_key : str
+            The metric that says which checkpoint is best.
+        """
+        names = ("attention_type", "d_model", "num_encoder_layers")
+        self.checkpointer.save_and_keep_only(
+            meta={
+                **metrics,
+                "optimizer_step": self.optimizer_step,
+                "encoder": {name: getattr(self.hparams, name) for name in names},
+            },
+            num_to_keep=self.hparams.num_checkpoints_to_keep,
+            min_keys=[min_key],
+        )
+
+    def _fit_valid(self, valid_set, epoch, enable):
+        if self.epoch_trained:
+            super()._fit_valid(valid_set, epoch, enable)
+        elif if_main_process():
+            logger.info(
+                "optimizer_step_limit (%d steps) was reached before: nothing left to train",
+                self.optimizer_step_limit,
+            )
+
+    @mark_as_saver
+    def _save(self, path):
+        state = {
+            "step": self.step,
+            "avg_train_loss": float(self.avg_train_loss),
+            "optimizer_step": self.optimizer_step,
+            "sums": dict(self.sums),
+        }
+        with open(path, "w", encoding="utf-8") as stream:
+            yaml.safe_dump(state, stream)
+
+    @mark_as_loader
+    def _recover(self, path, end_of_epoch):
+        with open(path, encoding="utf-8") as stream:
+            state = yaml.safe_load(stream)
+        self.step = state["step"]
+        self.avg_train_loss = state["avg_train_loss"]
+        self.optimizer_step = state["optimizer_step"]
+        self.sums = defaultdict(float, state["sums"])
+
+
+def peak_memory_mib(device):
+    """Peak memory in MiB: allocated on a CUDA device, resident of the process otherwise.
+
+    Arguments
+    ---------
+    device : str
+        As `Brain.device`.
+
+    Returns
+    -------
+    float
+
+    Example
+    -------
+    >>> peak_memory_mib("cpu") > 1
+    True
+    """
+    if str(device).startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

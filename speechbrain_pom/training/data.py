@@ -1,0 +1,129 @@
+"""Datasets from manifests, and the samplers over them."""
+
+import torch
+from speechbrain.dataio.dataio import read_audio
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_pom.errors import UserError
+from speechbrain_pom.training.sampler import BucketBatchSampler
+
+logger = get_logger(__name__)
+
+
+def audio_dataset(manifest, data_folder, *, min_duration_s=0.0, max_duration_s=float("inf")):
+    """A dataset of waveforms from a manifest, within a range of durations.
+
+    Arguments
+    ---------
+    manifest : str or pathlib.Path
+        A CSV of `prepare_librispeech`.
+    data_folder : str or pathlib.Path
+        What `$data_root` in the manifest stands for.
+    min_duration_s, max_duration_s : float
+        Utterances outside of these, in seconds, are left out; the log says how many hours.
+
+    Returns
+    -------
+    DynamicItemDataset
+        With `id`, `sig` (samples,), `duration` in seconds, `wrd`.
+
+    Raises
+    ------
+    UserError
+        If nothing is left.
+    """
+    dataset = DynamicItemDataset.from_csv(
+        str(manifest), replacements={"data_root": str(data_folder)}
+    )
+    durations_s = {key: float(row["duration"]) for key, row in dataset.data.items()}
+    kept = [
+        key
+        for key, duration_s in durations_s.items()
+        if min_duration_s <= duration_s <= max_duration_s
+    ]
+    if not kept:
+        raise UserError(
+            f"{manifest}: none of the {len(durations_s)} utterances lasts from {min_duration_s:g} "
+            f"to {max_duration_s:g} s: change min_duration_s or max_duration_s"
+        )
+    if len(kept) < len(durations_s) and if_main_process():
+        dropped_s = sum(durations_s.values()) - sum(durations_s[key] for key in kept)
+        logger.info(
+            "%s: %d of %d utterances (%.2f h) last less than %g or more than %g s: left out",
+            manifest,
+            len(durations_s) - len(kept),
+            len(durations_s),
+            dropped_s / 3600,
+            min_duration_s,
+            max_duration_s,
+        )
+    dataset = DynamicItemDataset({key: dataset.data[key] for key in kept})
+    dataset.add_dynamic_item(read_audio, takes="wav", provides="sig")
+    dataset.set_output_keys(["id", "sig"])
+    return dataset
+
+
+def add_transcripts(dataset, units, bad, drop):
+    """Give a dataset its labels, and report utterances that CTC cannot align.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        From `audio_dataset`.
+    units : speechbrain_pom.ctc.units.Units
+        Encode the transcripts.
+    bad : dict of str to str
+        Utterance id to reason, from `check_targets`.
+    drop : bool
+        Whether to leave these utterances out (training) or only to name them.
+
+    Returns
+    -------
+    DynamicItemDataset
+        With `id`, `sig`, `wrd`, `tokens` (labels,).
+
+    Raises
+    ------
+    UserError
+        If nothing is left.
+    """
+    if bad and if_main_process():
+        named = "; ".join(f"{key}: {reason}" for key, reason in list(bad.items())[:10])
+        logger.warning(
+            "%d of %d utterances cannot be aligned by CTC and are %s: %s%s",
+            len(bad),
+            len(dataset),
+            "left out" if drop else "scored, but have no loss",
+            named,
+            " ..." if len(bad) > 10 else "",
+        )
+    if drop and len(bad) == len(dataset):
+        raise UserError(f"all {len(bad)} utterances have too many labels for their duration")
+    kept = {key: row for key, row in dataset.data.items() if not (drop and key in bad)}
+    labelled = DynamicItemDataset(kept)
+    labelled.add_dynamic_item(read_audio, takes="wav", provides="sig")
+    labelled.add_dynamic_item(
+        lambda text: torch.tensor(units.encode(text)), takes="wrd", provides="tokens"
+    )
+    labelled.set_output_keys(["id", "sig", "wrd", "tokens"])
+    return labelled
+
+
+def make_sampler(dataset, **options):
+    """A `BucketBatchSampler` over a dataset with durations.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        From `audio_dataset`.
+    **options
+        Of `BucketBatchSampler`.
+
+    Returns
+    -------
+    BucketBatchSampler
+    """
+    durations_s = [float(dataset.data[key]["duration"]) for key in dataset.data_ids]
+    return BucketBatchSampler(durations_s, dataset.data_ids, **options)

@@ -1,0 +1,49 @@
+"""What must not change while a run is resumed: hashes in the run's folder."""
+
+import json
+from pathlib import Path
+
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_pom.errors import UserError
+from speechbrain_pom.training.files import write_atomically
+
+
+def check_fingerprint(path, **fingerprints):
+    """Record hashes at the first start of a run, and compare them at each later one.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        JSON file in the run's folder.
+    **fingerprints : str
+        Name to hash.
+
+    Raises
+    ------
+    UserError
+        If a hash is not the one recorded.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "fingerprints.json"
+    >>> check_fingerprint(path, quantizer="ab12")
+    >>> check_fingerprint(path, quantizer="cd34")
+    Traceback (most recent call last):
+    speechbrain_pom.errors.UserError: quantizer has changed since this run began (ab12 became cd34): the run \
+in this folder cannot be continued with it; start in another output folder
+    """
+    run_on_main(_check, args=[Path(path), fingerprints])
+
+
+def _check(path, fingerprints):
+    recorded = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name, value in fingerprints.items():
+        if recorded.get(name, value) != value:
+            raise UserError(
+                f"{name} has changed since this run began ({recorded[name][:12]} became "
+                f"{value[:12]}): the run in this "
+                "folder cannot be continued with it; start in another output folder"
+            )
+    if not fingerprints.items() <= recorded.items():
+        write_atomically(path, json.dumps({**recorded, **fingerprints}, indent=1) + "\n")

@@ -1,0 +1,274 @@
+"""The order of the data as a function of (seed, epoch), for one process or many."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from speechbrain_pom.training.seeding import permutation, philox, uniform
+
+ORDERS = ("random", "ascending", "descending")
+
+
+class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
+    """Batches of utterances of similar length: each utterance once per epoch, over all ranks.
+
+    The batches of an epoch are a function of (seed, epoch) and of the durations and ids alone;
+    every rank computes the same plan, takes its own part of it, and has the same number of
+    batches. At each step the ranks get batches of similar length and size. A batch is limited
+    either by its padded duration (longest utterance x number of utterances) or by its number of
+    utterances.
+
+    ``order="random"`` moves each utterance within a window of the ranking by length, cuts the
+    result into batches, and shuffles these; both change every epoch. ``"ascending"`` and
+    ``"descending"`` sort by duration, ties by id, and repeat in every epoch.
+
+    It stands as `batch_sampler` of a `DataLoader`, and as ``Brain.train_sampler`` (which calls
+    `set_epoch`). As it shares the batches out itself, it must not be wrapped again for several
+    processes.
+
+    Arguments
+    ---------
+    durations_s : sequence of float
+        Duration of each utterance in seconds.
+    ids : sequence of str
+        Id of each utterance, unique.
+    max_batch_duration_s : float, optional
+        Limit of the padded duration of a batch, in seconds, per rank.
+    num_buckets : int
+        Random order: the window is 1 / num_buckets of the whole audio (paper: 150), and at least
+        two batches, so that small data sets are mixed too. More buckets, less padding.
+    batch_size : int, optional
+        Number of utterances in a batch. Exactly one of this and ``max_batch_duration_s``.
+    order : str
+        ``"random"``, ``"ascending"`` or ``"descending"``.
+    seed : int
+        Seed of the run.
+    rank : int
+        Rank of this process.
+    world_size : int
+        Number of processes.
+
+    Raises
+    ------
+    ValueError
+        If an argument is wrong, an utterance does not fit into a batch, or the utterances cannot
+        be shared out evenly.
+
+    Example
+    -------
+    >>> durations_s = [1.0, 2.0, 3.0, 4.0, 1.5, 2.5]
+    >>> ids = list("abcdef")
+    >>> sampler = BucketBatchSampler(durations_s, ids, max_batch_duration_s=6.0, seed=1)
+    >>> sampler.set_epoch(1)
+    >>> sorted(index for batch in sampler for index in batch)
+    [0, 1, 2, 3, 4, 5]
+    >>> list(BucketBatchSampler(durations_s, ids, batch_size=2, order="ascending", seed=1))
+    [[0, 4], [1, 5], [2, 3]]
+    """
+
+    def __init__(
+        self,
+        durations_s: Sequence[float],
+        ids: Sequence[str],
+        *,
+        max_batch_duration_s: float | None = None,
+        num_buckets: int = 150,
+        batch_size: int | None = None,
+        order: str = "random",
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        super().__init__()
+        self._durations_s = np.asarray(durations_s, dtype=np.float64)
+        self._max_batch_duration_s = max_batch_duration_s
+        self._batch_size = batch_size
+        self._num_buckets = num_buckets
+        self._order = order
+        self._seed = seed
+        self._rank, self._world_size = rank, world_size
+        self._check_options(ids)
+        # The plan starts from this ranking, so it does not depend on the order of the manifest.
+        self._ranking = np.lexsort((np.asarray(ids), self._durations_s))
+        self._check_data(ids)
+        self._start_epoch, self._start = 0, 0
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Plan the batches of an epoch.
+
+        Arguments
+        ---------
+        epoch : int
+            Epoch, as the epoch counter numbers it.
+
+        Raises
+        ------
+        ValueError
+            If the utterances cannot be shared out evenly.
+        """
+        bits = philox("order", self._seed, epoch)
+        self._epoch = epoch
+        self._sequence = self._arrange(bits)
+        self._bounds = self._split_to_multiple(self._cut(self._durations_s[self._sequence]))
+        self._batches = self._share_out(bits)  # (steps, ranks) numbers of batches
+
+    def set_start(self, epoch: int, step: int) -> None:
+        """Let one epoch start at its batch ``step``, to resume in the middle of it.
+
+        The skipped batches are not loaded. Other epochs start at 0. Call it before the epoch is
+        iterated, before or after `set_epoch`; the last call counts.
+
+        Arguments
+        ---------
+        epoch : int
+            The epoch to resume.
+        step : int
+            Number of batches of this rank that were already done in it.
+        """
+        self._start_epoch, self._start = epoch, step
+
+    def __len__(self) -> int:
+        """Count the batches of this rank in the whole epoch, skipped ones included.
+
+        In random order epochs may differ by a batch or two.
+        """
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start = self._start if self._epoch == self._start_epoch else 0
+        if not 0 <= start <= len(self):
+            raise ValueError(
+                f"cannot start at batch {start} of epoch {self._epoch}, which has {len(self)}"
+                f" batches on each of {self._world_size} ranks: resume with the data, batch size"
+                " and number of processes of the interrupted run"
+            )
+        sequence, bounds = self._sequence, self._bounds  # of this epoch, also after set_epoch
+        mine = self._batches[start:, self._rank].tolist()
+        return (sequence[bounds[b] : bounds[b + 1]].tolist() for b in mine)
+
+    def summary(self) -> dict[str, float | int]:
+        """Describe the batches of the current epoch.
+
+        Returns
+        -------
+        dict
+            ``num_batches`` (of each rank), ``mean_batch_duration_s`` (audio without padding, per
+            batch and rank), ``padding_share`` (padding / padded duration, over all ranks).
+        """
+        padded_s = self._padded_durations(self._bounds).sum()
+        audio_s = self._durations_s.sum()
+        return {
+            "num_batches": len(self),
+            "mean_batch_duration_s": float(audio_s / self._batches.size),
+            "padding_share": float(1 - audio_s / padded_s),
+        }
+
+    def _check_options(self, ids: Sequence[str]) -> None:
+        if len(ids) != len(self._durations_s):
+            raise ValueError(
+                f"{len(self._durations_s)} durations with {len(ids)} ids: give one id per duration"
+            )
+        limits = {
+            "max_batch_duration_s": self._max_batch_duration_s,
+            "batch_size": self._batch_size,
+        }
+        given = {name: limit for name, limit in limits.items() if limit is not None}
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of max_batch_duration_s and batch_size: {limits}")
+        for name, value in {**given, "num_buckets": self._num_buckets}.items():
+            if not value > 0:
+                raise ValueError(f"{name} = {value} must be above 0")
+        if self._order not in ORDERS:
+            raise ValueError(f"order = {self._order!r} does not exist: choose one of {ORDERS}")
+        if not 0 <= self._rank < self._world_size:
+            raise ValueError(
+                f"rank = {self._rank} does not exist among world_size = {self._world_size}:"
+                " ranks count from 0"
+            )
+
+    def _check_data(self, ids: Sequence[str]) -> None:
+        wrong = np.flatnonzero(~(np.isfinite(self._durations_s) & (self._durations_s > 0)))
+        if len(wrong):
+            raise ValueError(
+                f"utterance {ids[wrong[0]]!r} has a duration of {self._durations_s[wrong[0]]} s:"
+                " remove it, or correct the manifest"
+            )
+        if len(set(ids)) != len(ids):
+            twice = next(a for a, b in itertools.pairwise(sorted(ids)) if a == b)
+            raise ValueError(f"utterance id {twice!r} occurs more than once: ids must be unique")
+        if len(ids) < self._world_size:
+            raise ValueError(
+                f"{len(ids)} utterances are too few for {self._world_size} processes:"
+                " use fewer processes or more data"
+            )
+        if self._max_batch_duration_s is not None:
+            longest = self._ranking[-1]
+            if self._durations_s[longest] > self._max_batch_duration_s:
+                raise ValueError(
+                    f"utterance {ids[longest]!r} lasts {self._durations_s[longest]:g} s, more than"
+                    f" max_batch_duration_s = {self._max_batch_duration_s:g}: raise this limit, or"
+                    " leave out utterances of that length"
+                )
+
+    def _arrange(self, bits: np.random.Philox) -> np.ndarray:
+        """Order the utterances by length, for random order only roughly."""
+        if self._order == "ascending":
+            return self._ranking
+        if self._order == "descending":
+            return self._ranking[::-1]
+        if self._batch_size is None:
+            sizes, limit = self._durations_s[self._ranking], self._max_batch_duration_s
+        else:
+            sizes, limit = np.ones(len(self._ranking)), self._batch_size
+        position = np.cumsum(sizes)
+        window = max(position[-1] / self._num_buckets, 2 * limit)
+        position += window * uniform(bits, len(position))
+        return self._ranking[np.argsort(position, kind="stable")]
+
+    def _cut(self, durations_s: np.ndarray) -> np.ndarray:
+        """Return the bounds (num_batches + 1,) of batches that are as full as possible."""
+        num_utterances = len(durations_s)
+        if self._batch_size is not None:
+            return np.append(np.arange(0, num_utterances, self._batch_size), num_utterances)
+        bounds, longest_s = [0], 0.0
+        for index, duration_s in enumerate(durations_s.tolist()):
+            longest_s = max(longest_s, duration_s)
+            if longest_s * (index + 1 - bounds[-1]) > self._max_batch_duration_s:
+                bounds.append(index)
+                longest_s = duration_s
+        return np.array([*bounds, num_utterances])
+
+    def _padded_durations(self, bounds: np.ndarray) -> np.ndarray:
+        longest_s = np.maximum.reduceat(self._durations_s[self._sequence], bounds[:-1])
+        return longest_s * np.diff(bounds)
+
+    def _split_to_multiple(self, bounds: np.ndarray) -> np.ndarray:
+        """Halve the largest batches until every rank gets the same number of them."""
+        for _ in range(-(len(bounds) - 1) % self._world_size):
+            divisible = np.diff(bounds) > 1
+            if not divisible.any():
+                raise ValueError(
+                    f"{len(self._durations_s)} utterances, one per batch, cannot be shared out"
+                    f" evenly among {self._world_size} processes: allow larger batches"
+                    " (max_batch_duration_s or batch_size) or use fewer processes"
+                )
+            largest = int(np.argmax(np.where(divisible, self._padded_durations(bounds), 0.0)))
+            middle = (bounds[largest] + bounds[largest + 1]) // 2
+            bounds = np.insert(bounds, largest + 1, middle)
+        return bounds
+
+    def _share_out(self, bits: np.random.Philox) -> np.ndarray:
+        """Return which batch each rank takes at each step, (steps, ranks)."""
+        num_batches = len(self._bounds) - 1
+        if self._order != "random":
+            return np.arange(num_batches).reshape(-1, self._world_size)
+        # Batches of one step: equally full to within a factor of two, then of similar length.
+        padded_s = self._padded_durations(self._bounds)
+        emptiness = np.floor(np.log2(padded_s.max() / padded_s))
+        similar = np.argsort(emptiness, kind="stable").reshape(-1, self._world_size)
+        return similar[permutation(bits, len(similar))]

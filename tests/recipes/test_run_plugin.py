@@ -1,0 +1,82 @@
+"""A recipe that knows nothing of this package runs with its attention types."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).parents[1] / "data" / "plain_recipe"
+SCRIPT, YAML = str(RECIPE / "train.py"), str(RECIPE / "hparams.yaml")
+PLUGIN = "plugin: !apply:speechbrain_pom.register\n"
+RUN = ("-m", "speechbrain_pom", "run")
+
+
+def start(folder, *arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *arguments, "--noprogressbar", "--device", "cpu"]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def final_lines(result):
+    """The lines that the recipe prints at its end: mixers, data folder, steps and loss."""
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = result.stdout.splitlines()
+    return dict(line.split(": ", 1) for line in lines[-3:])
+
+
+@pytest.fixture
+def with_plugin(tmp_path):
+    path = tmp_path / "with_plugin.yaml"
+    path.write_text(PLUGIN + Path(YAML).read_text())
+    return str(path)
+
+
+def test_plugin_line_in_the_yaml(tmp_path, with_plugin):
+    """One line in the YAML and plain python do the same as `run`."""
+    result = start(tmp_path, SCRIPT, with_plugin, "--data_folder=x", "--attention_type=PoM")
+    plain = final_lines(result)
+    assert plain["mixers"] == "PolynomialMixer PolynomialMixer"
+    folder = "/data/a=b: c #d  e"
+    arguments = ("--data_folder", folder, "--attention_type", "PoM(degree=2)")
+    run = final_lines(start(tmp_path, *RUN, SCRIPT, YAML, *arguments, "--experiment_name=run"))
+    assert run["data_folder"] == repr(folder)
+    assert {**run, "data_folder": "'x'"} == plain
+    stored = (tmp_path / "results/run/1234/hyperparams.yaml").read_text()
+    assert "attention_type: PoM(degree=2)\n" in stored
+    assert (tmp_path / "results/run/1234/train.py").is_file()
+
+
+def test_mangled_spec_is_explained(tmp_path, with_plugin):
+    arguments = ("--data_folder", "x", "--attention_type", "PoM(degree=3)")
+    result = start(tmp_path, SCRIPT, with_plugin, *arguments)
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert "attention_type 'PoM(degree 3)'" in last
+    assert "SpeechBrain's command line splits values at '='" in last
+    assert "PoM(3, 2)" in last
+    assert "python -m speechbrain_pom run" in last
+    assert not (tmp_path / "results").exists()
+
+
+def test_hybrid_spec_and_step_limit(tmp_path):
+    arguments = ("--data_folder=x", "--attention_type=RelPosMHAXL*1 + PoM(degree=3)*1")
+    result = start(tmp_path, *RUN, SCRIPT, YAML, *arguments, "--optimizer_step_limit", "2")
+    lines = final_lines(result)
+    assert lines["mixers"] == "RelPosMHAXL PolynomialMixer"
+    assert lines["steps"].startswith("2, loss: ")
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
+    arguments = ("--data_folder=x", "--attention_type", "RelPosMHAXL*1 + PoM(degree=3)*1")
+    result = start(
+        tmp_path, *launcher, *RUN, SCRIPT, YAML, *arguments, "--distributed_backend", "gloo"
+    )
+    lines = final_lines(result)
+    assert lines["mixers"] == "RelPosMHAXL PolynomialMixer"
+    assert lines["steps"].startswith("2, loss: ")  # 8 utterances, batches of 2, 2 processes

@@ -1,0 +1,54 @@
+"""Streaming: chunk by chunk equals the masked path, or is refused."""
+
+import pytest
+import torch
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+
+
+def stream(model, frames, config):
+    context = model.make_streaming_context(config)
+    chunks = frames.split(config.chunk_size, dim=1)
+    return torch.cat([model.encode_streaming(chunk, context) for chunk in chunks], dim=1)
+
+
+@pytest.mark.parametrize("spec", ["PoM", "PoM(3, variant=frequency3)", "RoPEMHA + PoM"])
+@pytest.mark.parametrize(("chunk_size", "left"), [(16, 1), (8, 3), (5, 20), (12, 0)])
+def test_streaming_equals_the_masked_path(build_asr, spec, chunk_size, left):
+    model = build_asr(spec, positional_encoding=None)
+    config = DynChunkTrainConfig(chunk_size, left)
+    frames = torch.randn(2, 60, 20)
+    with torch.no_grad():
+        masked = model.encode(frames, dynchunktrain_config=config)
+        streamed = stream(model, frames, config)
+        whole = model.encode(frames)
+    torch.testing.assert_close(streamed, masked, rtol=0, atol=1e-5)
+    assert (whole - masked).abs().max() > 1e-3  # the masks do something
+
+
+def test_built_in_types_stream_as_ever(build_asr, without_plugin):
+    model = build_asr("RelPosMHAXL")
+    config, frames = DynChunkTrainConfig(8, 1), torch.randn(1, 24, 20)
+    with torch.no_grad():
+        masked = model.encode(frames, dynchunktrain_config=config)
+        torch.testing.assert_close(stream(model, frames, config), masked, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "positional_encoding", "kind"),
+    [
+        ("PoM(degree=3)", "fixed_abs_sine", "sine"),
+        ("RelPosMHAXL + PoM", None, "relative"),
+        ("RelPosMHAXL + RoPEMHA", "fixed_abs_sine", "relative"),
+        ("regularMHA + PoM", "fixed_abs_sine", "sine"),
+    ],
+)
+def test_positions_that_restart_in_every_chunk_are_refused(
+    build_asr, spec, positional_encoding, kind
+):
+    model = build_asr(spec, positional_encoding=positional_encoding)
+    with pytest.raises(ValueError) as error:
+        stream(model, torch.randn(1, 8, 20), DynChunkTrainConfig(4, 1))
+    assert str(error.value) == (
+        f"attention_type {spec!r} cannot stream with {kind} positions (SpeechBrain restarts them "
+        "in every chunk): train with positional_encoding: null and without RelPosMHAXL layers"
+    )
