@@ -180,7 +180,9 @@ class _Parser:
         known = get_type(name).option_names
         takes = f"{name} takes {', '.join(known) if known else 'no options'}"
         if len(call.args) > len(known):
-            raise self.error(f"{len(call.args)} options by position, {takes}", call)
+            raise self.error(
+                f"{len(call.args)} options by position at column {call.col_offset + 1}; {takes}"
+            )
         options = dict(zip(known, (self.value(arg) for arg in call.args), strict=False))
         for keyword in call.keywords:
             if keyword.arg not in known:

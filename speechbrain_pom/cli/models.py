@@ -50,7 +50,7 @@ def build_models(yaml_path, overrides):
     Raises
     ------
     UserError
-        When the models cannot be built: the cause, and which keys are unset.
+        When the models cannot be built: the cause, and the unset keys that they are built with.
     """
     unset = {
         key: f"unset_{key}"
@@ -66,10 +66,8 @@ def build_models(yaml_path, overrides):
         with _temporary_folder(), redirect_stdout(sys.stderr):
             return load_hyperpyyaml(_dump(tree))
     except Exception as error:  # whatever the constructors of the file's classes raise
-        problem = (
-            f"its models need a value for {', '.join(needed)}" if needed else "cannot build it"
-        )
-        raise UserError(f"{yaml_path}: {problem}: {one_line(error)}") from error
+        cause = f"its models need {', '.join(needed)}" if needed else "cannot build it"
+        raise UserError(f"{yaml_path}: {cause}: {one_line(error)}") from error
 
 
 def _only_models(tree):

@@ -19,6 +19,7 @@ from pathlib import Path
 import sentencepiece
 
 from speechbrain_pom.ctc.text import hash_texts, name_characters, single_spaces
+from speechbrain_pom.files import write_atomically
 
 BLANK = "<blank>"
 UNKNOWN = "<unk>"
@@ -97,7 +98,7 @@ class Units:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         record = json.dumps(self.record, indent=2, ensure_ascii=False) + "\n"
-        _write_whole(folder / UNITS_FILE, record.encode())
+        write_atomically(folder / UNITS_FILE, record)
 
     @property
     def record(self) -> dict:
@@ -250,7 +251,7 @@ class SentencePieceUnits(Units):
     def save(self, folder: str | os.PathLike) -> None:
         """Write the model and, last, the JSON file into a folder."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        _write_whole(Path(folder) / MODEL_FILE, self._model)
+        write_atomically(Path(folder) / MODEL_FILE, self._model)
         super().save(folder)
 
     @property
@@ -265,10 +266,3 @@ class SentencePieceUnits(Units):
 
     def _labels(self, text: str) -> list[int]:
         return self._processor.encode(text)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file completely or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

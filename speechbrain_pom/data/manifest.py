@@ -13,7 +13,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from speechbrain_pom.training.files import write_atomically
+from speechbrain_pom.files import write_atomically
 
 COLUMNS = ("ID", "duration", "num_samples", "wav", "spk_id", "wrd")
 """Columns of a manifest: utterance, seconds, samples, audio path, speaker, transcript."""

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_DURATION_MIN = 15.0
 MIN_DURATION_MIN = 0.5
 
-# Below this, starting worker processes takes longer than what they save.
+# Up to this, one process needs less than a minute, and a recipe's own process is not forked.
 _SINGLE_PROCESS_MIN = 60
 
 
@@ -288,12 +288,13 @@ def _replace(out, options, plan, num_workers, show_progress):
     try:
         write_corpus(partial, options, plan, num_workers, show_progress)
         verify_mini_corpus(partial)
-        if out.exists():
-            os.rename(out, old)
-        rename_durably(partial, out)
-    finally:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if out.exists():
+        os.rename(out, old)
+    rename_durably(partial, out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _num_cpus():

@@ -20,8 +20,9 @@ SPLIT_SHARES = {
 }
 """Splits and their shares of the duration."""
 
-TEST_OTHER_SNRS_DB = (15.0, 10.0, 5.0)
-"""Signal-to-noise ratios of test-other, utterance by utterance in turn."""
+TEST_OTHER_SNRS_DB = (18, 15, 12)
+"""Signal-to-noise ratios of test-other, utterance by utterance in turn; the least noisy training
+speakers have 40 dB, the noisiest 15 dB."""
 
 UTTERANCES_PER_CHAPTER = 25
 
@@ -87,7 +88,7 @@ class Utterance:
     speaker: Speaker
     index: int
     text: str
-    snr_db: float
+    snr_db: int
     seed: int
 
     @property
@@ -239,7 +240,7 @@ def _make_utterance(speaker, index, seed):
         speaker=speaker,
         index=index,
         text=make_sentence(random.Random(derive_seed("text", *key))),
-        snr_db=float(snr_db),
+        snr_db=snr_db,
         seed=derive_seed("audio", *key),
     )
 

@@ -16,21 +16,27 @@ from tqdm import tqdm
 from speechbrain_pom.data import espeak
 from speechbrain_pom.data.mini_corpus_audio import SAMPLE_RATE, encode_flac, render_utterance
 from speechbrain_pom.data.mini_corpus_files import MANIFEST_KIND, MANIFEST_NAME, write_durably
-from speechbrain_pom.data.mini_corpus_plan import CORPUS_VERSION, SPLIT_SHARES
+from speechbrain_pom.data.mini_corpus_plan import (
+    CORPUS_VERSION,
+    SPLIT_SHARES,
+    TEST_OTHER_SNRS_DB,
+    VOCABULARY,
+)
 
 README_NAME = "README.TXT"
 SPEAKERS_NAME = "SPEAKERS.TXT"
 
-_README = """\
+_README = f"""\
 Mini corpus of speechbrain-pom
 
-SYNTHETIC SPEECH. These sentences of a 35-word grammar were spoken by the rule-based synthesiser
-eSpeak NG with artificial voices and artificial noise, in the folder layout of LibriSpeech, so that
-recipes can be tried in minutes without any download. A word error rate on it says nothing about
-LibriSpeech or any real speech. test-other has stronger noise (20, 15 and 10 dB SNR in turn).
-manifest.json holds the options, versions, durations and checksums; the same options and versions
-give the same bytes. eSpeak NG is free software under the GPL, version 3 or later; no part of the
-program is in this folder, only sound that it produced.
+SYNTHETIC SPEECH. Sentences of a grammar with {len(VOCABULARY)} words were spoken by the rule-based
+synthesiser eSpeak NG with artificial voices and artificial noise, in the folder layout of
+LibriSpeech, so that recipes can be tried in minutes without any download. A word error rate on it
+says nothing about LibriSpeech or any real speech. test-other has stronger noise than the other
+test data ({", ".join(map(str, TEST_OTHER_SNRS_DB))} dB SNR in turn). manifest.json holds the
+options, versions, durations and checksums; the same options and versions give the same bytes.
+eSpeak NG is free software under the GPL, version 3 or later; no part of the program is in this
+folder, only sound that it produced.
 """
 _SPEAKERS_HEADER = """\
 ; Speakers of the mini corpus: synthetic voices, columns as in LibriSpeech's SPEAKERS.TXT.

@@ -258,7 +258,9 @@ class ExactBrain(sb.Brain):
     def throughput(self):
         """Seconds of audio per second of this epoch so far, over all processes."""
         wall_s, num_batches = self.sums["wall_s"], self.sums["num_batches"]
-        return self.world_size * self.sums["audio_s"] / wall_s if num_batches and wall_s else math.nan
+        return (
+            self.world_size * self.sums["audio_s"] / wall_s if num_batches and wall_s else math.nan
+        )
 
     def train_summary(self):
         """Figures of the training epoch that every recipe reports.

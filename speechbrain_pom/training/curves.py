@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from speechbrain_pom.training.files import write_atomically
+from speechbrain_pom.files import write_atomically
 
 
 class _Panel(NamedTuple):

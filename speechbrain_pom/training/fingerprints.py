@@ -6,7 +6,7 @@ from pathlib import Path
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_pom.errors import UserError
-from speechbrain_pom.training.files import write_atomically
+from speechbrain_pom.files import write_atomically
 
 
 def check_fingerprint(path, **fingerprints):

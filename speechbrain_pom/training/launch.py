@@ -19,7 +19,7 @@ from speechbrain.utils.logger import get_environment_description, setup_logging
 from speechbrain.utils.quirks import log_applied_quirks
 
 from speechbrain_pom.errors import UserError
-from speechbrain_pom.training.files import write_atomically
+from speechbrain_pom.files import write_atomically
 from speechbrain_pom.training.options import read_tree
 from speechbrain_pom.training.report import effective_run_options
 from speechbrain_pom.training.values import typed_run_option

@@ -12,7 +12,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import FileTrainLogger, TrainLogger
 
 from speechbrain_pom.training.curves import draw_curves
-from speechbrain_pom.training.files import write_atomically
+from speechbrain_pom.files import write_atomically
 
 logger = get_logger(__name__)
 

@@ -7,15 +7,6 @@ from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 import speechbrain_pom
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """These models are too small for threads to help."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def build_asr():
     """Factory of `TransformerASR` models in evaluation mode; same settings, same weights."""

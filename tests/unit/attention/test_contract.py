@@ -91,7 +91,8 @@ def test_constructors_are_those_of_the_class_itself(owner):
 
 def layer_of(layer_class, **options):
     if layer_class is Branchformer.BranchformerEncoderLayer:
-        return layer_class(8, 2, attention_type="regularMHA", csgu_linear_units=8, **options)
+        options |= {"csgu_linear_units": 8, "kernel_size": 3}
+        return layer_class(8, 2, attention_type="regularMHA", **options)
     return layer_class(d_model=8, d_ffn=8, nhead=2, attention_type="regularMHA", **options)
 
 

@@ -74,7 +74,7 @@ def test_masks_are_tensors_outside_of_encode(build_asr):
 
 
 def test_dynamic_chunks_of_a_causal_model_are_refused(build_asr):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="causal") as error:
         build_asr(causal=True).encode(
             torch.randn(1, 9, 20), dynchunktrain_config=DynChunkTrainConfig(4, 1)
         )

@@ -200,14 +200,21 @@ def test_copies_have_hooks_of_their_own(build_asr):
     assert leak_of(twin, seed=1) < TOLERANCE
 
 
-def test_a_call_that_fails_leaves_no_mask_behind(build_asr):
-    model = build_asr()
-    layer = model.encoder.layers[0]
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("encoder_module", ["conformer", "branchformer"])
+def test_no_call_leaves_its_mask_behind(build_asr, encoder_module, fails):
+    # Streaming calls the convolution outside of the layer's forward.
+    layer = build_asr("PoM", encoder_module).encoder.layers[0]
+    branch = "convolution_module" if encoder_module == "conformer" else "convolution_branch"
+    convolution = layer.get_submodule(branch)
     frames, padding = torch.randn(2, 9, 16), torch.arange(9) >= torch.tensor([[9], [4]])
-    expected = layer(frames)[0]
-    with pytest.raises(ValueError, match="attn_mask"):
-        layer(frames, torch.zeros(2, 2), padding)
-    assert torch.equal(layer(frames)[0], expected)
+    expected = convolution(frames)
+    if fails:
+        with pytest.raises(ValueError, match="attn_mask"):
+            layer(frames, torch.zeros(2, 2), padding)
+    else:
+        layer(frames, None, padding)
+    assert torch.equal(convolution(frames), expected)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 6, 9])

@@ -46,7 +46,7 @@ def test_positions_that_restart_in_every_chunk_are_refused(
     build_asr, spec, positional_encoding, kind
 ):
     model = build_asr(spec, positional_encoding=positional_encoding)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="cannot stream") as error:
         stream(model, torch.randn(1, 8, 20), DynChunkTrainConfig(4, 1))
     assert str(error.value) == (
         f"attention_type {spec!r} cannot stream with {kind} positions (SpeechBrain restarts them "

@@ -140,7 +140,7 @@ def test_leaves_nothing_behind(awkward, capsys):
     report(capsys, awkward, "--output_folder", output)
     report(capsys, PLAIN)
     assert list(awkward.parent.iterdir()) == [awkward]
-    with open(awkward) as stream, pytest.raises(OSError, match=r"missing\.model"):
+    with open(awkward) as stream, pytest.raises((OSError, RuntimeError), match="missing"):
         load_hyperpyyaml(stream, {"output_folder": str(output)})
     assert output.exists(), "building everything does leave a folder: the test can fail"
 
@@ -204,7 +204,7 @@ def test_placeholders_that_a_model_needs_are_named(tmp_path, capsys):
         "head: !new:torch.nn.Linear\n    in_features: !ref <d_model>\n    out_features: 2\n"
     )
     error = refusal(capsys, path)
-    assert f"{path}: its models need a value for --d_model: " in error
+    assert f"{path}: its models need --d_model: " in error
     assert report(capsys, path, "--d_model", "3")["parameters"] == 8
 
 

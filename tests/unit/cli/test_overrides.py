@@ -7,7 +7,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from speechbrain_pom.cli.overrides import overrides_to_yaml, verbatim_command_line
 
-HPARAMS = "value: null\nother: 1\ntest: null\noptimizer: null\n"
+HPARAMS = "value: null\nother: 1\ntest: null\noptimizer: null\nmapping: {c: 0}\n"
 
 STRINGS = [
     "PoM(degree=3)",
@@ -73,16 +73,20 @@ def test_speechbrain_alone_changes_them():
         ("'10'", "10"),
         ('"a=b"', "a=b"),
         ("[1, a=b, 'c d']", [1, "a=b", "c d"]),
-        ("{a: x=1, b: [2, 3=3]}", {"a": "x=1", "b": [2, "3=3"]}),
         ("!ref <other>", 1),
         ("!ref <other>/x=y", "1/x=y"),
     ],
 )
-@pytest.mark.parametrize("form", ["--value={}", "--value {}"])
-def test_values_are_typed_as_in_yaml(form, text, value):
-    arrived = arrives(form.format(text).split(" ", 1) if " {" in form else [form.format(text)])
+@pytest.mark.parametrize("with_equals", [True, False])
+def test_values_are_typed_as_in_yaml(text, value, with_equals):
+    arrived = arrives([f"--value={text}"] if with_equals else ["--value", text])
     assert arrived == value
-    assert type(arrived) is type(value) or isinstance(arrived, type(value))
+    assert isinstance(arrived, type(value))
+
+
+def test_mappings_update_mappings():
+    arrived = arrives(["--mapping", "{a: x=1, b: [2, 3=3]}"], key="mapping")
+    assert arrived == {"a": "x=1", "b": [2, "3=3"], "c": 0}
 
 
 def test_words_without_quotes_are_joined_and_a_bare_key_is_null():

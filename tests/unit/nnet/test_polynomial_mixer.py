@@ -89,7 +89,7 @@ def test_sizes_of_the_projections_are_those_of_the_paper(variant, group_widths):
     ],
 )
 def test_bad_options_are_quoted(options, message):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="PoM: ") as error:
         PolynomialMixer(**{"d_model": 8, **options})
     assert str(error.value) == message
 

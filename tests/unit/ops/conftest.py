@@ -1,5 +1,6 @@
 """Random inputs for the functional form."""
 
+import itertools
 from dataclasses import dataclass, field
 
 import pytest
@@ -30,7 +31,7 @@ def make_inputs():
         torch.manual_seed(num_frames)
         d, expand, groups = 7, 2, GROUPS[variant]
         edges = [i * d // groups for i in range(groups + 1)]
-        widths = [stop - start for start, stop in zip(edges, edges[1:], strict=False)]
+        widths = [stop - start for start, stop in itertools.pairwise(edges)]
         branches = 1 if variant == "selective" else degree
         expanded = [branches * expand * width for width in widths]
 

@@ -98,13 +98,13 @@ SHAPE_ADVICE = (
     ],
 )
 def test_masks_that_cannot_be_honoured_raise(mask, message):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="attn_mask") as error:
         parse_attn_mask(mask, 4, 4)
     assert str(error.value) == message
 
 
 def test_chunk_masks_need_one_length():
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="same length") as error:
         parse_attn_mask(ChunkMask(2, 1), 4, 6)
     assert str(error.value) == (
         "ChunkMask(chunk_size=2, left_context_chunks=1) needs query and key of the same length, "
@@ -123,7 +123,7 @@ def test_chunk_masks_need_one_length():
     ],
 )
 def test_numbers_out_of_range_raise(numbers, message):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="chunk") as error:
         ChunkMask(*numbers)
     assert str(error.value) == message
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from speechbrain_pom.training.files import write_atomically
+from speechbrain_pom.files import write_atomically
 
 
 @pytest.mark.parametrize("content", ["täxt\n", b"\x00\xff"])
