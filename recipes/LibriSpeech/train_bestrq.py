@@ -10,7 +10,6 @@ command resumes. Any key of the YAML is an option; --help lists them.
 from pathlib import Path
 
 import speechbrain as sb
-import torch
 import torch.nn.functional as F
 from librispeech_prepare import prepare
 from speechbrain.utils.distributed import if_main_process, run_on_main

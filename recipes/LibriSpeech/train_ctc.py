@@ -26,11 +26,11 @@ from speechbrain_pom.ctc.targets import check_targets
 from speechbrain_pom.ctc.unit_store import make_units
 from speechbrain_pom.data.mini_corpus import demo_corpus
 from speechbrain_pom.errors import UserError, exit_on_user_error
+from speechbrain_pom.files import write_atomically
 from speechbrain_pom.pretrained import find_checkpoint, load_pretrained
 from speechbrain_pom.training.brain import ExactBrain
 from speechbrain_pom.training.data import add_transcripts, audio_dataset, make_sampler
 from speechbrain_pom.training.experiment import load_experiment
-from speechbrain_pom.files import write_atomically
 from speechbrain_pom.training.fingerprints import check_fingerprint
 from speechbrain_pom.training.launch import init_distributed, prepare_output_folder
 from speechbrain_pom.training.options import parse_command_line

@@ -11,8 +11,8 @@ from speechbrain.utils.distributed import MainProcessContext, if_main_process
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import FileTrainLogger, TrainLogger
 
-from speechbrain_pom.training.curves import draw_curves
 from speechbrain_pom.files import write_atomically
+from speechbrain_pom.training.curves import draw_curves
 
 logger = get_logger(__name__)
 
