@@ -49,6 +49,10 @@ COMMANDS = {
         "speechbrain_pom.data.mini_corpus",
         "synthesise a small speech corpus in LibriSpeech's layout",
     ),
+    "summary": Command(
+        "speechbrain_pom.cli.summary",
+        "say what runs have reached, and where their files lie",
+    ),
 }
 
 

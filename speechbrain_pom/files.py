@@ -1,5 +1,6 @@
 """Files that are either the old version or the new one, never half of one."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -38,3 +39,63 @@ def write_atomically(path, content):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush_to_disk(path):
+    """Wait until a file's content, or a folder's list of names, is on the disk.
+
+    Arguments
+    ---------
+    path : str or Path
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename_durably(source, target):
+    """Rename a folder and wait until the new name is on the disk.
+
+    Arguments
+    ---------
+    source, target : Path
+        On the same file system; `target` does not exist or is an empty folder.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "new").mkdir()
+    >>> rename_durably(folder / "new", folder / "final")
+    >>> [entry.name for entry in folder.iterdir()]
+    ['final']
+    """
+    os.rename(source, target)
+    flush_to_disk(Path(target).parent)
+
+
+def sha256_of(path):
+    """SHA-256 of a file of any size.
+
+    Arguments
+    ---------
+    path : str or Path
+
+    Returns
+    -------
+    str
+        Hexadecimal.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "empty"
+    >>> path.touch()
+    >>> sha256_of(path)[:8]
+    'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(2**20), b""):
+            digest.update(block)
+    return digest.hexdigest()

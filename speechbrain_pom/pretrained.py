@@ -1,6 +1,5 @@
 """Encoders from checkpoints: found, compared in full, and loaded strictly."""
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ import yaml
 from speechbrain.utils.checkpoints import DEFAULT_LOAD_HOOKS, METAFNAME, get_default_hook
 
 from speechbrain_pom.errors import UserError
+from speechbrain_pom.files import sha256_of
 
 MODEL_FILE = "model.ckpt"
 NORMALIZE_FILE = "normalize.ckpt"
@@ -101,4 +101,4 @@ def load_pretrained(checkpoint, *, model, normalize, encoder):
             f"pretrained: {checkpoint} has no statistics of its features (normalised per "
             "sentence?): it cannot be continued with global normalisation"
         )
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return sha256_of(path)

@@ -17,14 +17,13 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom import bestrq
 from speechbrain_pom.data.mini_corpus import demo_corpus
-from speechbrain_pom.errors import UserError, exit_on_user_error
+from speechbrain_pom.errors import exit_on_user_error
 from speechbrain_pom.training.brain import ExactBrain
 from speechbrain_pom.training.data import audio_dataset, make_sampler
-from speechbrain_pom.training.experiment import load_experiment
 from speechbrain_pom.training.fingerprints import check_fingerprint
-from speechbrain_pom.training.launch import init_distributed, prepare_output_folder
-from speechbrain_pom.training.options import parse_command_line
 from speechbrain_pom.training.report import describe
+from speechbrain_pom.training.run_folder import mark_finished
+from speechbrain_pom.training.start import start_experiment
 
 logger = get_logger(__name__)
 
@@ -165,14 +164,9 @@ def dataio_prepare(hparams, rank, world_size):
 
 def prepare_run():
     """Everything before the first step; a bad call ends here with one line and exit code 2."""
-    request = parse_command_line()
-    launch = init_distributed(request)
-    experiment = load_experiment(request, demo_data=demo_corpus, launch=launch)
+    experiment, launch = start_experiment(__file__, demo_data=demo_corpus)
     hparams = experiment.hparams
     bestrq.check_mask_options(hparams["mask_prob"], hparams["mask_length"], hparams["stride"])
-    if hparams["data_folder"] is None:
-        raise UserError("data_folder is null and the YAML has no demo: give --data_folder")
-    prepare_output_folder(experiment, __file__)
     train_data, valid_data, train_sampler, valid_sampler = dataio_prepare(
         hparams, launch.rank, launch.world_size
     )
@@ -186,13 +180,13 @@ def prepare_run():
     facts = brain.batch_facts(train_sampler)
     if if_main_process():
         logger.info(describe(experiment, facts))
-    return brain, train_data, valid_data, train_sampler, valid_sampler
+    return brain, experiment, train_data, valid_data, train_sampler, valid_sampler
 
 
 def main():
     """Pretrain."""
     with exit_on_user_error():
-        brain, train_data, valid_data, train_sampler, valid_sampler = prepare_run()
+        brain, experiment, train_data, valid_data, train_sampler, valid_sampler = prepare_run()
     num_workers = brain.hparams.num_workers
     brain.fit(
         brain.hparams.epoch_counter,
@@ -201,6 +195,7 @@ def main():
         train_loader_kwargs={"batch_sampler": train_sampler, "num_workers": num_workers},
         valid_loader_kwargs={"batch_sampler": valid_sampler, "num_workers": num_workers},
     )
+    mark_finished(experiment, brain.world_size)
 
 
 if __name__ == "__main__":

@@ -25,16 +25,15 @@ from speechbrain_pom.ctc.scoring import ErrorRates, format_summary
 from speechbrain_pom.ctc.targets import check_targets
 from speechbrain_pom.ctc.unit_store import make_units
 from speechbrain_pom.data.mini_corpus import demo_corpus
-from speechbrain_pom.errors import UserError, exit_on_user_error
+from speechbrain_pom.errors import exit_on_user_error
 from speechbrain_pom.files import write_atomically
 from speechbrain_pom.pretrained import find_checkpoint, load_pretrained
 from speechbrain_pom.training.brain import ExactBrain
 from speechbrain_pom.training.data import add_transcripts, audio_dataset, make_sampler
-from speechbrain_pom.training.experiment import load_experiment
 from speechbrain_pom.training.fingerprints import check_fingerprint
-from speechbrain_pom.training.launch import init_distributed, prepare_output_folder
-from speechbrain_pom.training.options import parse_command_line
 from speechbrain_pom.training.report import describe
+from speechbrain_pom.training.run_folder import mark_finished
+from speechbrain_pom.training.start import start_experiment
 
 logger = get_logger(__name__)
 
@@ -257,13 +256,8 @@ def make_searchers(hparams):
 
 def prepare_run():
     """Everything before the first step; a bad call ends here with one line and exit code 2."""
-    request = parse_command_line()
-    launch = init_distributed(request)
-    experiment = load_experiment(request, demo_data=demo_corpus, launch=launch)
+    experiment, launch = start_experiment(__file__, demo_data=demo_corpus)
     hparams = experiment.hparams
-    if hparams["data_folder"] is None:
-        raise UserError("data_folder is null and the YAML has no demo: give --data_folder")
-    prepare_output_folder(experiment, __file__)
     load_encoder_weights(hparams)
     datasets, train_sampler = dataio_prepare(hparams, launch.rank, launch.world_size)
     hparams["searchers"] = make_searchers(hparams)
@@ -276,13 +270,13 @@ def prepare_run():
     facts = brain.batch_facts(train_sampler)
     if if_main_process():
         logger.info(describe(experiment, facts))
-    return brain, datasets, train_sampler
+    return brain, experiment, datasets, train_sampler
 
 
 def main():
     """Fine-tune, then test the checkpoint with the best validation WER."""
     with exit_on_user_error():
-        brain, datasets, train_sampler = prepare_run()
+        brain, experiment, datasets, train_sampler = prepare_run()
     hparams = brain.hparams
     loader = {"num_workers": hparams.num_workers}
 
@@ -305,6 +299,7 @@ def main():
             min_key="wer",
             test_loader_kwargs={"batch_sampler": in_order(split), **loader},
         )
+    mark_finished(experiment, brain.world_size)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from speechbrain_pom.data.mini_corpus_files import (
     exclusive,
     list_entries,
     read_manifest,
-    rename_durably,
     verify_mini_corpus,
 )
 from speechbrain_pom.data.mini_corpus_plan import CORPUS_VERSION, plan_corpus
 from speechbrain_pom.data.mini_corpus_write import expected_files, write_corpus
+from speechbrain_pom.files import rename_durably
 
 __all__ = ["add_arguments", "demo_corpus", "make_mini_corpus", "run", "verify_mini_corpus"]
 

@@ -8,6 +8,8 @@ import logging
 import os
 import pathlib
 
+from speechbrain_pom.files import sha256_of
+
 logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "manifest.json"
@@ -78,7 +80,7 @@ def verify_mini_corpus(out):
     present = list_entries(out) - {MANIFEST_NAME}
     both = sorted(present & checksums.keys())
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        found = dict(zip(both, pool.map(lambda name: _sha256_of(out / name), both), strict=True))
+        found = dict(zip(both, pool.map(lambda name: sha256_of(out / name), both), strict=True))
     for name in sorted(present | checksums.keys()):
         if name not in present:
             problem = "is missing"
@@ -142,30 +144,6 @@ def write_durably(path, content):
     return hashlib.sha256(content).hexdigest()
 
 
-def rename_durably(source, target):
-    """Renames a folder and waits until the new name is on the disk.
-
-    Arguments
-    ---------
-    source, target : pathlib.Path
-        In the same parent folder; `target` does not exist or is an empty folder.
-
-    Example
-    -------
-    >>> tmp_path = getfixture("tmp_path")
-    >>> (tmp_path / "new").mkdir()
-    >>> rename_durably(tmp_path / "new", tmp_path / "final")
-    >>> list_entries(tmp_path)
-    {'final'}
-    """
-    os.rename(source, target)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def exclusive(lock_path):
     """Context in which no other process holds the same lock; it ends with the process too.
@@ -219,11 +197,3 @@ def _acquire(lock_path):
                 if os.path.samestat(os.stat(lock_path), os.fstat(descriptor)):
                     stack.pop_all()
                     return descriptor
-
-
-def _sha256_of(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -22,6 +22,7 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from speechbrain_pom.training.seeding import seed_step
+from speechbrain_pom.training.stopping import StopRequest
 
 logger = get_logger(__name__)
 
@@ -57,6 +58,7 @@ class ExactBrain(sb.Brain):
         self.sums = defaultdict(float)
         self.nonfinite_in_a_row = 0
         self.epoch_trained = False
+        self.stop_request = StopRequest()  # active during `fit`
 
     def make_dataloader(self, dataset, stage, ckpt_prefix=None, **loader_kwargs):
         """Make a loader over a `BucketBatchSampler`, given as `batch_sampler`.
@@ -80,6 +82,21 @@ class ExactBrain(sb.Brain):
             self.train_sampler = loader_kwargs["batch_sampler"]
         return sb.dataio.dataloader.make_dataloader(dataset, **loader_kwargs)
 
+    def fit(self, *args, **kwargs):
+        """Train; see `speechbrain.Brain.fit`. SIGTERM and Ctrl-C save and end the process."""
+        with StopRequest() as self.stop_request:
+            super().fit(*args, **kwargs)
+
+    def end_if_asked(self):
+        """End the process if a signal asked for it; what was to be saved is saved."""
+        if self.stop_request.agreed(self.device):
+            logger.warning(
+                "Ended by %s after %d optimizer steps; the same command resumes",
+                self.stop_request.signal_name,
+                self.optimizer_step,
+            )
+            raise SystemExit(128 + self.stop_request.signal_number)
+
     def on_fit_start(self):
         """Build optimizers and resume, and say from where."""
         super().on_fit_start()
@@ -88,7 +105,7 @@ class ExactBrain(sb.Brain):
             logger.info("Resumed after %d optimizer steps, %s", self.optimizer_step, where)
 
     def on_optimizer_step_start(self):
-        """Called before each optimizer step: the place of a schedule that counts steps."""
+        """Called before each optimizer step that is taken: the place of a schedule."""
 
     def set_train_mode(self):
         """Called before each training epoch; override to keep frozen modules in eval mode."""
@@ -145,7 +162,6 @@ class ExactBrain(sb.Brain):
             self.scaler.scale(loss / window).backward()
         self.window_ids += batch.id
         if should_step:
-            self.on_optimizer_step_start()
             self.optimizers_step()
             self.window_ids = []
         self.on_fit_batch_end(batch, outputs, loss, should_step)
@@ -166,6 +182,7 @@ class ExactBrain(sb.Brain):
         max_norm = self.max_grad_norm if self.max_grad_norm > 0 else math.inf
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
         if math.isfinite(grad_norm):
+            self.on_optimizer_step_start()
             for optimizer in optimizers.values():
                 self.scaler.step(optimizer)
             self.optimizer_step += 1
@@ -228,12 +245,15 @@ class ExactBrain(sb.Brain):
                     break
                 if self.debug and self.step >= self.debug_batches:
                     break
-                at_boundary = self.accumulation_window()[1]
-                if at_boundary and self._should_save_intra_epoch_ckpt(
+                if not self.accumulation_window()[1]:
+                    continue  # checkpoints lie between optimizer steps
+                stopping = self.stop_request.agreed(self.device)
+                if stopping or self._should_save_intra_epoch_ckpt(
                     last_save, self.optimizer_step - steps_at_save
                 ):
                     self._save_intra_epoch_ckpt()
                     last_save, steps_at_save = time.time(), self.optimizer_step
+                    self.end_if_asked()
         self.zero_grad(set_to_none=True)
         self.on_stage_end(sb.Stage.TRAIN, self.avg_train_loss, epoch)
         self.avg_train_loss = 0.0
@@ -323,6 +343,7 @@ class ExactBrain(sb.Brain):
     def _fit_valid(self, valid_set, epoch, enable):
         if self.epoch_trained:
             super()._fit_valid(valid_set, epoch, enable)
+            self.end_if_asked()
         elif if_main_process():
             logger.info(
                 "optimizer_step_limit (%d steps) was reached before: nothing left to train",

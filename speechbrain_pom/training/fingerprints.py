@@ -30,8 +30,8 @@ def check_fingerprint(path, **fingerprints):
     >>> check_fingerprint(path, quantizer="ab12")
     >>> check_fingerprint(path, quantizer="cd34")
     Traceback (most recent call last):
-    speechbrain_pom.errors.UserError: quantizer has changed since this run began (ab12 became cd34): the run \
-in this folder cannot be continued with it; start in another output folder
+    speechbrain_pom.errors.UserError: quantizer is not what this run began with (cd34, was ab12): \
+choose another output_folder
     """
     run_on_main(_check, args=[Path(path), fingerprints])
 
@@ -41,9 +41,8 @@ def _check(path, fingerprints):
     for name, value in fingerprints.items():
         if recorded.get(name, value) != value:
             raise UserError(
-                f"{name} has changed since this run began ({recorded[name][:12]} became "
-                f"{value[:12]}): the run in this "
-                "folder cannot be continued with it; start in another output folder"
+                f"{name} is not what this run began with ({value[:12]}, was "
+                f"{recorded[name][:12]}): choose another output_folder"
             )
     if not fingerprints.items() <= recorded.items():
         write_atomically(path, json.dumps({**recorded, **fingerprints}, indent=1) + "\n")

@@ -1,0 +1,61 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each makes its environment in .venv
+# with the Python of the variable PYTHON (3.10 to 3.12) and skips what is already done.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+DEMO := results/demo
+# Processes of the tests; each of them uses one thread.
+TEST_PROCESSES ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint format bench clean
+
+help:
+	@echo "make demo     mini corpus, pretraining, fine-tuning and a summary, on synthetic speech"
+	@echo "make test     all tests and the lint step"
+	@echo "make env      only the environment, with the package and its tools"
+	@echo "make lint     ruff: rules and format"
+	@echo "make format   ruff: repair both"
+	@echo "make bench    time and memory of the encoders (benchmarks/encoder_cost.py)"
+	@echo "make clean    remove the environment and the demo's results"
+	@echo "PYTHON=python3.12 chooses the Python (3.10 to 3.12) of a new environment"
+
+# The stamp is younger than the environment and the dependencies, or they are installed again.
+$(INSTALLED): setup.cfg pyproject.toml $(RUN)
+	$(RUN) -m pip install --disable-pip-version-check -e ".[demo,dev]"
+	touch $@
+
+$(RUN):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
+		{ echo "error: $$($(PYTHON) -V) is not 3.10 to 3.12: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+env: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(RUN) recipes/LibriSpeech/train_bestrq.py hparams/pom.yaml
+	$(RUN) recipes/LibriSpeech/train_ctc.py hparams/pom_ctc.yaml
+	@echo
+	@$(RUN) -m speechbrain_pom summary $(DEMO)/bestrq_pom $(DEMO)/ctc_pom
+
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --doctest-modules -n $(TEST_PROCESSES) --dist loadfile
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(INSTALLED)
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+bench: $(INSTALLED)
+	$(RUN) benchmarks/encoder_cost.py
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

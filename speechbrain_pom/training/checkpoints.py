@@ -1,0 +1,180 @@
+"""Checkpoints that are complete or not there at all.
+
+SpeechBrain writes a checkpoint's marker first and its files after, in place: a run that dies in
+between leaves a folder that looks newest and cannot be loaded. Here SpeechBrain writes into a
+hidden folder; its files are hashed and flushed to the disk; then the folder appears under its name
+in one step. Everything else (recoverables, hooks, which checkpoints are kept) is SpeechBrain's.
+"""
+
+import errno
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_pom.errors import UserError
+from speechbrain_pom.files import flush_to_disk, rename_durably, sha256_of
+
+logger = get_logger(__name__)
+
+CHECKSUMS_FILE = "checksums.json"
+SAVING_FOLDER = ".saving"
+
+
+class SafeCheckpointer(Checkpointer):
+    """SpeechBrain's `Checkpointer`, safe against death and full disks at any moment.
+
+    - A save that does not finish leaves no trace among the checkpoints.
+    - Resuming takes the newest checkpoint whose files are all as they were written, and names
+      those that it passes over; when none is left it refuses instead of starting over.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        As for `speechbrain.utils.checkpoints.Checkpointer`.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> model = torch.nn.Linear(2, 2)
+    >>> checkpointer = SafeCheckpointer(folder, {"model": model})
+    >>> older = checkpointer.save_checkpoint(name="older")
+    >>> newer = checkpointer.save_checkpoint(name="newer")
+    >>> _ = (newer.path / "model.ckpt").write_bytes(b"half")
+    >>> checkpointer.recover_if_possible().path.name
+    'CKPT+older'
+    """
+
+    def save_checkpoint(self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO):
+        """Save all recoverables; see SpeechBrain's method of this name.
+
+        Raises
+        ------
+        RuntimeError
+            If it cannot be written (disk full); the earlier checkpoints are as they were.
+        """
+        visible = self.checkpoints_dir
+        saving = visible / SAVING_FOLDER
+        if name is None:
+            name = self._new_checkpoint_dirpath().name.partition("+")[2]
+        try:
+            if if_main_process():
+                shutil.rmtree(saving, ignore_errors=True)  # of a save that died
+                saving.mkdir()
+            ddp_barrier()
+            self.checkpoints_dir = saving
+            try:
+                saved = super().save_checkpoint(meta or {}, end_of_epoch, name, logging.DEBUG)
+            finally:
+                self.checkpoints_dir = visible
+            if if_main_process():
+                saved = _publish(saved, visible)
+                logger.log(verbosity, "Saved checkpoint %s", saved.path)
+            ddp_barrier()
+        except (OSError, RuntimeError) as error:
+            reason = _why_not_written(error, visible)
+            shutil.rmtree(saving, ignore_errors=True)
+            raise RuntimeError(
+                f"checkpoint not saved in {visible}: {reason}. The earlier ones are as they were: "
+                "make room and run the same command to resume"
+            ) from error
+        return saved
+
+    def list_checkpoints(self):
+        """The checkpoints of which no file is missing or cut short.
+
+        Returns
+        -------
+        list of Checkpoint
+        """
+        found = super().list_checkpoints()
+        return [checkpoint for checkpoint in found if not find_damage(checkpoint.path, False)]
+
+    def recover_if_possible(
+        self, importance_key=None, max_key=None, min_key=None, ckpt_predicate=None
+    ):
+        """Load the best checkpoint, by default the newest, that is as it was written.
+
+        Raises
+        ------
+        UserError
+            If there are checkpoints, but all are damaged.
+        """
+        damaged = {}
+        for folder in sorted(self.checkpoints_dir.glob("CKPT+*")):
+            damage = find_damage(folder)
+            if damage:
+                damaged[folder] = damage
+                logger.warning("Checkpoint %s is passed over: %s", folder, damage)
+        candidates = self.find_checkpoints(importance_key, max_key, min_key, ckpt_predicate)
+        candidates = [ckpt for ckpt in candidates if ckpt.path not in damaged]
+        if candidates:
+            self.load_checkpoint(candidates[0])
+            return candidates[0]
+        if damaged:
+            raise UserError(
+                f"all {len(damaged)} checkpoints in {self.checkpoints_dir} are damaged "
+                "(named above): repair them, or start in another output folder"
+            )
+        return None
+
+
+def find_damage(folder, read_all=True):
+    """What is wrong with the files of a checkpoint.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        A `CKPT+...` folder.
+    read_all : bool
+        Compare contents (SHA-256); else only that all files are there in full length.
+
+    Returns
+    -------
+    str or None
+        None if nothing is.
+    """
+    for name in (METAFNAME, CHECKSUMS_FILE):
+        if not (folder / name).is_file():
+            return f"it has no {name}"
+    try:
+        recorded = json.loads((folder / CHECKSUMS_FILE).read_text(encoding="utf-8"))
+    except ValueError:
+        return f"{CHECKSUMS_FILE} cannot be read"
+    for name, expected in recorded.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["num_bytes"]:
+            return f"{name} has {path.stat().st_size} bytes of {expected['num_bytes']}"
+        if read_all and sha256_of(path) != expected["sha256"]:
+            return f"the contents of {name} have changed"
+    return None
+
+
+def _publish(saved, visible):
+    """Flush a saved checkpoint to the disk and give it its name, in this order."""
+    files = sorted(path for path in saved.path.iterdir() if path.is_file())
+    checksums = {
+        path.name: {"num_bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
+    }
+    listing = saved.path / CHECKSUMS_FILE
+    listing.write_text(json.dumps(checksums, indent=1) + "\n", encoding="utf-8")
+    for path in (*files, listing, saved.path):
+        flush_to_disk(path)
+    final = visible / saved.path.name
+    rename_durably(saved.path, final)
+    renamed = {name: final / path.name for name, path in saved.paramfiles.items()}
+    return saved._replace(path=final, paramfiles=renamed)
+
+
+def _why_not_written(error, folder):
+    """Disk full, also where PyTorch's writer hides it; else the error's own words."""
+    full = getattr(error, "errno", None) == errno.ENOSPC
+    if full or shutil.disk_usage(Path(folder)).free < 2**20:
+        return "disk full"
+    return str(error)

@@ -1,0 +1,200 @@
+"""One folder, one run: locked while it runs, refused to another configuration, and done once."""
+
+import json
+from copy import deepcopy
+from io import StringIO
+from pathlib import Path
+
+from hyperpyyaml import resolve_references
+from ruamel.yaml import YAML
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_pom.errors import UserError
+from speechbrain_pom.files import write_atomically
+
+# Change nothing that is computed.
+NO_EFFECT = {
+    "output_folder",
+    "data_folder",
+    "num_workers",
+    "tensorboard",
+    "ckpt_interval_minutes",
+    "ckpt_interval_steps",
+    "num_checkpoints_to_keep",
+    "resume_anyway",
+    "noprogressbar",
+    "tqdm_colored_bar",
+    "log_config",
+    "device",
+    "distributed_backend",
+}
+# May differ when a run is continued: how long it goes on, and its tests. What `pretrained` points
+# to is compared by content.
+CONTINUES = {
+    "number_of_epochs",
+    "optimizer_step_limit",
+    "pretrained",
+    "test_splits",
+    "test_only",
+    "beam_size",
+    "beam_prune_logp",
+    "token_prune_min_logp",
+    "kenlm_model_path",
+    "kenlm_words_path",
+    "alpha",
+    "beta",
+    "num_bootstrap",
+    "valid_batch_size",
+}
+CONFIGURATION_FILE = "configuration.json"
+FINISHED_FILE = "finished.json"
+LOCK_FILE = ".lock"
+_locks = []  # open files: the locks last as long as the process
+
+
+def claim_folder(experiment, world_size):
+    """Take the output folder for this process, unless it belongs to another run.
+
+    Called on every process, before anything is written into the folder.
+
+    Arguments
+    ---------
+    experiment : speechbrain_pom.training.experiment.Experiment
+        With `output_folder`, and perhaps `resume_anyway`.
+    world_size : int
+        Number of processes.
+
+    Returns
+    -------
+    bool
+        Whether this very run is finished: then there is nothing to do.
+
+    Raises
+    ------
+    UserError
+        If another process is running in the folder, or the folder holds checkpoints of another
+        configuration (unless `resume_anyway`).
+    """
+    return run_on_main(_claim, args=[experiment, world_size])
+
+
+def mark_finished(experiment, world_size):
+    """Record that this run has done all that its configuration asks for.
+
+    Arguments
+    ---------
+    experiment : speechbrain_pom.training.experiment.Experiment
+    world_size : int
+    """
+    folder = Path(experiment.hparams["output_folder"])
+    record = json.dumps(configuration(experiment, world_size), indent=1) + "\n"
+    run_on_main(write_atomically, args=[folder / FINISHED_FILE, record])
+
+
+def configuration(experiment, world_size, without=frozenset()):
+    """What a run computes, as text by top-level key, with all references resolved.
+
+    Arguments
+    ---------
+    experiment : speechbrain_pom.training.experiment.Experiment
+    world_size : int
+        Number of processes: it changes the batches.
+    without : set of str
+        Keys to leave out besides those without effect; also where other keys refer to them.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    left_out = NO_EFFECT | without
+    with open(experiment.yaml_path, encoding="utf-8") as stream:
+        keys = set(YAML().load(stream))
+        stream.seek(0)
+        blank = dict.fromkeys(left_out & keys, 0)
+        text = resolve_references(stream, {**deepcopy(experiment.overrides), **blank}).read()
+    tree = YAML().load(text)
+    options = {key: value for key, value in experiment.run_opts.items() if key not in tree}
+    return {
+        **{key: _text(node) for key, node in tree.items() if key not in left_out | {"demo"}},
+        **{key: str(value) for key, value in options.items() if key not in left_out},
+        "processes": str(world_size),
+    }
+
+
+def _text(node):
+    stream = StringIO()
+    YAML().dump({"value": node}, stream)
+    return stream.getvalue().partition("value:")[2].strip()
+
+
+def _claim(experiment, world_size):
+    folder = Path(experiment.hparams["output_folder"])
+    if not folder.is_dir():
+        return False
+    finished = folder / FINISHED_FILE
+    if finished.is_file() and json.loads(finished.read_text(encoding="utf-8")) == configuration(
+        experiment, world_size
+    ):
+        return True
+    _check_configuration(experiment, world_size, folder)
+    return False
+
+
+def _check_configuration(experiment, world_size, folder):
+    path = folder / CONFIGURATION_FILE
+    if not path.is_file() or not any(folder.glob("save/CKPT+*")):
+        return
+    begun = json.loads(path.read_text(encoding="utf-8"))
+    now = configuration(experiment, world_size, CONTINUES)
+    differing = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
+    if differing and not experiment.hparams.get("resume_anyway", False):
+        changes = ", ".join(
+            f"{key} {_short(begun.get(key))} (now {_short(now.get(key))})" for key in differing[:5]
+        )
+        raise UserError(
+            f"'{folder}' holds a run that was begun with {changes}"
+            f"{' and more' if len(differing) > 5 else ''}: choose another --output_folder, or "
+            "continue it with the new values by --resume_anyway True"
+        )
+
+
+def _short(text):
+    text = "nothing" if text is None else " ".join(text.split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def lock_folder(experiment, world_size):
+    """Keep other processes out of the output folder until this one ends, and record its run.
+
+    Called on every process, once the folder exists.
+
+    Arguments
+    ---------
+    experiment : speechbrain_pom.training.experiment.Experiment
+    world_size : int
+
+    Raises
+    ------
+    UserError
+        If another process is running in the folder.
+    """
+    run_on_main(_lock, args=[experiment, world_size])
+
+
+def _lock(experiment, world_size):
+    import fcntl  # not on Windows, where the rest of the package can be imported
+
+    folder = Path(experiment.hparams["output_folder"])
+    stream = open(folder / LOCK_FILE, "a", encoding="utf-8")  # noqa: SIM115 - lives on in _locks
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        stream.close()
+        raise UserError(
+            f"another process is running in '{folder}': wait for it, or choose another "
+            "--output_folder"
+        ) from error
+    _locks.append(stream)
+    record = json.dumps(configuration(experiment, world_size, CONTINUES), indent=1) + "\n"
+    write_atomically(folder / CONFIGURATION_FILE, record)
+    (folder / FINISHED_FILE).unlink(missing_ok=True)

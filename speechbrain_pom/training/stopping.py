@@ -1,0 +1,72 @@
+"""Ctrl-C and SIGTERM ask a run to save and end; a second Ctrl-C ends it at once."""
+
+import signal
+import threading
+
+import torch
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Notes signals instead of dying of them, within a `with` block.
+
+    Example
+    -------
+    >>> with StopRequest() as stop:
+    ...     signal.raise_signal(signal.SIGTERM)
+    ...     stop.signal_name
+    'SIGTERM'
+    """
+
+    def __init__(self):
+        self.signal_number = None
+        self._former = {}
+
+    @property
+    def signal_name(self):
+        """Name of the signal that came, or None."""
+        return None if self.signal_number is None else signal.Signals(self.signal_number).name
+
+    def __enter__(self):
+        # Only the main thread may set handlers; elsewhere signals stay the caller's affair.
+        if threading.current_thread() is threading.main_thread():
+            self._former = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, _frame):
+        if self.signal_number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal_number = number
+        logger.warning(
+            "%s: saving at the next optimizer step, then ending (Ctrl-C again ends at once)",
+            self.signal_name,
+        )
+
+    def agreed(self, device):
+        """Whether any process was asked to stop: the same answer in all of them.
+
+        A collective call.
+
+        Arguments
+        ---------
+        device : str
+            Where the process group's tensors live.
+
+        Returns
+        -------
+        bool
+        """
+        if not torch.distributed.is_initialized():
+            return self.signal_number is not None
+        number = torch.tensor(self.signal_number or 0, device=device)
+        torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
+        self.signal_number = int(number) or None
+        return self.signal_number is not None
