@@ -24,6 +24,7 @@ from speechbrain_pom.training.fingerprints import check_fingerprint
 from speechbrain_pom.training.report import describe
 from speechbrain_pom.training.run_folder import mark_finished
 from speechbrain_pom.training.start import start_experiment
+from speechbrain_pom.training.sums import keep_in_checkpoints
 
 logger = get_logger(__name__)
 
@@ -94,6 +95,8 @@ class BestRQBrain(ExactBrain):
 
     def on_fit_start(self):
         """Resume, and check that the targets are still those of the run."""
+        self.train_statistics = bestrq.CodeStatistics(self.hparams.cb_vocab)
+        keep_in_checkpoints(self.checkpointer, "train_statistics", self.train_statistics)
         super().on_fit_start()
         self.hparams.train_logger.resume(self.hparams.epoch_counter.current)
         check_fingerprint(
@@ -102,8 +105,12 @@ class BestRQBrain(ExactBrain):
         )
 
     def on_stage_start(self, stage, epoch=None):
-        """Fresh statistics for the stage."""
+        """Fresh statistics for the stage, unless it is resumed."""
         self.statistics = bestrq.CodeStatistics(self.hparams.cb_vocab)
+        if stage == sb.Stage.TRAIN:
+            if self.step == 0:
+                self.train_statistics.reset()
+            self.statistics = self.train_statistics
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log, draw and save at the end of the validation of an epoch."""

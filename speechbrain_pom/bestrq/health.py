@@ -32,7 +32,11 @@ class CodeStatistics:
 
     def __init__(self, num_codes: int):
         self.num_codes = num_codes
-        self.counts = torch.zeros(num_codes, dtype=torch.int64)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        self.counts = torch.zeros(self.num_codes, dtype=torch.int64)
         self.loss_sum = 0.0
         self.num_correct = 0
         self.num_masked = 0
@@ -91,6 +95,15 @@ class CodeStatistics:
         self.loss_sum, *counted = sums[:4].tolist()
         self.num_correct, self.num_masked, self.num_valid = (int(count) for count in counted)
         self.counts = sums[4:].cpu().long()
+
+    def state_dict(self) -> dict:
+        """Return the sums so far, as JSON takes them."""
+        names = ("loss_sum", "num_correct", "num_masked", "num_valid")
+        return {"counts": self.counts.tolist(), **{name: getattr(self, name) for name in names}}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from what `state_dict` gave."""
+        self.__dict__.update(state, counts=torch.tensor(state["counts"]))
 
     def summary(self) -> dict[str, float | int]:
         """Return the figures of all frames so far.

@@ -4,30 +4,25 @@ Everything that the two recipes share and that SpeechBrain has no seam for is he
 subclass: recipes keep SpeechBrain's shape and may override any method.
 """
 
+import logging
 import math
 import resource
 import time
-from collections import defaultdict
 
 import speechbrain as sb
 import torch
-import yaml
-from speechbrain.utils.checkpoints import (
-    mark_as_loader,
-    mark_as_saver,
-    register_checkpoint_hooks,
-)
+from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from speechbrain_pom.training.seeding import seed_step
 from speechbrain_pom.training.stopping import StopRequest
+from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
 
 logger = get_logger(__name__)
 
 
-@register_checkpoint_hooks
 class ExactBrain(sb.Brain):
     """A `speechbrain.Brain` that can be stopped and resumed anywhere without changing the run.
 
@@ -41,7 +36,7 @@ class ExactBrain(sb.Brain):
     - a gradient that is not finite skips the step and names the utterances; more than
       `nonfinite_patience` of those in a row end the run;
     - training ends exactly at `optimizer_step_limit`, and then does nothing when run again;
-    - sums over the epoch (`add_sums`) are in the checkpoint, so that averages continue.
+    - `sums` over the epoch are in the checkpoints, so that averages continue.
 
     Arguments
     ---------
@@ -55,7 +50,9 @@ class ExactBrain(sb.Brain):
         self.world_size = (
             torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
         )
-        self.sums = defaultdict(float)
+        self.sums = EpochSums()
+        if self.checkpointer is not None:
+            keep_in_checkpoints(self.checkpointer, "sums", self.sums)
         self.nonfinite_in_a_row = 0
         self.epoch_trained = False
         self.stop_request = StopRequest()  # active during `fit`
@@ -115,17 +112,6 @@ class ExactBrain(sb.Brain):
         """Seconds of audio in a batch, without padding; override for other batches than `sig`."""
         num_samples = (batch.sig.lengths * batch.sig.data.shape[1]).round().sum()
         return float(num_samples) / self.hparams.sample_rate
-
-    def add_sums(self, **values):
-        """Add to the sums over the training epoch, which checkpoints keep.
-
-        Arguments
-        ---------
-        **values : float
-            By name.
-        """
-        for name, value in values.items():
-            self.sums[name] += float(value)
 
     def accumulation_window(self):
         """How many batches the current optimizer step collects, and whether this is the last.
@@ -187,7 +173,7 @@ class ExactBrain(sb.Brain):
                 self.scaler.step(optimizer)
             self.optimizer_step += 1
             self.nonfinite_in_a_row = 0
-            self.add_sums(grad_norm=grad_norm, num_steps=1)
+            self.sums.add(grad_norm=grad_norm, num_steps=1)
         else:
             self._skip_step(grad_norm)
         self.scaler.update()
@@ -196,7 +182,7 @@ class ExactBrain(sb.Brain):
 
     def _skip_step(self, grad_norm):
         if self.scaler.is_enabled():  # fp16 finds its loss scale by overflowing now and then
-            self.add_sums(num_overflows=1)
+            self.sums.add(num_overflows=1)
             return
         self.nonfinite_in_a_row += 1
         logger.warning(
@@ -237,8 +223,8 @@ class ExactBrain(sb.Brain):
             for batch in self._timed(train_set):
                 self.step += 1
                 loss = self.fit_batch(batch)
-                self.add_sums(audio_s=self.batch_audio_s(batch), batch_loss=loss, num_batches=1)
-                self.avg_train_loss = self.sums["batch_loss"] / self.sums["num_batches"]
+                self.sums.add(audio_s=self.batch_audio_s(batch), batch_loss=loss, num_batches=1)
+                self.avg_train_loss = self.sums.ratio("batch_loss", "num_batches")
                 progress.update()
                 progress.set_postfix_str(self._progress_text(), refresh=False)
                 if self._optimizer_step_limit_exceeded:
@@ -255,9 +241,11 @@ class ExactBrain(sb.Brain):
                     last_save, steps_at_save = time.time(), self.optimizer_step
                     self.end_if_asked()
         self.zero_grad(set_to_none=True)
+        self.sums.all_reduce()
+        self.avg_train_loss = self.sums.ratio("batch_loss", "num_batches")
         self.on_stage_end(sb.Stage.TRAIN, self.avg_train_loss, epoch)
         self.avg_train_loss = 0.0
-        self.sums.clear()
+        self.sums.reset()
         self.step = 0
 
     def _timed(self, batches):
@@ -266,24 +254,17 @@ class ExactBrain(sb.Brain):
         for batch in batches:
             yield batch
             now = time.perf_counter()
-            self.add_sums(wall_s=now - start)
+            self.sums.add(wall_s=now - start)
             start = now
 
     def _progress_text(self):
         # wall_s is added after the batch: the first batch of an epoch has no throughput yet
-        speed = self.throughput()
+        speed = self.world_size * self.sums.ratio("audio_s", "wall_s")
         text = f"loss={self.avg_train_loss:.3f}, step={self.optimizer_step}"
         return text if math.isnan(speed) else f"{text}, {speed:.0f}x real time"
 
-    def throughput(self):
-        """Seconds of audio per second of this epoch so far, over all processes."""
-        wall_s, num_batches = self.sums["wall_s"], self.sums["num_batches"]
-        return (
-            self.world_size * self.sums["audio_s"] / wall_s if num_batches and wall_s else math.nan
-        )
-
     def train_summary(self):
-        """Figures of the training epoch that every recipe reports.
+        """Figures of the training epoch that every recipe reports; for the end of the stage.
 
         Returns
         -------
@@ -291,10 +272,9 @@ class ExactBrain(sb.Brain):
             `grad_norm` (mean over the steps, before clipping), `audio_s_per_s` (throughput over
             all processes), `peak_memory_mib` (of the device; of the process on a CPU).
         """
-        num_steps = self.sums["num_steps"]
         return {
-            "grad_norm": self.sums["grad_norm"] / num_steps if num_steps else math.nan,
-            "audio_s_per_s": self.throughput(),
+            "grad_norm": self.sums.ratio("grad_norm", "num_steps"),
+            "audio_s_per_s": self.world_size * self.sums.ratio("audio_s", "wall_s"),
             "peak_memory_mib": peak_memory_mib(self.device),
         }
 
@@ -329,16 +309,29 @@ class ExactBrain(sb.Brain):
         min_key : str
             The metric that says which checkpoint is best.
         """
-        names = ("attention_type", "d_model", "num_encoder_layers")
         self.checkpointer.save_and_keep_only(
-            meta={
-                **metrics,
-                "optimizer_step": self.optimizer_step,
-                "encoder": {name: getattr(self.hparams, name) for name in names},
-            },
+            meta={**metrics, **self._checkpoint_facts()},
             num_to_keep=self.hparams.num_checkpoints_to_keep,
             min_keys=[min_key],
+            importance_keys=[],  # SpeechBrain's default is one list, longer after each call
         )
+
+    def _save_intra_epoch_ckpt(self):
+        self.checkpointer.save_and_keep_only(
+            meta={INTRA_EPOCH_CKPT_FLAG: True, **self._checkpoint_facts()},
+            end_of_epoch=False,
+            num_to_keep=1,
+            ckpt_predicate=lambda checkpoint: INTRA_EPOCH_CKPT_FLAG in checkpoint.meta,
+            importance_keys=[],
+            verbosity=logging.DEBUG,
+        )
+
+    def _checkpoint_facts(self):
+        names = ("attention_type", "d_model", "num_encoder_layers")
+        return {
+            "optimizer_step": self.optimizer_step,
+            "encoder": {name: getattr(self.hparams, name) for name in names},
+        }
 
     def _fit_valid(self, valid_set, epoch, enable):
         if self.epoch_trained:
@@ -349,26 +342,6 @@ class ExactBrain(sb.Brain):
                 "optimizer_step_limit (%d steps) was reached before: nothing left to train",
                 self.optimizer_step_limit,
             )
-
-    @mark_as_saver
-    def _save(self, path):
-        state = {
-            "step": self.step,
-            "avg_train_loss": float(self.avg_train_loss),
-            "optimizer_step": self.optimizer_step,
-            "sums": dict(self.sums),
-        }
-        with open(path, "w", encoding="utf-8") as stream:
-            yaml.safe_dump(state, stream)
-
-    @mark_as_loader
-    def _recover(self, path, end_of_epoch):
-        with open(path, encoding="utf-8") as stream:
-            state = yaml.safe_load(stream)
-        self.step = state["step"]
-        self.avg_train_loss = state["avg_train_loss"]
-        self.optimizer_step = state["optimizer_step"]
-        self.sums = defaultdict(float, state["sums"])
 
 
 def peak_memory_mib(device):

@@ -1,0 +1,163 @@
+"""Commands of the recipes as a user types them, on a corpus of a minute, with tiny models."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechbrain_pom.data.mini_corpus import make_mini_corpus
+
+ROOT = Path(__file__).parents[2]
+PYTHON = [sys.executable]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+ENCODER = {"d_model": 16, "d_ffn": 32, "nhead": 2, "num_encoder_layers": 2, "cnn_channels": 4}
+COMMON = {
+    **ENCODER,
+    "train_splits": "[train-clean-100]",
+    "number_of_epochs": 2,
+    "optimizer_step_limit": "null",
+    "precision": "fp32",
+    "eval_precision": "fp32",
+    "grad_accumulation_factor": 2,
+    "num_workers": 0,
+    "device": "cpu",
+}
+BESTRQ = {
+    **COMMON,
+    "lr": 0.01,
+    "n_warmup_steps": 8,
+    "max_batch_duration_s": 10,
+    "valid_batch_duration_s": 60,
+    "num_buckets": 3,
+    "min_duration_s": 0,
+    "mask_scope": "utterance",
+    "cb_vocab": 16,
+}
+CTC = {
+    **COMMON,
+    "dnn_neurons": 16,
+    "lr": 0.01,
+    "lr_encoder": 0.005,
+    "batch_size": 2,
+    "sorting": "random",
+    "beam_size": 4,
+    "num_bootstrap": 20,
+}
+STAGES = {"bestrq": BESTRQ, "ctc": CTC}
+
+# Runs a recipe, but dies at the start of one batch.
+KILLED = """
+import os, runpy, signal, sys
+from speechbrain_pom.training.brain import ExactBrain
+script, epoch, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+sys.argv[:4] = [script]
+sys.path.insert(0, os.path.dirname(script))
+def die(self, *_):
+    if (self.epoch, self.step) == (epoch, batch):
+        os.kill(os.getpid(), signal.SIGKILL)
+ExactBrain.on_fit_batch_start = die
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+def arguments(stage, **options):
+    """The recipe, its YAML and the options of a tiny run; None leaves one of them out."""
+    yaml_name = {"bestrq": "pom.yaml", "ctc": "pom_ctc.yaml"}[stage]
+    command = [f"recipes/LibriSpeech/train_{stage}.py", options.pop("yaml", f"hparams/{yaml_name}")]
+    for key, value in {**STAGES[stage], **options}.items():
+        if value is not None:
+            command += [f"--{key}", str(value)]
+    return [*command, "--noprogressbar"]
+
+
+def run(command, timeout_s=120, **environment):
+    """Run from the repository's root, with one thread."""
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+
+
+def train(stage, output_folder, launcher=PYTHON, environment=None, **options):
+    """Run a recipe that is expected to work; return all that it printed."""
+    command = [*launcher, *arguments(stage, output_folder=output_folder, **options)]
+    result = run(command, **(environment or {}))
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+def train_until_killed(stage, output_folder, epoch, batch, **options):
+    """Run a recipe that is killed (SIGKILL) at the start of a batch."""
+    launcher = [sys.executable, "-c", KILLED]
+    script, *rest = arguments(stage, output_folder=output_folder, **options)
+    result = run([*launcher, script, epoch, batch, *rest])
+    assert result.returncode == -9, result.stdout[-3000:] + result.stderr[-3000:]
+
+
+def history(folder):
+    """The records of history.jsonl."""
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def newest_checkpoint(folder):
+    """The newest checkpoint of a run; names are times with a counter."""
+    return max((folder / "save").glob("CKPT+*"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def tensors(folder, *names):
+    """All tensors and numbers in files of the newest checkpoint, by their path."""
+    checkpoint = newest_checkpoint(folder)
+    flat = {}
+    for name in names:
+        state = torch.load(checkpoint / f"{name}.ckpt", weights_only=True)
+        _flatten(state, name, flat)
+    return flat
+
+
+def _flatten(value, path, flat):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _flatten(inner, f"{path}.{key}", flat)
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            _flatten(inner, f"{path}.{index}", flat)
+    else:
+        flat[path] = value
+
+
+def differing(first, second):
+    """The paths whose values are not equal, bit by bit."""
+    assert first.keys() == second.keys()
+    assert any(isinstance(value, torch.Tensor) for value in first.values())
+    return [
+        key
+        for key, value in first.items()
+        if not (
+            torch.equal(value, second[key])
+            if isinstance(value, torch.Tensor)
+            else value == second[key]
+        )
+    ]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """About a minute of synthetic speech in LibriSpeech's layout."""
+    folder = tmp_path_factory.mktemp("corpus") / "LibriSpeech"
+    return make_mini_corpus(folder, duration_min=1.0, show_progress=False)
+
+
+@pytest.fixture(scope="session")
+def pretrained(corpus, tmp_path_factory):
+    """A pretraining run of two epochs without interruption, and what it printed."""
+    folder = tmp_path_factory.mktemp("pretrained") / "bestrq"
+    return folder, train("bestrq", folder, data_folder=corpus, tensorboard=True)
