@@ -9,8 +9,32 @@ from speechbrain.utils.checkpoints import DEFAULT_LOAD_HOOKS, METAFNAME, get_def
 from speechbrain_pom.errors import UserError
 from speechbrain_pom.files import sha256_of
 
+# What a checkpoint says of its encoder and features. The second group leaves no trace in the
+# shapes of the tensors, so its values are compared.
+SHAPING_KEYS = ("attention_type", "d_model", "num_encoder_layers", "d_ffn", "cnn_channels")
+SILENT_KEYS = ("nhead", "positional_encoding", "sample_rate", "n_fft", "hop_length", "n_mels")
 MODEL_FILE = "model.ckpt"
 NORMALIZE_FILE = "normalize.ckpt"
+
+
+def describe_encoder(hparams):
+    """What identifies an encoder and its features, for the meta data of a checkpoint.
+
+    Arguments
+    ---------
+    hparams : dict
+        Of the run; keys that it lacks are left out.
+
+    Returns
+    -------
+    dict
+
+    Example
+    -------
+    >>> describe_encoder({"d_model": 488, "lr": 0.001})
+    {'d_model': 488}
+    """
+    return {key: hparams[key] for key in SHAPING_KEYS + SILENT_KEYS if key in hparams}
 
 
 def find_checkpoint(path):
@@ -71,7 +95,7 @@ def load_pretrained(checkpoint, *, model, normalize, encoder):
     normalize : torch.nn.Module
         SpeechBrain's `InputNormalization`.
     encoder : dict
-        What this run's encoder is (attention_type, d_model, num_encoder_layers), for the message.
+        What this run's encoder is, from `describe_encoder`.
 
     Returns
     -------
@@ -81,19 +105,33 @@ def load_pretrained(checkpoint, *, model, normalize, encoder):
     Raises
     ------
     UserError
-        If any tensor is missing, left over, or of another shape; or there are no statistics.
+        If any tensor is missing, left over, or of another shape; if what the shapes do not show
+        (heads, positions, features) differs; or there are no statistics of the features.
     """
+    described = read_meta(checkpoint).get("encoder", {})
+    silent = {
+        key: (described[key], encoder[key])
+        for key in SILENT_KEYS
+        if key in described and key in encoder and described[key] != encoder[key]
+    }
+    if silent:
+        differing = ", ".join(
+            f"{key} {theirs} (here {ours})" for key, (theirs, ours) in silent.items()
+        )
+        raise UserError(f"pretrained: {checkpoint} was made with {differing}: set these alike")
     path = checkpoint / MODEL_FILE
     state = torch.load(path, map_location="cpu", weights_only=True)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        theirs = read_meta(checkpoint).get("encoder", "an unknown encoder")
+        theirs, ours = (
+            {key: side[key] for key in SHAPING_KEYS if key in side} for side in (described, encoder)
+        )
         problems = str(error).splitlines()[1:]
         first = problems[0].strip() if problems else str(error)
         raise UserError(
-            f"pretrained: {checkpoint} is {theirs}, this run is {encoder}: set these alike, or "
-            f"choose another checkpoint ({first[:200]})"
+            f"pretrained: {checkpoint} is {theirs or 'unknown'}, this run is {ours}: set these "
+            f"alike, or choose another checkpoint ({first[:200]})"
         ) from error
     get_default_hook(normalize, DEFAULT_LOAD_HOOKS)(normalize, checkpoint / NORMALIZE_FILE, True)
     if not normalize.count:

@@ -119,6 +119,9 @@ class BestRQBrain(ExactBrain):
         if stage == sb.Stage.TRAIN:
             self.train_stats = {**stats, **self.train_summary()}
             return
+        collapse = bestrq.find_collapse(stats, self.hparams.cb_vocab)
+        if collapse:
+            logger.warning(collapse)
         self.hparams.train_logger.log_stats(
             {
                 "epoch": epoch,

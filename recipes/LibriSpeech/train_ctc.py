@@ -27,7 +27,7 @@ from speechbrain_pom.ctc.unit_store import make_units
 from speechbrain_pom.data.mini_corpus import demo_corpus
 from speechbrain_pom.errors import exit_on_user_error
 from speechbrain_pom.files import write_atomically
-from speechbrain_pom.pretrained import find_checkpoint, load_pretrained
+from speechbrain_pom.pretrained import describe_encoder, find_checkpoint, load_pretrained
 from speechbrain_pom.training.brain import ExactBrain
 from speechbrain_pom.training.data import add_transcripts, audio_dataset, make_sampler
 from speechbrain_pom.training.fingerprints import check_fingerprint
@@ -231,9 +231,11 @@ def load_encoder_weights(hparams):
         logger.warning("pretrained is null: training FROM SCRATCH, no pretrained encoder")
     else:
         checkpoint = find_checkpoint(hparams["pretrained"])
-        encoder = {key: hparams[key] for key in ("attention_type", "d_model", "num_encoder_layers")}
         fingerprint = load_pretrained(
-            checkpoint, model=hparams["model"], normalize=hparams["normalize"], encoder=encoder
+            checkpoint,
+            model=hparams["model"],
+            normalize=hparams["normalize"],
+            encoder=describe_encoder(hparams),
         )
         logger.info("Pretrained encoder: %s (sha256 %s)", checkpoint, fingerprint[:12])
     check_fingerprint(Path(hparams["output_folder"]) / "fingerprints.json", pretrained=fingerprint)

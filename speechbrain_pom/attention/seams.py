@@ -169,10 +169,22 @@ def _layer_init(original, self, call):
             _add_mixer(self, layer, named)
     if layer is not None:  # the built-in layers of a mixed encoder too: no leak anywhere in it
         stop_leaks(self)
+        if layer.name == "hypermixing":
+            self.register_forward_pre_hook(_refuse_mask, with_kwargs=True)
     if mixer_of(self) is None:
         raise ValueError(
             f"attention_type {named['attention_type']!r} is not available in SpeechBrain's "
             f"{type(self).__name__}: it would be built without a mixer; choose another type"
+        )
+
+
+def _refuse_mask(layer, args, kwargs):
+    """SpeechBrain's HyperMixing drops the mask without a word, and sees the future."""
+    mask = kwargs.get("src_mask", args[1] if len(args) > 1 else None)
+    if mask is not None:
+        raise ValueError(
+            "hypermixing cannot honour a causal or chunk mask: it mixes all frames; set "
+            "causal: False and no dynamic chunks, or choose another type"
         )
 
 

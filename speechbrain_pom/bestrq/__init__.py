@@ -1,7 +1,7 @@
 """BEST-RQ (arXiv 2202.01855) as pure functions: lengths, masks, targets, health figures."""
 
 from speechbrain_pom.bestrq.features import extract_features
-from speechbrain_pom.bestrq.health import CodeStatistics
+from speechbrain_pom.bestrq.health import CodeStatistics, find_collapse
 from speechbrain_pom.bestrq.lengths import (
     duration_to_num_samples,
     num_encoder_frames,
@@ -26,6 +26,7 @@ __all__ = [
     "check_mask_options",
     "duration_to_num_samples",
     "extract_features",
+    "find_collapse",
     "nearest_codes",
     "num_encoder_frames",
     "num_feature_frames",

@@ -16,6 +16,7 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from speechbrain_pom.pretrained import describe_encoder
 from speechbrain_pom.training.seeding import seed_step
 from speechbrain_pom.training.stopping import StopRequest
 from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
@@ -327,10 +328,9 @@ class ExactBrain(sb.Brain):
         )
 
     def _checkpoint_facts(self):
-        names = ("attention_type", "d_model", "num_encoder_layers")
         return {
             "optimizer_step": self.optimizer_step,
-            "encoder": {name: getattr(self.hparams, name) for name in names},
+            "encoder": describe_encoder(vars(self.hparams)),
         }
 
     def _fit_valid(self, valid_set, epoch, enable):

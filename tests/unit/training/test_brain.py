@@ -14,6 +14,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 
 from speechbrain_pom.training import brain as brain_module
 from speechbrain_pom.training.brain import ExactBrain, peak_memory_mib
+from speechbrain_pom.training.checkpoints import SafeCheckpointer
 from speechbrain_pom.training.sampler import BucketBatchSampler
 
 SAMPLE_RATE = 100
@@ -48,7 +49,7 @@ class ToyBrain(ExactBrain):
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         if stage == sb.Stage.TRAIN:
-            self.epoch_sums[epoch] = dict(self.sums)
+            self.epoch_sums[epoch] = self.sums.state_dict()
             self.train_losses[epoch] = float(stage_loss)
         else:
             self.save_epoch({"loss": stage_loss}, min_key="loss")
@@ -74,7 +75,7 @@ def make_brain(folder, *, epochs=2, init_seed=0, dropout=0.5, opt=torch.optim.Ad
         opt_class=lambda parameters: opt(parameters, lr=0.01),
         hparams=hparams,
         run_opts={"device": "cpu", "noprogressbar": True, **run_opts},
-        checkpointer=Checkpointer(folder, {"model": model, "counter": counter}),
+        checkpointer=SafeCheckpointer(folder, {"model": model, "counter": counter}),
     )
     brain.seen, brain.epoch_sums, brain.train_losses = [], {}, {}
     return brain
