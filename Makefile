@@ -28,8 +28,8 @@ $(INSTALLED): setup.cfg pyproject.toml $(RUN)
 	touch $@
 
 $(RUN):
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
-		{ echo "error: $$($(PYTHON) -V) is not 3.10 to 3.12: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || \
+		{ echo "error: '$(PYTHON)' is no Python 3.10 to 3.12: name one, as in make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 env: $(INSTALLED)

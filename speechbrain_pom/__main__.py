@@ -49,6 +49,10 @@ COMMANDS = {
         "speechbrain_pom.data.mini_corpus",
         "synthesise a small speech corpus in LibriSpeech's layout",
     ),
+    "check": Command(
+        "speechbrain_pom.cli.check",
+        "decode all audio of a corpus or manifest, and list what is wrong with it",
+    ),
     "summary": Command(
         "speechbrain_pom.cli.summary",
         "say what runs have reached, and where their files lie",

@@ -6,7 +6,7 @@ import torch
 import yaml
 from speechbrain.utils.checkpoints import DEFAULT_LOAD_HOOKS, METAFNAME, get_default_hook
 
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.errors import UserError, one_line
 from speechbrain_pom.files import sha256_of
 
 # What a checkpoint says of its encoder and features. The second group leaves no trace in the
@@ -106,7 +106,8 @@ def load_pretrained(checkpoint, *, model, normalize, encoder):
     ------
     UserError
         If any tensor is missing, left over, or of another shape; if what the shapes do not show
-        (heads, positions, features) differs; or there are no statistics of the features.
+        (heads, positions, features) differs; if there are no statistics of the features; or if
+        a file is damaged or holds more than tensors.
     """
     described = read_meta(checkpoint).get("encoder", {})
     silent = {
@@ -120,7 +121,8 @@ def load_pretrained(checkpoint, *, model, normalize, encoder):
         )
         raise UserError(f"pretrained: {checkpoint} was made with {differing}: set these alike")
     path = checkpoint / MODEL_FILE
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = _read_tensors(path)
+    _read_tensors(checkpoint / NORMALIZE_FILE)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -140,3 +142,18 @@ def load_pretrained(checkpoint, *, model, normalize, encoder):
             "sentence?): it cannot be continued with global normalisation"
         )
     return sha256_of(path)
+
+
+def _read_tensors(path):
+    """A dict of tensors; nothing else in the file is ever executed."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        problem = None if isinstance(state, dict) else f"it holds a {type(state).__name__}"
+    except Exception as error:  # bytes that are no pickle fail in the unpickler in any way
+        problem = one_line(error)
+    if problem is not None:
+        raise UserError(
+            f"pretrained: {path} is damaged or no file of tensors ({problem[:200]}): choose "
+            "another checkpoint"
+        )
+    return state

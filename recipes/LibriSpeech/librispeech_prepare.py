@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Manifests of LibriSpeech for the recipes in this folder, which call ``prepare``.
+"""Manifests for the recipes in this folder: of LibriSpeech, or of your own audio.
 
 By hand, for example to prepare on a machine without a GPU:
 
@@ -10,6 +10,8 @@ import argparse
 import logging
 from pathlib import Path
 
+from speechbrain_pom.data.audio_files import CHECKS
+from speechbrain_pom.data.audio_folder import prepare_audio_folder
 from speechbrain_pom.data.librispeech import prepare_librispeech
 from speechbrain_pom.data.manifest import merge_manifests
 from speechbrain_pom.errors import exit_on_user_error
@@ -58,6 +60,62 @@ def prepare(data_folder, manifest_folder, splits, train_splits=None, **options):
     return manifests
 
 
+def prepare_pretraining(
+    data_folder,
+    manifest_folder,
+    *,
+    data_layout,
+    train_splits,
+    valid_split,
+    valid_share,
+    **options,
+):
+    """Writes ``train.csv`` and ``valid.csv`` for pretraining, which needs no transcripts.
+
+    Arguments
+    ---------
+    data_folder : str or pathlib.Path
+        The folder with the audio.
+    manifest_folder : str or pathlib.Path
+        Where the manifests go; what is there and up to date is kept.
+    data_layout : str
+        ``"librispeech"``: ``data_folder`` holds ``train_splits`` and ``valid_split``.
+        ``"folder"``: it holds audio files of any format, sample rate and nesting, of which
+        ``valid_share`` are for validation.
+    train_splits : list of str
+    valid_split : str
+    valid_share : float
+    **options
+        Of both layouts: max_bad_share, check_data, num_workers, show_progress.
+
+    Returns
+    -------
+    dict of str to pathlib.Path
+        The manifests ``train`` and ``valid``.
+
+    Raises
+    ------
+    ValueError
+        If the data cannot be prepared; the message says what to do.
+    """
+    if data_layout == "folder":
+        return prepare_audio_folder(
+            data_folder, manifest_folder, valid_share=valid_share, **options
+        )
+    if data_layout != "librispeech":
+        raise ValueError(f"data_layout is {data_layout!r}: choose librispeech or folder")
+    if "valid" in train_splits:
+        raise ValueError(
+            f"training splits {train_splits}: the manifest of 'valid' would be that of "
+            "validation, valid.csv; rename that folder"
+        )
+    splits = [*train_splits, valid_split]
+    options["need_transcripts"] = False
+    manifests = prepare(data_folder, manifest_folder, splits, train_splits, **options)
+    valid = merge_manifests([manifests[valid_split]], Path(manifest_folder) / "valid.csv")
+    return {"train": manifests["train"], "valid": valid}
+
+
 def main(argv=None):
     """Prepares from the command line; exits with code 2 if the data cannot be prepared."""
     summary = prepare.__doc__.splitlines()[0]
@@ -67,6 +125,7 @@ def main(argv=None):
     parser.add_argument("--splits", nargs="+", required=True, help="such as train-clean-100")
     parser.add_argument("--num_workers", type=int, help="processes (default: CPU cores)")
     parser.add_argument("--max_bad_share", type=float, default=0.0, help="may be left out, 0 to 1")
+    parser.add_argument("--check_data", choices=CHECKS, default="headers", help="how deeply")
     parser.add_argument("--no_transcripts", action="store_true", help="audio alone is enough")
     arguments = vars(parser.parse_args(argv))
     arguments["need_transcripts"] = not arguments.pop("no_transcripts")

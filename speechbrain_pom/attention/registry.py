@@ -132,6 +132,13 @@ def unregister_attention(name):
     ------
     ValueError
         If there is none of this name.
+
+    Example
+    -------
+    >>> register_attention("Nothing", lambda d_model: torch.nn.Identity(), "for a moment")
+    >>> unregister_attention("Nothing")
+    >>> "Nothing" in attention_types()
+    False
     """
     if name not in _registered:
         raise ValueError(f"attention type {name!r} is not registered, nothing to remove")

@@ -66,7 +66,23 @@ def check_version(version=speechbrain_version):
 
 
 def mixer_of(layer):
-    """The attention module of an encoder layer, or None if it has none."""
+    """The attention module of an encoder layer.
+
+    Arguments
+    ---------
+    layer : torch.nn.Module
+        Layer of one of SpeechBrain's encoders.
+
+    Returns
+    -------
+    torch.nn.Module or None
+
+    Example
+    -------
+    >>> layer = Transformer.TransformerEncoderLayer(8, 2, d_model=4)
+    >>> type(mixer_of(layer)).__name__
+    'MultiheadAttention'
+    """
     name = "mha_layer" if not isinstance(layer, LAYERS[1]) else "self_att"
     return getattr(layer, name, None)
 
@@ -315,7 +331,14 @@ def register():
 
 
 def unregister():
-    """Give SpeechBrain back its own functions. Models that exist keep working."""
+    """Give SpeechBrain back its own functions. Models that exist keep working.
+
+    Example
+    -------
+    >>> unregister()
+    >>> unregister()  # nothing more to give back
+    >>> register()
+    """
     while _originals:
         owner, name, original = _originals.pop()
         setattr(owner, name, original)

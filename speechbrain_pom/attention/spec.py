@@ -26,6 +26,11 @@ class LayerSpec:
         A built-in or registered attention type.
     options : tuple of (str, value)
         Its options, by name.
+
+    Example
+    -------
+    >>> str(LayerSpec("PoM", (("degree", 3),)))
+    'PoM(degree=3)'
     """
 
     name: str

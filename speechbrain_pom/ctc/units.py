@@ -249,7 +249,13 @@ class SentencePieceUnits(Units):
         return single_spaces(self._processor.decode(list(ids)))
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write the model and, last, the JSON file into a folder."""
+        """Write the model and, last, the JSON file into a folder.
+
+        Arguments
+        ---------
+        folder : str or path
+            Made where it is missing.
+        """
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(folder) / MODEL_FILE, self._model)
         super().save(folder)

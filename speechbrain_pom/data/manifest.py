@@ -5,31 +5,13 @@ audio folder can move: ``from_csv(path, replacements={"data_root": folder})``.
 """
 
 import csv
-import hashlib
 import io
-import json
-import logging
-import math
 from pathlib import Path
-from typing import NamedTuple
 
 from speechbrain_pom.files import write_atomically
 
 COLUMNS = ("ID", "duration", "num_samples", "wav", "spk_id", "wrd")
 """Columns of a manifest: utterance, seconds, samples, audio path, speaker, transcript."""
-
-_MAX_LISTED = 10  # bad utterances in an error message; the file beside the manifest lists all
-
-logger = logging.getLogger(__name__)
-
-
-class BadUtterance(NamedTuple):
-    """An utterance that must not go into a manifest, and every reason why."""
-
-    utterance: str
-    file: str  # relative to the data folder
-    duration_s: float  # 0 where unknown
-    problems: list
 
 
 def manifest_bytes(rows):
@@ -38,7 +20,7 @@ def manifest_bytes(rows):
     Arguments
     ---------
     rows : iterable of dict
-        One dict per utterance, with the keys of ``COLUMNS``.
+        One dict per utterance, with the keys of ``COLUMNS``; all with the same keys besides.
 
     Returns
     -------
@@ -51,10 +33,12 @@ def manifest_bytes(rows):
     >>> manifest_bytes([row]).decode().splitlines()[1]
     '1-2-3,0.5,8000,a,1,HI'
     """
+    rows = sorted(rows, key=lambda row: row["ID"])
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    columns = dict.fromkeys((*COLUMNS, *(rows[0] if rows else ())))
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda row: row["ID"]))
+    writer.writerows(rows)
     return text.getvalue().encode("utf-8")
 
 
@@ -156,131 +140,30 @@ def merge_manifests(paths, out):
                 )
             source[utterance] = path
             rows.append({"ID": utterance, **{name: row[name] for name in COLUMNS[1:]}})
-    data = manifest_bytes(rows)
-    if not (out.is_file() and out.read_bytes() == data):
-        write_atomically(out, data)
-    return out
+    return write_manifest(out, rows)
 
 
-def is_up_to_date(path, source, max_bad_share=0.0):
-    """Whether a manifest is still what ``save_manifest`` wrote for this source.
-
-    If so, the log says which one is kept, as a warning where utterances were left out of it.
+def write_manifest(path, rows):
+    """Writes a manifest; the file is left alone if it is that already.
 
     Arguments
     ---------
     path : str or pathlib.Path
-        The manifest; its record lies beside it as ``.json``.
-    source : dict
-        What the manifest depends on, as given to ``save_manifest``.
-    max_bad_share : float
-        The share of utterances that may have been left out.
+    rows : iterable of dict
+        As `manifest_bytes` takes them.
 
     Returns
     -------
-    bool
-        False too if there is no manifest or no valid record.
+    pathlib.Path
+        ``path``.
 
     Example
     -------
-    >>> is_up_to_date(getfixture("tmp_path") / "a.csv", {"fingerprint": "0"})
-    False
-    """
-    path = Path(path)
-    try:
-        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        same_file = record["csv_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-        share, summary = record["bad_share"], record["summary"]
-        if not (record["source"] == source and same_file and share <= max_bad_share):
-            return False
-    except (OSError, ValueError, TypeError, KeyError):  # no record, or not one of ours
-        return False
-    logger.log(logging.WARNING if share else logging.INFO, "%s; '%s' is kept", summary, path)
-    return True
-
-
-def save_manifest(path, rows, bad, source, max_bad_share=0.0):
-    """Writes a manifest and its record, or raises if too many utterances are bad.
-
-    The record (``.json``) is written last, so that an interrupted call is repeated. All bad
-    utterances are listed in ``.problems.json``.
-
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        The manifest, ``NAME.csv``.
-    rows : list of dict
-        The good utterances, with the keys of ``COLUMNS``.
-    bad : list of BadUtterance
-        The others.
-    source : dict
-        What the manifest depends on (JSON values); compared by ``is_up_to_date``.
-    max_bad_share : float
-        The share of utterances that may be left out, 0 <= x < 1.
-
-    Raises
-    ------
-    ValueError
-        If more than ``max_bad_share`` of the utterances are bad; the manifest is not touched.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.csv"
     >>> row = dict(ID="1-2-3", duration=0.5, num_samples=8000, wav="a", spk_id="1", wrd="HI")
-    >>> save_manifest(path, [row], [], {"fingerprint": "0"})
-    >>> is_up_to_date(path, {"fingerprint": "0"}), is_up_to_date(path, {"fingerprint": "1"})
-    (True, False)
+    >>> write_manifest(getfixture("tmp_path") / "a.csv", [row]).name
+    'a.csv'
     """
-    path = Path(path)
-    share = len(bad) / max(1, len(rows) + len(bad))
-    totals = {
-        "kept_utterances": len(rows),
-        "kept_h": sum(row["duration"] for row in rows) / 3600,
-        "speakers": len({row["spk_id"] for row in rows}),
-        "dropped_utterances": len(bad),
-        "dropped_h": sum(item.duration_s for item in bad) / 3600,
-        "bad_share": share,
-    }
-    summary = _summary(path.stem, totals)
-    report = path.with_suffix(".problems.json")
-    if bad:
-        write_atomically(report, _json(totals | {"bad": [item._asdict() for item in bad]}))
-    if share > max_bad_share:
-        raise ValueError(_too_many(summary, report, bad, share, max_bad_share))
-    data = manifest_bytes(rows)
-    digest = hashlib.sha256(data).hexdigest()
-    write_atomically(path, data)
-    summary += f" and left out, see '{report.name}'" if bad else ""
-    record = totals | {"summary": summary, "csv_sha256": digest, "source": source}
-    write_atomically(path.with_suffix(".json"), _json(record))
-    if not bad:
-        report.unlink(missing_ok=True)
-    logger.log(logging.WARNING if bad else logging.INFO, "%s; written to '%s'", summary, path)
-
-
-def _json(value):
-    return (json.dumps(value, indent=1) + "\n").encode("utf-8")
-
-
-def _summary(name, totals):
-    """The totals in one line."""
-    kept = "{kept_utterances} utterances ({kept_h:.3f} h, {speakers} speakers)".format(**totals)
-    if not totals["dropped_utterances"]:
-        return f"{name}: {kept}"
-    dropped = "{dropped_utterances} ({dropped_h:.3f} h)".format(**totals)
-    return f"{name}: {kept} are good, {dropped} are bad"
-
-
-def _too_many(summary, report, bad, share, max_bad_share):
-    enough = math.ceil(share * 1e4) / 1e4  # rounded up, so that the advice works
-    advice = f" or set max_bad_share to {enough:g} to leave them out" if enough < 1 else ""
-    parts = [
-        f"{summary}: more than max_bad_share={max_bad_share:g} allows; mend them{advice}; "
-        f"all are listed in '{report}'"
-    ]
-    for item in bad[:_MAX_LISTED]:
-        line = f"{item.utterance} ({item.file}): {'; '.join(item.problems)}"
-        parts.append(line if line.isprintable() else ascii(line))
-    if len(bad) > _MAX_LISTED:
-        parts.append(f"and {len(bad) - _MAX_LISTED} more")
-    return " | ".join(parts)
+    path, data = Path(path), manifest_bytes(rows)
+    if not (path.is_file() and path.read_bytes() == data):
+        write_atomically(path, data)
+    return path

@@ -31,6 +31,8 @@ class PolynomialMixer(nn.Module):
     variant : str
         "base"; "selective" (only the highest order, of one ReLU projection); "frequency2" or
         "frequency3" (2 or 3 contiguous groups of features with a state each).
+    recompute : bool
+        True: training keeps no expanded tensor and computes them again in the backward pass.
 
     Raises
     ------
@@ -56,7 +58,7 @@ class PolynomialMixer(nn.Module):
 
     accepts_chunk_mask = True  # attn_mask may be a ChunkMask instead of a (T, T) tensor
 
-    def __init__(self, d_model, degree=2, expand=2, variant="base"):
+    def __init__(self, d_model, degree=2, expand=2, variant="base", recompute=False):
         super().__init__()
         for name, value in (("d_model", d_model), ("degree", degree), ("expand", expand)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -67,6 +69,7 @@ class PolynomialMixer(nn.Module):
         self.degree = degree
         self.expand = expand
         self.variant = variant
+        self.recompute = recompute
         self.activation = "relu_power" if variant == "selective" else "gelu_product"
         branches = 1 if variant == "selective" else degree
         widths = _group_widths(d_model, variant)
@@ -136,6 +139,7 @@ class PolynomialMixer(nn.Module):
             key=source,
             key_padding_mask=key_padding_mask,
             attn_mask=attn_mask,
+            recompute=self.recompute,
         )
         return self.norm(mixed), None
 

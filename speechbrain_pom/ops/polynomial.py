@@ -7,15 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from speechbrain_pom.ops import reference
-from speechbrain_pom.ops.pooling import MeanAccumulator, state_of_frames
+from speechbrain_pom.ops.fused import FeatureSums, Select, features_of
+from speechbrain_pom.ops.pooling import count_frames, means
 from speechbrain_pom.ops.visibility import ChunkMask, parse_attn_mask
 
 BACKENDS = ("auto", "reference", "fused")
 ACTIVATIONS = ("gelu_product", "relu_power")
-
-# Frames per block where no gradient is needed: the expanded tensors of a block (256 x 1952 floats
-# = 2 MB at the paper's size) stay in cache, and their memory does not grow with the audio.
-BLOCK_FRAMES = 256
 
 
 def polynomial_mix(
@@ -31,6 +28,7 @@ def polynomial_mix(
     key_padding_mask=None,
     attn_mask=None,
     backend="auto",
+    recompute=False,
 ):
     """Mix frames over time through the mean of polynomial features (PoM, section 1 of its paper).
 
@@ -62,6 +60,9 @@ def polynomial_mix(
         See `speechbrain_pom.ops.parse_attn_mask`.
     backend : str
         "auto" (the fastest there is), "fused", or "reference" (slow, the definition).
+    recompute : bool
+        Fused, where gradients are recorded: False keeps two (B, T, E) tensors, the outputs of the
+        two projections; True keeps none and computes them again in the backward pass.
 
     Returns
     -------
@@ -73,6 +74,8 @@ def polynomial_mix(
     ------
     ValueError
         For an unknown backend or activation, or a mask that cannot be honoured.
+    RuntimeError
+        When the fused backend is differentiated twice.
 
     Example
     -------
@@ -103,68 +106,51 @@ def polynomial_mix(
             key_padding_mask=key_padding_mask,
             attn_mask=visibility,
         )
+    cast = _autocast(query.device.type)
+    mixed_key = cast(key)
+    mixed_query = mixed_key if key is query else cast(query)
     sizes = [weight.shape[1] for weight, _ in poly_weights]
-    states = [
-        _state(frames, weight, bias, degree, activation, key_padding_mask, visibility)
-        for frames, (weight, bias) in zip(key.split(sizes, -1), poly_weights, strict=True)
-    ]
-    return _select(query.split(sizes, -1), states, gate_weights, out_weight, out_bias, visibility)
+    expanded = [weight.shape[0] for weight, _ in gate_weights]
+    with torch.autocast(query.device.type, enabled=False):
+        return _mix_groups(
+            mixed_query.split(sizes, -1),
+            mixed_key.split(sizes, -1),
+            [tuple(map(cast, pair)) for pair in poly_weights],
+            [tuple(map(cast, pair)) for pair in gate_weights],
+            cast(out_weight).split(expanded, -1),
+            cast(out_bias),
+            (degree, activation, key_padding_mask, visibility, recompute),
+        )
 
 
-def _state(frames, weight, bias, degree, activation, key_padding_mask, visibility):
-    """Mean of the polynomial features that each query sees: (B, 1 | chunks | T, E), fp32."""
-    mean = MeanAccumulator(visibility)
-    for start, stop in _blocks(frames, weight, visibility):
-        features = _features(frames[:, start:stop], weight, bias, degree, activation)
-        padding = None if key_padding_mask is None else key_padding_mask[:, start:stop]
-        mean.add(features, padding)
-    return mean.state()
+def _mix_groups(queries, keys, poly_weights, gate_weights, out_weights, out_bias, options):
+    """Sum of the groups' W_o,g (S_g * H_g), and the bias: (B, T, d_out)."""
+    degree, activation, padding, visibility, recompute = options
+    keep = torch.is_grad_enabled() and not recompute
+    chunk_size = visibility.chunk_size if isinstance(visibility, ChunkMask) else None
+    mixed = None
+    for q, k, poly, gate, out_weight in zip(
+        queries, keys, poly_weights, gate_weights, out_weights, strict=True
+    ):
+        if isinstance(visibility, torch.Tensor):  # any other mask: a state for each query
+            features = features_of(F.linear(k, *poly), degree, activation)
+            state = means(features, count_frames(k, padding, 1), visibility, padding)
+            chunk_size = 1
+        else:
+            sums = FeatureSums.apply(k, *poly, padding, chunk_size, degree, activation, keep)
+            state = means(sums, count_frames(k, padding, chunk_size), visibility)
+        bias = out_bias if mixed is None else None
+        group = Select.apply(q, state, *gate, out_weight, bias, chunk_size, keep)
+        mixed = group if mixed is None else mixed + group
+    return mixed
 
 
-def _features(frames, weight, bias, degree, activation):
-    """phi(W x) of a block of frames, (B, t, E), in fp32 or better."""
-    # fp16 overflows and bf16 rounds away in products of k activations: upcast right after
-    # the projection, which is where the half-precision speed is.
-    projected = F.linear(frames, weight, bias)
-    projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
-    if activation == "relu_power":
-        return torch.relu(projected) ** degree
-    branches = F.gelu(projected).chunk(degree, dim=-1)
-    products = [branches[0]]
-    for branch in branches[1:]:
-        products.append(products[-1] * branch)
-    return torch.cat(products, dim=-1) if degree > 1 else products[0]
-
-
-def _select(query_groups, states, gate_weights, out_weight, out_bias, visibility):
-    """W_o (sigmoid(W_s x) * H), (B, T, d_out)."""
-    outputs = None
-    num_frames = query_groups[0].shape[1]
-    blocks = _blocks(query_groups[0], out_weight, visibility)
-    for start, stop in blocks:
-        gated = []
-        for frames, state, (weight, bias) in zip(query_groups, states, gate_weights, strict=True):
-            gate = torch.sigmoid(F.linear(frames[:, start:stop], weight, bias))
-            gated.append((gate * state_of_frames(state, visibility, start, stop)).to(gate.dtype))
-        gated = gated[0] if len(gated) == 1 else torch.cat(gated, dim=-1)
-        block = F.linear(gated, out_weight, out_bias)
-        if len(blocks) == 1:
-            return block
-        if outputs is None:
-            outputs = block.new_empty(block.shape[0], num_frames, block.shape[2])
-        outputs[:, start:stop] = block
-    return outputs
-
-
-def _blocks(frames, weight, visibility):
-    """Ranges of frames to work on: the whole sequence where autograd records, else blocks."""
-    num_frames = frames.shape[1]
-    if torch.is_grad_enabled() and (frames.requires_grad or weight.requires_grad):
-        return [(0, num_frames)]
-    size = BLOCK_FRAMES
-    if isinstance(visibility, ChunkMask):  # a block holds whole chunks
-        size = max(1, size // visibility.chunk_size) * visibility.chunk_size
-    return [(start, min(start + size, num_frames)) for start in range(0, max(num_frames, 1), size)]
+def _autocast(device_type):
+    """What autocast does to the arguments of a linear layer, as a function of a tensor."""
+    if not torch.is_autocast_enabled(device_type):
+        return lambda tensor: tensor
+    dtype = torch.get_autocast_dtype(device_type)
+    return lambda tensor: tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
 
 
 def _check_choice(name, value, choices):

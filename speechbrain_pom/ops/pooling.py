@@ -48,7 +48,25 @@ def window_sums(chunk_sums, left_context_chunks):
 
 
 def chunk_sums(values, chunk_size):
-    """Sum of the frames of each chunk: (B, T, E) to (B, ceil(T / chunk_size), E)."""
+    """Sum of the frames of each chunk.
+
+    Arguments
+    ---------
+    values : torch.Tensor
+        (B, T, E).
+    chunk_size : int
+        Frames per chunk; the last one may be partial.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, ceil(T / chunk_size), E).
+
+    Example
+    -------
+    >>> chunk_sums(torch.ones(1, 5, 1), 2).flatten()
+    tensor([2., 2., 1.])
+    """
     batch, num_frames, dim = values.shape
     missing = -num_frames % chunk_size
     if missing:
@@ -56,97 +74,98 @@ def chunk_sums(values, chunk_size):
     return values.view(batch, -1, chunk_size, dim).sum(dim=2)
 
 
-class MeanAccumulator:
-    """Collects frames block by block and gives the mean that each query frame sees.
+def count_frames(frames, padding, chunk_size):
+    """Number of valid frames, in all or per chunk.
 
     Arguments
     ---------
-    visibility : None, ChunkMask or torch.Tensor
-        As `parse_attn_mask` returns it.
+    frames : torch.Tensor
+        (B, T, d), for size and device.
+    padding : torch.Tensor or None
+        (B, T) boolean, True = padding.
+    chunk_size : int or None
+        Frames per chunk; None: all frames together.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, C, 1) or (1, C, 1), C = 1 without chunks; fp32 or better.
 
     Example
     -------
-    >>> mean = MeanAccumulator(ChunkMask(1))
-    >>> mean.add(torch.tensor([[[1.0], [3.0]]]))
-    >>> mean.add(torch.tensor([[[5.0]]]))
-    >>> mean.state().flatten()
+    >>> count_frames(torch.zeros(1, 5, 2), None, 2).flatten()
+    tensor([2., 2., 1.])
+    """
+    dtype = torch.promote_types(frames.dtype, torch.float32)
+    if padding is None:
+        valid = frames.new_ones(1, frames.shape[1], 1, dtype=dtype)
+    else:
+        valid = (~padding).to(dtype).unsqueeze(-1)
+    return valid.sum(1, keepdim=True) if chunk_size is None else chunk_sums(valid, chunk_size)
+
+
+def means(sums, counts, visibility, padding=None):
+    """The mean that each query, or each chunk of queries, sees.
+
+    Arguments
+    ---------
+    sums : torch.Tensor
+        (B, C, E): of all frames (C = 1), of each chunk, or the features of each frame (C = T).
+    counts : torch.Tensor
+        (B or 1, C, 1): valid frames in them.
+    visibility : None, ChunkMask or torch.Tensor
+        As `parse_attn_mask` returns it; a tensor (num_queries, T) with the features of each frame.
+    padding : torch.Tensor, optional
+        (B, T): for features of each frame, which of them do not count.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, 1, E), (B, C, E), or (B, num_queries, E). What sees no frame gets zeros.
+
+    Example
+    -------
+    >>> sums, counts = torch.tensor([[[1.0], [3.0], [5.0]]]), torch.ones(1, 3, 1)
+    >>> means(sums, counts, ChunkMask(1)).flatten()
     tensor([1., 2., 3.])
     """
-
-    def __init__(self, visibility):
-        self.visibility = visibility
-        self._sums = []
-        self._counts = []
-
-    def add(self, features, padding=None):
-        """Add a block of frames.
-
-        Arguments
-        ---------
-        features : torch.Tensor
-            (B, t, E), fp32 or better. For a `ChunkMask`, t is a multiple of the chunk size in all
-            blocks but the last.
-        padding : torch.Tensor, optional
-            (B, t) boolean, True = padding.
-        """
-        if padding is None:
-            valid = features.new_ones(1, features.shape[1], 1)
-        else:
+    if isinstance(visibility, ChunkMask):
+        left = visibility.left_context_chunks
+        sums, counts = window_sums(sums, left), window_sums(counts, left)
+    elif visibility is not None:
+        if padding is not None:
             # masked_fill rather than a product: padding may hold anything, even NaN.
-            features = features.masked_fill(padding.unsqueeze(-1), 0.0)
-            valid = (~padding).to(features.dtype).unsqueeze(-1)
-        if self.visibility is None:
-            features, valid = features.sum(1, keepdim=True), valid.sum(1, keepdim=True)
-            if self._sums:
-                self._sums[0] = self._sums[0] + features
-                self._counts[0] = self._counts[0] + valid
-                return
-        elif isinstance(self.visibility, ChunkMask):
-            features = chunk_sums(features, self.visibility.chunk_size)
-            valid = chunk_sums(valid, self.visibility.chunk_size)
-        self._sums.append(features)
-        self._counts.append(valid)
-
-    def state(self):
-        """The means: (B, 1, E), (B, C, E) for C chunks, or (B, num_queries, E) for other masks.
-
-        A query that sees no frame gets zeros.
-        """
-        sums, counts = (_join(parts) for parts in (self._sums, self._counts))
-        if isinstance(self.visibility, ChunkMask):
-            left = self.visibility.left_context_chunks
-            sums, counts = window_sums(sums, left), window_sums(counts, left)
-        elif self.visibility is not None:
-            visible = (~self.visibility).to(sums.dtype)  # (num_queries, num_keys), no batch
-            sums, counts = visible @ sums, visible @ counts
-        return sums / counts.clamp(min=1)
+            sums = sums.masked_fill(padding.unsqueeze(-1), 0.0)
+        visible = (~visibility).to(sums.dtype)  # (num_queries, T), shared by the batch
+        sums, counts = visible @ sums, visible @ counts
+    return sums / counts.clamp(min=1)
 
 
-def _join(parts):
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-def state_of_frames(state, visibility, start, stop):
-    """The rows of the state that the query frames start to stop see, broadcastable to them.
+def rows_of_frames(state, chunk_size, start, stop):
+    """The rows of (B, C, E) that the frames start to stop belong to, broadcastable to them.
 
     Arguments
     ---------
     state : torch.Tensor
-        From `MeanAccumulator.state`.
-    visibility : None, ChunkMask or torch.Tensor
-        The same as there.
+        (B, 1, E) without chunks, else (B, C, E).
+    chunk_size : int or None
+        Frames per row; None: one row for all.
     start, stop : int
-        Range of query frames; for a `ChunkMask`, start is a multiple of the chunk size.
+        Range of frames; start is a multiple of the chunk size.
 
     Returns
     -------
     torch.Tensor
         (B, 1, E) or (B, stop - start, E).
+
+    Example
+    -------
+    >>> rows_of_frames(torch.tensor([[[1.0], [2.0], [3.0]]]), 2, 2, 5).flatten()
+    tensor([2., 2., 3.])
     """
-    if visibility is None:
+    if chunk_size is None:
         return state
-    if isinstance(visibility, ChunkMask):
-        size = visibility.chunk_size
-        rows = state[:, start // size : -(-stop // size)]
-        return rows.repeat_interleave(size, dim=1)[:, : stop - start]
-    return state[:, start:stop]
+    if chunk_size == 1:
+        return state[:, start:stop]
+    rows = state[:, start // chunk_size : -(-stop // chunk_size)]
+    return rows.repeat_interleave(chunk_size, dim=1)[:, : stop - start]

@@ -1,11 +1,13 @@
 """Datasets from manifests, and the samplers over them."""
 
 import torch
-from speechbrain.dataio.dataio import read_audio
+from speechbrain.dataio import audio_io
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
+from torchaudio.functional import resample
 
+from speechbrain_pom.data.audio_files import SAMPLE_RATE, resampled_length
 from speechbrain_pom.errors import UserError
 from speechbrain_pom.training.sampler import BucketBatchSampler
 
@@ -18,7 +20,7 @@ def audio_dataset(manifest, data_folder, *, min_duration_s=0.0, max_duration_s=f
     Arguments
     ---------
     manifest : str or pathlib.Path
-        A CSV of `prepare_librispeech`.
+        A CSV of `prepare_librispeech` or `prepare_audio_folder`.
     data_folder : str or pathlib.Path
         What `$data_root` in the manifest stands for.
     min_duration_s, max_duration_s : float
@@ -27,7 +29,7 @@ def audio_dataset(manifest, data_folder, *, min_duration_s=0.0, max_duration_s=f
     Returns
     -------
     DynamicItemDataset
-        With `id`, `sig` (samples,), `duration` in seconds, `wrd`.
+        With `id`, `sig` (samples,) from `read_utterance`, `duration` in seconds, `wrd`.
 
     Raises
     ------
@@ -60,9 +62,75 @@ def audio_dataset(manifest, data_folder, *, min_duration_s=0.0, max_duration_s=f
             max_duration_s,
         )
     dataset = DynamicItemDataset({key: dataset.data[key] for key in kept})
-    dataset.add_dynamic_item(read_audio, takes="wav", provides="sig")
+    _add_waveforms(dataset)
     dataset.set_output_keys(["id", "sig"])
     return dataset
+
+
+def _add_waveforms(dataset):
+    dataset.add_dynamic_item(read_utterance, takes=["id", "wav", "num_samples"], provides="sig")
+
+
+def read_utterance(utterance, path, num_samples):
+    """Read an utterance: 16 kHz, mono, exactly as long as its manifest says.
+
+    Other sample rates are resampled and several channels are averaged.
+
+    Arguments
+    ---------
+    utterance : str
+        Its ID, for messages.
+    path : str
+        Audio file.
+    num_samples : int or str
+        Samples at 16 kHz, from the manifest.
+
+    Returns
+    -------
+    torch.Tensor
+        (num_samples,)
+
+    Raises
+    ------
+    RuntimeError
+        If the file is not readable or not as long as it was when its manifest was made; in the
+        middle of a run no utterance is left out silently.
+
+    Example
+    -------
+    >>> path = str(getfixture("tmp_path") / "a.wav")
+    >>> audio_io.save(path, torch.rand(2, 44101), 44100)
+    >>> read_utterance("a", path, 16001).shape
+    torch.Size([16001])
+    """
+    advice = (
+        "it changed since the data were prepared; `python -m speechbrain_pom check DATA_FOLDER` "
+        "(for other layouts with --manifest) lists all such files; mend them and start again"
+    )
+    try:
+        signal, sample_rate = audio_io.load(path)  # (channels, samples)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"utterance '{utterance}': audio file '{path}' cannot be read: {advice}"
+        ) from error
+    signal = signal[0] if len(signal) == 1 else signal.mean(0)
+    if sample_rate != SAMPLE_RATE:
+        signal = _resample(signal, sample_rate)
+    if len(signal) != int(num_samples):
+        raise RuntimeError(
+            f"utterance '{utterance}': audio file '{path}' has {len(signal)} samples, "
+            f"its manifest says {num_samples}: {advice}"
+        )
+    return signal
+
+
+def _resample(signal, sample_rate):
+    """Resample (samples,) to exactly `resampled_length` samples."""
+    num_samples = resampled_length(len(signal), sample_rate)
+    # torchaudio rounds the length in float32, to fewer samples above 2**24; it continues the
+    # signal with zeros itself, so a second of them changes nothing else.
+    padded = torch.nn.functional.pad(signal, (0, sample_rate))
+    return resample(padded, sample_rate, SAMPLE_RATE)[:num_samples]
 
 
 def add_transcripts(dataset, units, bad, drop):
@@ -103,7 +171,7 @@ def add_transcripts(dataset, units, bad, drop):
         raise UserError(f"all {len(bad)} utterances have too many labels for their duration")
     kept = {key: row for key, row in dataset.data.items() if not (drop and key in bad)}
     labelled = DynamicItemDataset(kept)
-    labelled.add_dynamic_item(read_audio, takes="wav", provides="sig")
+    _add_waveforms(labelled)
     labelled.add_dynamic_item(
         lambda text: torch.tensor(units.encode(text)), takes="wrd", provides="tokens"
     )

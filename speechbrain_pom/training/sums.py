@@ -36,7 +36,18 @@ class EpochSums:
         return self._values.get(name, 0.0)
 
     def ratio(self, numerator, denominator):
-        """One sum over another; NaN over zero."""
+        """One sum over another.
+
+        Arguments
+        ---------
+        numerator, denominator : str
+            Names of sums.
+
+        Returns
+        -------
+        float
+            NaN over zero.
+        """
         return self[numerator] / self[denominator] if self[denominator] else math.nan
 
     def reset(self):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from speechbrain_pom.data.mini_corpus import make_mini_corpus
 
@@ -108,14 +109,27 @@ def history(folder):
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
+def without_machine_figures(records):
+    """Records without what depends on the speed and memory of the machine."""
+    machine = ("audio_s_per_s", "peak_memory_mib")
+    return [
+        {**record, "train": {k: v for k, v in record["train"].items() if k not in machine}}
+        for record in records
+    ]
+
+
 def newest_checkpoint(folder):
-    """The newest checkpoint of a run; names are times with a counter."""
-    return max((folder / "save").glob("CKPT+*"), key=lambda path: path.stat().st_mtime_ns)
+    """The newest checkpoint of a run, and its meta data."""
+    checkpoints = {
+        path: yaml.safe_load((path / "CKPT.yaml").read_text())
+        for path in (folder / "save").glob("CKPT+*")
+    }
+    return max(checkpoints.items(), key=lambda item: item[1]["unixtime"])
 
 
 def tensors(folder, *names):
     """All tensors and numbers in files of the newest checkpoint, by their path."""
-    checkpoint = newest_checkpoint(folder)
+    checkpoint, _ = newest_checkpoint(folder)
     flat = {}
     for name in names:
         state = torch.load(checkpoint / f"{name}.ckpt", weights_only=True)
@@ -147,6 +161,12 @@ def differing(first, second):
             else value == second[key]
         )
     ]
+
+
+@pytest.fixture(scope="session")
+def recipes():
+    """What this file defines: test modules cannot import it."""
+    return sys.modules[__name__]
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import torch
 from speechbrain.lobes.models.transformer.Transformer import get_lookahead_mask
 
 from speechbrain_pom.ops import ChunkMask, polynomial_mix
-from speechbrain_pom.ops.polynomial import BLOCK_FRAMES
+from speechbrain_pom.ops.fused import CPU_BLOCK_FRAMES
 
 VARIANTS = ("base", "selective", "frequency2", "frequency3")
 LENGTHS = (1, 63, 500)
@@ -126,23 +126,67 @@ def test_inputs_that_are_not_contiguous(make_inputs):
 
 
 @pytest.mark.parametrize("chunk_size", [3, 100, 256, 300, 1000])
-@pytest.mark.parametrize("num_frames", [BLOCK_FRAMES - 1, BLOCK_FRAMES, 3 * BLOCK_FRAMES + 5])
-def test_blocks_without_gradients_equal_the_whole(
-    make_inputs, random_padding, num_frames, chunk_size
-):
+@pytest.mark.parametrize(
+    "num_frames", [CPU_BLOCK_FRAMES - 1, CPU_BLOCK_FRAMES, 3 * CPU_BLOCK_FRAMES + 5]
+)
+def test_blocks_equal_the_whole(make_inputs, random_padding, num_frames, chunk_size):
     inputs = make_inputs(num_frames, degree=2, dtype=torch.float64)
     for mask in (None, ChunkMask(chunk_size), ChunkMask(chunk_size, 1)):
         masks = {"attn_mask": mask, "key_padding_mask": random_padding(3, num_frames)}
-        whole = polynomial_mix(*inputs.arguments, **inputs.options, **masks)
-        assert whole.requires_grad
+        whole = polynomial_mix(*inputs.arguments, **inputs.options, **masks, backend="reference")
+        recorded = polynomial_mix(*inputs.arguments, **inputs.options, **masks)
         with torch.no_grad():
             blocks = polynomial_mix(*inputs.arguments, **inputs.options, **masks)
         assert_close(blocks, whole, 1e-12)
+        assert torch.equal(blocks, recorded)
+
+
+@pytest.mark.parametrize("mask", [None, ChunkMask(40, 1), "tensor"])
+def test_recomputation_gives_the_same_gradients(make_inputs, random_padding, mask):
+    num_frames = 2 * CPU_BLOCK_FRAMES + 9
+    inputs = make_inputs(num_frames, degree=3, dtype=torch.float64)
+    mask = torch.rand(num_frames, num_frames) < 0.5 if mask == "tensor" else mask
+    masks = {"attn_mask": mask, "key_padding_mask": random_padding(3, num_frames)}
+    gradients = [
+        torch.autograd.grad(
+            polynomial_mix(*inputs.arguments, **inputs.options, **masks, recompute=recompute)
+            .square()
+            .sum(),
+            inputs.leaves,
+        )
+        for recompute in (False, True)
+    ]
+    for kept, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(kept, recomputed)
+
+
+@pytest.mark.parametrize(("recompute", "num_expanded"), [(False, 2), (True, 0)])
+def test_training_keeps_two_expanded_tensors_or_none(make_inputs, recompute, num_expanded):
+    inputs = make_inputs(300, degree=2)
+    expanded = inputs.weights[4].shape[1]  # W_o (d, E)
+    kept = []
+
+    def note(tensor):
+        if tensor.dim() == 3 and tensor.shape[1:] == (300, expanded):
+            kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        polynomial_mix(*inputs.arguments, **inputs.options, recompute=recompute)
+    assert len(kept) == num_expanded
+
+
+def test_a_second_derivative_is_refused(make_inputs):
+    inputs = make_inputs(5, dtype=torch.float64)
+    output = polynomial_mix(*inputs.arguments, **inputs.options)
+    (gradient,) = torch.autograd.grad(output.square().sum(), inputs.leaves[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 @pytest.mark.parametrize("trainable", ["poly", "gate", "out", "biases"])
 def test_gradients_where_the_rest_is_frozen(make_inputs, trainable):
-    inputs = make_inputs(2 * BLOCK_FRAMES + 3, dtype=torch.float64)
+    inputs = make_inputs(2 * CPU_BLOCK_FRAMES + 3, dtype=torch.float64)
     parts = {
         "poly": inputs.weights[:2],
         "gate": inputs.weights[2:4],

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from speechbrain_pom.ops import ChunkMask
-from speechbrain_pom.ops.pooling import MeanAccumulator, chunk_sums, state_of_frames, window_sums
+from speechbrain_pom.ops.pooling import (
+    chunk_sums,
+    count_frames,
+    means,
+    rows_of_frames,
+    window_sums,
+)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -42,7 +48,7 @@ def test_chunk_sums_of_a_partial_last_chunk(num_frames):
 
 
 @pytest.mark.parametrize("mask", [None, ChunkMask(6), ChunkMask(6, 1), "tensor"])
-def test_frames_in_blocks_give_the_mean_that_each_frame_sees(mask):
+def test_the_mean_that_each_frame_sees(mask):
     features = torch.randn(2, 40, 3, dtype=torch.float64)
     padding = torch.arange(40) >= torch.tensor([[40], [17]])
     hidden = torch.rand(40, 40) < 0.3
@@ -52,11 +58,15 @@ def test_frames_in_blocks_give_the_mean_that_each_frame_sees(mask):
         hidden = mask.to_bool(40)
     else:
         mask = hidden
-    accumulator = MeanAccumulator(mask)
-    for start in range(0, 40, 12):
-        accumulator.add(features[:, start : start + 12], padding[:, start : start + 12])
-    state = accumulator.state()
-    found = state_of_frames(state, mask, 12, 31).expand(2, 19, 3)
+    chunk_size = mask.chunk_size if isinstance(mask, ChunkMask) else None
+    if isinstance(mask, torch.Tensor):
+        state = means(features, count_frames(features, padding, 1), mask, padding)
+        chunk_size = 1
+    else:
+        valid = features.masked_fill(padding.unsqueeze(-1), 0.0)
+        sums = valid.sum(1, keepdim=True) if mask is None else chunk_sums(valid, chunk_size)
+        state = means(sums, count_frames(features, padding, chunk_size), mask)
+    found = rows_of_frames(state, chunk_size, 12, 31).expand(2, 19, 3)
     for b in range(2):
         for t in range(12, 31):
             visible = ~hidden[t] & ~padding[b]

@@ -66,7 +66,7 @@ def make_brain(folder, *, epochs=2, init_seed=0, dropout=0.5, opt=torch.optim.Ad
         "sample_rate": SAMPLE_RATE,
         "epoch_counter": counter,
         "num_checkpoints_to_keep": 1,
-        "attention_type": "none",
+        "attention_type": "PoM(3)",
         "d_model": 10,
         "num_encoder_layers": 1,
     }
@@ -350,8 +350,8 @@ def test_checkpoints_say_what_they_are_and_the_best_one_is_kept(tmp_path):
     metas = [checkpoint.meta for checkpoint in brain.checkpointer.list_checkpoints()]
     assert sorted(meta["loss"] for meta in metas) == [1.0, 2.5]
     assert sorted(meta["optimizer_step"] for meta in metas) == [4, 8]
-    encoder = {"attention_type": "none", "d_model": 10, "num_encoder_layers": 1}
-    assert all(meta["encoder"] == encoder for meta in metas)
+    encoder = {"attention_type": "PoM(3)", "d_model": 10, "num_encoder_layers": 1}
+    assert all({**meta["encoder"], **encoder} == meta["encoder"] for meta in metas)
 
 
 def test_saving_does_not_become_slower(tmp_path):

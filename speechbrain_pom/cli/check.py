@@ -1,0 +1,67 @@
+"""`check`: decode all audio of a corpus or manifest, and list what is wrong with it."""
+
+from math import inf
+
+from speechbrain_pom.data.check import check_data
+
+EPILOG = """\
+  python -m speechbrain_pom check /path/to/LibriSpeech --splits train-clean-100 dev-clean
+  python -m speechbrain_pom check /path/to/audio --manifest results/run/manifests/train.csv
+
+DATA_FOLDER is in LibriSpeech's layout, or is what $data_root (CSV) or {data_root} (JSON) stands
+for in a manifest that SpeechBrain reads. Exit code 0: no more utterances are bad than
+--max_bad_share allows; 1: more are; 2: the call cannot work."""
+
+
+def add_arguments(parser):
+    """Add the arguments of `check`.
+
+    Arguments
+    ---------
+    parser : argparse.ArgumentParser
+        Of the subcommand.
+    """
+    parser.epilog = EPILOG
+    add = parser.add_argument
+    add("data_folder", metavar="DATA_FOLDER", help="folder that holds the data")
+    add("--splits", nargs="+", metavar="SPLIT", help="its folders to check (default: all)")
+    add("--manifest", metavar="FILE", help="check the files of this .csv or .json instead")
+    add("--no_transcripts", action="store_true", help="audio alone is enough")
+    add("--max_bad_share", type=float, default=0.0, metavar="X", help="allowed, 0 <= X < 1")
+    add("--min_duration_s", type=float, default=0.0, metavar="S", help="shorter ones are bad")
+    add("--max_duration_s", type=float, default=inf, metavar="S", help="longer ones are bad")
+    add("--num_workers", type=int, metavar="N", help="processes (default: CPU cores)")
+    add("--out", default="data_check.json", metavar="FILE", help="list to write (%(default)s)")
+
+
+def run(args):
+    """Check, print the table of problems, and write all of them.
+
+    Arguments
+    ---------
+    args : argparse.Namespace
+        Of a parser with `add_arguments`.
+
+    Returns
+    -------
+    int
+        0, or 1 if more utterances are bad than allowed.
+
+    Raises
+    ------
+    ValueError
+        For a bad call; see `check_data`.
+    """
+    report = check_data(
+        args.data_folder,
+        args.splits,
+        args.manifest,
+        need_transcripts=not args.no_transcripts,
+        max_bad_share=args.max_bad_share,
+        min_duration_s=args.min_duration_s,
+        max_duration_s=args.max_duration_s,
+        num_workers=args.num_workers,
+    )
+    report.write(args.out)
+    print(f"{report.table()}\nall problems: {args.out}")
+    return 0 if report.is_acceptable else 1

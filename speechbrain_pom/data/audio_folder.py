@@ -1,0 +1,240 @@
+"""Manifests of a folder of audio without transcripts: any nesting, format and sample rate."""
+
+import hashlib
+import os
+import re
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from speechbrain_pom.data.audio_files import (
+    SAMPLE_RATE,
+    check_choice,
+    inspect_audio,
+    path_problems,
+    resampled_length,
+    resampling_problems,
+)
+from speechbrain_pom.data.layout import check_is_folder, file_stamp, list_entries
+from speechbrain_pom.data.manifest import COLUMNS, read_manifest, write_manifest
+from speechbrain_pom.data.records import (
+    BadUtterance,
+    check_max_bad_share,
+    check_writable,
+    is_up_to_date,
+    save_manifest,
+)
+from speechbrain_pom.data.workers import map_in_processes, num_processes
+
+EXTENSIONS = {
+    *(".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3"),
+    *(".oga", ".ogg", ".opus", ".rf64", ".snd", ".w64", ".wav"),
+}
+"""Endings of the names of audio files, in small letters; those that soundfile reads."""
+
+OTHER_EXTENSIONS = {
+    *(".3gp", ".aac", ".alac", ".amr", ".ape", ".m4a"),
+    *(".mka", ".mp4", ".webm", ".wma", ".wv"),
+}
+"""Endings of audio files that soundfile does not read; they are listed as bad."""
+
+_RECORD_VERSION = 1  # raise it when the same folder would give another manifest
+_UNSAFE = re.compile(r"[^\w./+-]")
+
+
+def prepare_audio_folder(
+    data_folder,
+    manifest_folder,
+    *,
+    valid_share=0.01,
+    num_workers=None,
+    show_progress=True,
+    max_bad_share=0.0,
+    check_data="headers",
+):
+    """Writes ``train.csv`` and ``valid.csv`` for a folder of audio, unless they are up to date.
+
+    Each file is one utterance. Its ID is its path in the folder; where that holds other characters
+    than letters, digits and ``_ . / + -``, these become ``_`` and a part of the path's SHA-256 is
+    added. Files of other sample rates and of several channels are resampled to 16 kHz and mixed
+    down when they are read: ``num_samples`` and ``duration`` are those of the result, and the
+    column ``sample_rate`` is that of the file. Which utterances are for validation depends on
+    their IDs alone, so others do not change sides when files are added.
+
+    ``audio.csv`` holds both parts; ``audio.json`` and ``audio.problems.json`` lie beside it as
+    for `prepare_librispeech`. Hidden files, and files that are not audio by their name, are
+    ignored.
+
+    Arguments
+    ---------
+    data_folder : str or pathlib.Path
+        The folder; links in it are followed.
+    manifest_folder : str or pathlib.Path
+        Where the manifests go; made if needed.
+    valid_share : float
+        The share of utterances for validation, 0 < x < 1; at least one.
+    num_workers : int, optional
+        Processes that read audio; the CPU cores of this process by default.
+    show_progress : bool
+        Whether a progress bar is shown.
+    max_bad_share : float
+        The share of utterances that may be left out because they are bad, 0 <= x < 1.
+    check_data : str
+        ``"headers"`` or ``"decode"``, as `prepare_librispeech` takes it. MP3 files are always
+        decoded.
+
+    Returns
+    -------
+    dict of str to pathlib.Path
+        The manifests ``train`` and ``valid``.
+
+    Raises
+    ------
+    ValueError
+        If an argument is wrong, a folder cannot be read or written, it holds fewer than two good
+        audio files, or more are bad than ``max_bad_share`` allows.
+
+    Example
+    -------
+    >>> import numpy as np, soundfile
+    >>> root = getfixture("tmp_path") / "audio"
+    >>> root.mkdir()
+    >>> for name in ("a.flac", "b.wav"):
+    ...     soundfile.write(root / name, np.ones((44101, 2)) / 2, 44100)
+    >>> paths = prepare_audio_folder(root, root.parent / "csv", show_progress=False)
+    >>> read_manifest(paths["train"])["b.wav"]["num_samples"]
+    16001
+    """
+    data_folder, manifest_folder = Path(data_folder), Path(manifest_folder)
+    if not isinstance(valid_share, (int, float)) or not 0 < valid_share < 1:
+        raise ValueError(f"valid_share is {valid_share!r}: it must be a share, 0 < x < 1")
+    num_workers = num_processes(num_workers)
+    check_max_bad_share(max_bad_share)
+    check_choice(check_data)
+    check_is_folder(data_folder, "the folder that holds your audio files")
+
+    files, fingerprint = scan_folder(data_folder)
+    source = {
+        "version": _RECORD_VERSION,
+        "data_folder": str(data_folder.resolve()),
+        "check_data": check_data,
+        "fingerprint": fingerprint,
+    }
+    manifest = manifest_folder / "audio.csv"
+    if not is_up_to_date(manifest, source, max_bad_share):
+        check_writable(manifest_folder)
+        title = data_folder.name if show_progress else None
+        rows, bad = _read_files(data_folder, files, check_data, num_workers, title)
+        save_manifest(manifest, rows, bad, source, max_bad_share)
+    return _split(manifest, valid_share)
+
+
+def scan_folder(data_folder):
+    """Lists a folder's audio files, and digests their paths, sizes and times.
+
+    Arguments
+    ---------
+    data_folder : pathlib.Path
+
+    Returns
+    -------
+    files : list of str
+        Paths in the folder, with ``/``, sorted.
+    fingerprint : str
+        Another one whenever a file changed.
+
+    Raises
+    ------
+    ValueError
+        If there are no audio files, or a folder cannot be listed.
+
+    Example
+    -------
+    >>> (getfixture("tmp_path") / "deep").mkdir()
+    >>> (getfixture("tmp_path") / "deep" / "A.WAV").touch()
+    >>> scan_folder(getfixture("tmp_path"))[0]
+    ['deep/A.WAV']
+    """
+    found, folders, visited = {}, [Path(data_folder)], set()
+    while folders:
+        folder = folders.pop()
+        real = os.path.realpath(folder)
+        if real in visited:  # links may lead back
+            continue
+        visited.add(real)
+        for entry in list_entries(folder):
+            if entry.is_dir():
+                folders.append(Path(entry.path))
+            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS | OTHER_EXTENSIONS:
+                file = Path(entry.path).relative_to(data_folder).as_posix()
+                found[file] = file_stamp(entry)
+    if not found:
+        endings = ", ".join(sorted(EXTENSIONS))
+        raise ValueError(
+            f"data folder '{data_folder}' holds no audio files ({endings}), at any depth: "
+            "pass the folder that holds your audio files"
+        )
+    digest = hashlib.sha256()
+    for file in sorted(found):
+        digest.update(os.fsencode(f"{file}\0{found[file]}\n"))
+    return sorted(found), digest.hexdigest()
+
+
+def _read_files(data_folder, files, check_data, num_workers, bar_title):
+    """Reads all files; returns the rows and the bad utterances, in the order of their paths."""
+    read = partial(_read_file, str(data_folder), check_data)
+    rows, bad = [], []
+    for row, problem in map_in_processes(
+        read, files, num_workers, bar_title=bar_title, chunksize=16
+    ):
+        if problem:
+            bad.append(problem)
+        else:
+            rows.append(row)
+    return rows, bad
+
+
+def _read_file(data_folder, check_data, file):
+    """The manifest row of a file, or None, and a bad utterance, or None."""
+    utterance = _utterance_id(file)
+    extension = os.path.splitext(file)[1].lower()
+    if extension in OTHER_EXTENSIONS:
+        problem = {"format": f"{extension} files cannot be read: convert it, for example to FLAC"}
+        return None, BadUtterance(utterance, file, 0.0, problem)
+    facts = inspect_audio(os.path.join(data_folder, file), check_data)
+    problems = facts.problems | path_problems(file)
+    if facts.sample_rate:
+        problems |= resampling_problems(facts)
+    if problems:
+        return None, BadUtterance(utterance, file, facts.duration_s, problems)
+    num_samples = resampled_length(facts.num_samples, facts.sample_rate)
+    values = (utterance, num_samples / SAMPLE_RATE, num_samples, f"$data_root/{file}", "", "")
+    row = dict(zip(COLUMNS, values, strict=True))
+    return row | {"sample_rate": facts.sample_rate}, None
+
+
+def _utterance_id(file):
+    safe = _UNSAFE.sub("_", file)
+    if safe == file:
+        return file
+    digest = hashlib.sha256(os.fsencode(file)).hexdigest()
+    return f"{PurePosixPath(safe).with_suffix('')}-{digest[:12]}"
+
+
+def _split(manifest, valid_share):
+    """Writes the two parts of a manifest."""
+    rows = [{"ID": key, **row} for key, row in read_manifest(manifest).items()]
+    if len(rows) < 2:
+        raise ValueError(
+            f"'{manifest}' holds {len(rows)} audio file: training and validation need one each, "
+            "at least; add files"
+        )
+    rows.sort(key=lambda row: _position(row["ID"]))
+    num_valid = sum(_position(row["ID"]) < valid_share for row in rows)
+    num_valid = min(max(1, num_valid), len(rows) - 1)
+    parts = {"train": rows[num_valid:], "valid": rows[:num_valid]}
+    return {name: write_manifest(manifest.with_name(f"{name}.csv"), parts[name]) for name in parts}
+
+
+def _position(utterance):
+    """A number in [0, 1) that depends on the utterance alone."""
+    return int(hashlib.sha256(utterance.encode("utf-8")).hexdigest()[:13], 16) / 16**13

@@ -1,0 +1,167 @@
+"""The chapters of a split in LibriSpeech's layout: rows of a manifest, and bad utterances."""
+
+import hashlib
+import os
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from speechbrain_pom.data.audio_files import (
+    format_problems,
+    has_placeholder,
+    inspect_audio,
+    path_problems,
+)
+from speechbrain_pom.data.layout import file_stamp, list_entries, list_subfolders
+from speechbrain_pom.data.manifest import COLUMNS
+from speechbrain_pom.data.records import BadUtterance
+from speechbrain_pom.data.workers import map_in_processes
+
+
+class Chapter(NamedTuple):
+    """A folder with audio and transcripts."""
+
+    folder: str  # SPLIT/SPEAKER/CHAPTER
+    audio: tuple  # file names, sorted
+    transcripts: tuple  # file names, sorted
+
+
+def scan_split(data_folder, split):
+    """Lists a split's chapters, and digests paths, sizes and times of their files.
+
+    Arguments
+    ---------
+    data_folder : pathlib.Path
+        The folder that holds the splits.
+    split : str
+
+    Returns
+    -------
+    chapters : list of Chapter
+    fingerprint : str
+        Another one whenever a file changed.
+
+    Raises
+    ------
+    ValueError
+        If there is no audio in it, or a folder cannot be listed.
+
+    Example
+    -------
+    >>> chapter = getfixture("tmp_path") / "dev-clean" / "84" / "121123"
+    >>> chapter.mkdir(parents=True)
+    >>> (chapter / "84-121123-0000.flac").touch()
+    >>> scan_split(getfixture("tmp_path"), "dev-clean")[0]
+    [Chapter(folder='dev-clean/84/121123', audio=('84-121123-0000.flac',), transcripts=())]
+    """
+    digest, chapters = hashlib.sha256(), []
+    for speaker in list_subfolders(data_folder / split):
+        for chapter in list_subfolders(speaker):
+            files = [e for e in list_entries(chapter) if e.name.endswith((".flac", ".trans.txt"))]
+            folder = Path(chapter).relative_to(data_folder).as_posix()
+            for entry in files:
+                digest.update(os.fsencode(f"{folder}/{entry.name}\0{file_stamp(entry)}\n"))
+            audio = tuple(e.name for e in files if e.name.endswith(".flac"))
+            transcripts = tuple(e.name for e in files if not e.name.endswith(".flac"))
+            if files:
+                chapters.append(Chapter(folder, audio, transcripts))
+    if not any(chapter.audio for chapter in chapters):
+        raise ValueError(
+            f"split '{split}' in '{data_folder}' holds no SPEAKER/CHAPTER/*.flac: "
+            "unpack it again, or ask for other splits"
+        )
+    return chapters, digest.hexdigest()
+
+
+def read_chapters(data_folder, chapters, need_transcripts, check_data, num_workers, bar_title):
+    """Checks the utterances of chapters, in several processes.
+
+    Arguments
+    ---------
+    data_folder : pathlib.Path
+        The folder that holds the splits.
+    chapters : list of Chapter
+        From `scan_split`.
+    need_transcripts : bool
+        Whether each utterance must have a transcript.
+    check_data : str
+        As `inspect_audio` takes it.
+    num_workers : int
+        Processes.
+    bar_title : str or None
+        Of the progress bar; None shows none.
+
+    Returns
+    -------
+    rows : list of dict
+        The good utterances, in the order of their paths, with the keys of ``COLUMNS``.
+    bad : list of BadUtterance
+    """
+    read = partial(_read_chapter, str(data_folder), need_transcripts, check_data)
+    rows, bad = {}, []
+    sizes = [len(chapter.audio) for chapter in chapters]
+    for chapter_rows, chapter_bad in map_in_processes(
+        read, chapters, num_workers, bar_title=bar_title, sizes=sizes
+    ):
+        for row in chapter_rows:
+            first = rows.setdefault(row["ID"], row)
+            if first is not row:
+                file, other = (item["wav"].removeprefix("$data_root/") for item in (row, first))
+                problem = {"same ID": f"has the same ID as {other}: rename one"}
+                bad.append(BadUtterance(row["ID"], file, row["duration"], problem))
+        bad += chapter_bad
+    return list(rows.values()), bad
+
+
+def _read_chapter(data_folder, need_transcripts, check_data, chapter):
+    """Returns the chapter's manifest rows and its bad utterances."""
+    speaker = chapter.folder.split("/")[-2]
+    texts, absent = _read_transcripts(data_folder, chapter) if need_transcripts else ({}, "")
+    rows, bad = [], []
+    for name in chapter.audio:
+        utterance, file = name.removesuffix(".flac"), f"{chapter.folder}/{name}"
+        facts = inspect_audio(os.path.join(data_folder, file), check_data)
+        problems = facts.problems | format_problems(facts) | path_problems(file)
+        found = texts.pop(utterance, []) if need_transcripts else [""]
+        if need_transcripts:
+            problems |= _transcript_problems(found, absent)
+        if problems:
+            bad.append(BadUtterance(utterance, file, facts.duration_s, problems))
+        else:
+            size = (facts.duration_s, facts.num_samples)
+            values = (utterance, *size, f"$data_root/{file}", speaker, found[0])
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
+    for utterance in sorted(texts):
+        problem = {"missing file": "has a transcript but no audio: restore it"}
+        bad.append(BadUtterance(utterance, f"{chapter.folder}/{utterance}.flac", 0.0, problem))
+    return rows, bad
+
+
+def _read_transcripts(data_folder, chapter):
+    """Returns {utterance: [each transcript given for it]}, and why one that is absent is so."""
+    if not chapter.transcripts:
+        name = "-".join(chapter.folder.split("/")[-2:]) + ".trans.txt"
+        return {}, f"no transcript: {chapter.folder}/{name} is missing, restore it"
+    texts = {}
+    for name in chapter.transcripts:
+        try:
+            text = Path(data_folder, chapter.folder, name).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            return {}, f"no transcript: {chapter.folder}/{name} is unreadable ({error})"
+        for words in filter(None, map(str.split, text.split("\n"))):
+            texts.setdefault(words[0], []).append(" ".join(words[1:]))
+    return texts, f"no transcript: add its line to {chapter.folder}/{chapter.transcripts[0]}"
+
+
+def _transcript_problems(found, absent):
+    if not found:
+        return {"missing transcript": absent}
+    if len(found) > 1:
+        return {"several transcripts": f"{len(found)} transcripts in its chapter: keep one line"}
+    if not found[0]:
+        sentence = "empty transcript: add its words, or remove line and audio"
+        return {"empty transcript": sentence}
+    if has_placeholder(found[0]):
+        sentence = f"transcript '{found[0]}' holds '$', a placeholder in manifests: write it out"
+        return {"placeholder": sentence}
+    return {}

@@ -1,0 +1,233 @@
+"""Full checks of speech data: every file is decoded, and every problem is listed."""
+
+import os
+from functools import partial
+from math import inf
+from pathlib import Path
+
+from speechbrain.dataio.dataio import load_data_csv, load_data_json
+
+from speechbrain_pom.data.audio_files import format_problems, inspect_audio, resampled_length
+from speechbrain_pom.data.chapters import read_chapters, scan_split
+from speechbrain_pom.data.check_report import CheckReport
+from speechbrain_pom.data.layout import (
+    check_data_folder,
+    check_is_folder,
+    check_splits,
+    find_splits,
+)
+from speechbrain_pom.data.records import BadUtterance, check_max_bad_share
+from speechbrain_pom.data.workers import map_in_processes, num_processes
+from speechbrain_pom.errors import one_line
+
+_DURATION_TOLERANCE_S = 0.01  # of a manifest without num_samples
+
+
+def check_data(
+    data_folder,
+    splits=None,
+    manifest=None,
+    *,
+    need_transcripts=True,
+    max_bad_share=0.0,
+    min_duration_s=0.0,
+    max_duration_s=inf,
+    num_workers=None,
+    show_progress=True,
+):
+    """Decodes every file of a folder in LibriSpeech's layout, or of a manifest.
+
+    Listed are files that are missing, unreadable, truncated or damaged, empty, silent, of another
+    format than 16 kHz mono, too short or too long, or hold samples that are not finite;
+    transcripts that are missing, empty or given twice; and, of a manifest, lengths that are not
+    those of the files: exact with a column ``num_samples``, else within 0.01 s of ``duration``.
+    A manifest's column ``sample_rate`` says that files may have that sample rate, and several
+    channels (see `prepare_audio_folder`).
+
+    Arguments
+    ---------
+    data_folder : str or pathlib.Path
+        The folder that holds the splits; with a manifest, what its ``$data_root`` (CSV) or
+        ``{data_root}`` (JSON) stands for.
+    splits : list of str, optional
+        Folders in it; all that look like splits by default. Not with a manifest.
+    manifest : str or pathlib.Path, optional
+        A ``.csv`` or ``.json`` file as SpeechBrain's `DynamicItemDataset` reads them, with ID,
+        ``duration`` (seconds), ``wav`` and optionally ``wrd``.
+    need_transcripts : bool
+        Whether each utterance must have a transcript. A manifest that has none at all is one for
+        pretraining; the report says so.
+    max_bad_share : float
+        The share of bad utterances that is allowed, 0 <= x < 1.
+    min_duration_s, max_duration_s : float
+        Utterances outside of these, in seconds, are bad.
+    num_workers : int, optional
+        Processes that decode; the CPU cores of this process by default.
+    show_progress : bool
+        Whether progress bars are shown.
+
+    Returns
+    -------
+    CheckReport
+
+    Raises
+    ------
+    ValueError
+        If an argument is wrong, or a folder, split or manifest is missing or not readable.
+
+    Example
+    -------
+    >>> import numpy as np, soundfile
+    >>> root = getfixture("tmp_path")
+    >>> soundfile.write(root / "a.wav", np.ones(800) / 2, 16000)
+    >>> _ = (root / "a.csv").write_text("ID,duration,wav\\na,0.1,$data_root/a.wav\\n")
+    >>> report = check_data(root, manifest=root / "a.csv", show_progress=False)
+    >>> report.bad[0].problems["length"]
+    'lasts 0.050 s, its manifest says 0.1 s: prepare the manifest again'
+    """
+    data_folder = Path(data_folder)
+    num_workers = num_processes(num_workers)
+    check_max_bad_share(max_bad_share)
+    _check_durations(min_duration_s, max_duration_s)
+    if manifest is not None and splits is not None:
+        raise ValueError(f"splits {splits} and manifest '{manifest}' are both given: choose one")
+    if manifest is None:
+        title, notes, results = _check_splits(
+            data_folder, splits, need_transcripts, num_workers, show_progress
+        )
+    else:
+        title = str(manifest)
+        notes, results = _check_manifest(
+            data_folder, Path(manifest), need_transcripts, num_workers, show_progress
+        )
+    limited = [_limit_duration(item, min_duration_s, max_duration_s) for item in results]
+    good = [item.duration_s for item in limited if not item.problems]
+    bad = [item for item in limited if item.problems]
+    return CheckReport(title, good, bad, max_bad_share, notes)
+
+
+def _check_durations(min_duration_s, max_duration_s):
+    if not 0 <= min_duration_s < max_duration_s:
+        raise ValueError(
+            f"min_duration_s {min_duration_s:g} and max_duration_s {max_duration_s:g} leave "
+            "nothing: give 0 <= min_duration_s < max_duration_s"
+        )
+
+
+def _limit_duration(item, min_duration_s, max_duration_s):
+    """The utterance, with what is wrong with its duration where that is known."""
+    if item.duration_s == 0 or min_duration_s <= item.duration_s <= max_duration_s:
+        return item
+    if item.duration_s < min_duration_s:
+        kind, limit = "too short", f"less than min_duration_s={min_duration_s:g}"
+    else:
+        kind, limit = "too long", f"more than max_duration_s={max_duration_s:g}"
+    problem = {kind: f"lasts {item.duration_s:g} s, {limit}: remove it or change the limit"}
+    return item._replace(problems=item.problems | problem)
+
+
+def _check_splits(data_folder, splits, need_transcripts, num_workers, show_progress):
+    if splits is None:
+        check_is_folder(data_folder, "the folder that holds the splits")
+        splits = find_splits(data_folder)
+        if not splits:
+            raise ValueError(
+                f"data folder '{data_folder}' has no SPLIT/SPEAKER/CHAPTER/*.flac: pass the "
+                "folder that holds the splits, or a manifest of its files"
+            )
+    splits = check_splits(splits)
+    check_data_folder(data_folder, splits)
+    results = []
+    for split in splits:
+        chapters = scan_split(data_folder, split)[0]
+        title = split if show_progress else None
+        rows, bad = read_chapters(
+            data_folder, chapters, need_transcripts, "decode", num_workers, title
+        )
+        results += [BadUtterance(row["ID"], _file(row), row["duration"], {}) for row in rows] + bad
+    return f"{data_folder}: {', '.join(splits)}", [], results
+
+
+def _file(row):
+    return row["wav"].removeprefix("$data_root/")
+
+
+def _check_manifest(data_folder, manifest, need_transcripts, num_workers, show_progress):
+    rows = _load_manifest(manifest, data_folder)
+    with_text = any(str(row.get("wrd") or "").strip() for row in rows.values())
+    notes = []
+    if need_transcripts and not with_text:
+        notes = ["no utterance has a transcript: a manifest for pretraining only"]
+    check = partial(_check_row, str(data_folder), need_transcripts and with_text)
+    title = manifest.name if show_progress else None
+    results = map_in_processes(
+        check, list(rows.items()), num_workers, bar_title=title, chunksize=16
+    )
+    return notes, list(results)
+
+
+def _load_manifest(path, data_folder):
+    loaders = {".csv": load_data_csv, ".json": load_data_json}
+    if path.suffix not in loaders:
+        raise ValueError(f"manifest '{path}' is neither .csv nor .json: pass one of these")
+    try:
+        rows = loaders[path.suffix](path, {"data_root": str(data_folder)})
+    except OSError as error:
+        raise ValueError(
+            f"manifest '{path}' cannot be read ({error.strerror}): pass one that is there"
+        ) from None
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"manifest '{path}' is not one that SpeechBrain reads ({one_line(error)}): only "
+            "data_root is replaced, IDs are unique"
+        ) from None
+    if not rows or not isinstance(rows, dict):
+        raise ValueError(f"manifest '{path}' holds no utterances: prepare the data again")
+    for utterance, row in rows.items():
+        try:
+            numbers = [float(row["duration"]), int(row.get("num_samples") or 0)]
+            valid = isinstance(row["wav"], str) and min(numbers) >= 0
+            valid = valid and int(row.get("sample_rate") or 1) > 0
+        except (AttributeError, KeyError, TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise ValueError(
+                f"manifest '{path}', ID '{utterance}': it needs wav (a path), duration (seconds) "
+                "and, if present, num_samples and sample_rate (integers): prepare it again"
+            )
+    return rows
+
+
+def _check_row(data_folder, need_transcripts, item):
+    """One utterance of a manifest, with its problems."""
+    utterance, row = item
+    path = row["wav"]
+    facts = inspect_audio(path, "decode")
+    problems = dict(facts.problems)
+    if facts.sample_rate:
+        problems |= _mismatches(facts, row)
+    if need_transcripts and not str(row.get("wrd") or "").strip():
+        kind = "missing transcript" if row.get("wrd") is None else "empty transcript"
+        problems[kind] = f"{kind} (wrd): add its words, or remove the row"
+    file = path.removeprefix(data_folder + os.sep)
+    return BadUtterance(utterance, file, facts.duration_s, problems)
+
+
+def _mismatches(facts, row):
+    """Where a file is not what its row in the manifest says."""
+    advice = "prepare the manifest again"
+    if not row.get("sample_rate"):
+        problems, num_samples = format_problems(facts), facts.num_samples
+    else:
+        problems, num_samples = {}, resampled_length(facts.num_samples, facts.sample_rate)
+        if facts.sample_rate != int(row["sample_rate"]):
+            says = f"its manifest says {row['sample_rate']} Hz"
+            problems["sample rate"] = f"sample rate {facts.sample_rate} Hz, {says}: {advice}"
+    if row.get("num_samples"):
+        if num_samples != int(row["num_samples"]):
+            says = f"its manifest says {row['num_samples']}"
+            problems["length"] = f"has {num_samples} samples, {says}: {advice}"
+    elif abs(facts.duration_s - float(row["duration"])) > _DURATION_TOLERANCE_S:
+        says = f"its manifest says {row['duration']} s"
+        problems["length"] = f"lasts {facts.duration_s:.3f} s, {says}: {advice}"
+    return problems

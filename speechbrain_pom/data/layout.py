@@ -1,0 +1,205 @@
+"""LibriSpeech's layout: which folders are splits, and where they are if not where expected.
+
+The layout is ``SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac`` (16 kHz, mono) with one
+``SPEAKER-CHAPTER.trans.txt`` per chapter, whose lines are ``UTTERANCE TRANSCRIPT``.
+"""
+
+import os
+from itertools import islice
+from pathlib import Path
+
+
+def list_entries(folder):
+    """What a folder holds, without hidden files, sorted by name.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+
+    Returns
+    -------
+    list of os.DirEntry
+
+    Raises
+    ------
+    ValueError
+        If it cannot be listed.
+
+    Example
+    -------
+    >>> (getfixture("tmp_path") / ".hidden").touch()
+    >>> list_entries(getfixture("tmp_path"))
+    []
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise ValueError(
+            f"folder '{folder}' cannot be listed ({error.strerror}): check its permissions"
+        ) from None
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def list_subfolders(folder):
+    """Paths of a folder's folders, sorted, without hidden ones.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> list_subfolders(getfixture("tmp_path"))
+    []
+    """
+    return [entry.path for entry in list_entries(folder) if entry.is_dir()]
+
+
+def file_stamp(entry):
+    """Size and time of a file, for fingerprints of folders.
+
+    Arguments
+    ---------
+    entry : os.DirEntry
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> (getfixture("tmp_path") / "a").touch()
+    >>> file_stamp(list_entries(getfixture("tmp_path"))[0]).split()[0]
+    '0'
+    """
+    try:
+        stat = entry.stat()
+    except OSError:  # a dangling link: reading it names the problem
+        return "-1 -1"
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def check_splits(splits):
+    """Refuses names that are no names of folders.
+
+    Arguments
+    ---------
+    splits : list of str
+
+    Returns
+    -------
+    list of str
+        Each name once.
+
+    Raises
+    ------
+    ValueError
+
+    Example
+    -------
+    >>> check_splits(["dev-clean", "dev-clean"])
+    ['dev-clean']
+    """
+    if isinstance(splits, str) or not splits:
+        raise ValueError(f"splits is {splits!r}: pass a list of names, such as ['train-clean-100']")
+    for split in splits:
+        if not isinstance(split, str) or split in ("", ".", "..") or Path(split).name != split:
+            raise ValueError(f"split {split!r} is no folder name: pass names such as 'dev-clean'")
+    return list(dict.fromkeys(splits))
+
+
+def check_is_folder(data_folder, expected):
+    """Refuses a data folder that is none.
+
+    Arguments
+    ---------
+    data_folder : str or pathlib.Path
+    expected : str
+        What it should be, for the message.
+
+    Raises
+    ------
+    ValueError
+
+    Example
+    -------
+    >>> check_is_folder(getfixture("tmp_path"), "the folder that holds dev-clean")
+    """
+    if not os.path.isdir(data_folder):
+        state = "is not a folder" if os.path.exists(data_folder) else "does not exist"
+        raise ValueError(f"data folder '{data_folder}' {state}: pass {expected}")
+
+
+def check_data_folder(data_folder, splits):
+    """Refuses a folder without the splits; says where they are if near.
+
+    Arguments
+    ---------
+    data_folder : pathlib.Path
+    splits : list of str
+
+    Raises
+    ------
+    ValueError
+
+    Example
+    -------
+    >>> (getfixture("tmp_path") / "dev-clean").mkdir()
+    >>> check_data_folder(getfixture("tmp_path"), ["dev-clean"])
+    """
+    check_is_folder(data_folder, f"the folder that holds {', '.join(splits)}")
+    missing = [split for split in splits if not os.path.isdir(data_folder / split)]
+    if not missing:
+        return
+    problem = f"data folder '{data_folder}' has no split {', '.join(map(repr, missing))}"
+    if _is_split(data_folder):
+        parent = data_folder.resolve().parent
+        raise ValueError(f"{problem}, it is itself a split: pass the folder above it, '{parent}'")
+    for child in list_subfolders(data_folder):
+        if all(os.path.isdir(os.path.join(child, split)) for split in missing):
+            raise ValueError(f"{problem}, but '{child}' has: pass that folder instead")
+    present = find_splits(data_folder)
+    has = f"it has {', '.join(present)}" if present else "it has no SPLIT/SPEAKER/CHAPTER/*.flac"
+    raise ValueError(f"{problem} ({has}): unpack what is missing there, or ask for other splits")
+
+
+def find_splits(data_folder):
+    """The splits in a folder.
+
+    Arguments
+    ---------
+    data_folder : str or pathlib.Path
+
+    Returns
+    -------
+    list of str
+        Names, sorted.
+
+    Raises
+    ------
+    ValueError
+        If the folder cannot be listed.
+
+    Example
+    -------
+    >>> find_splits(getfixture("tmp_path"))
+    []
+    """
+    return [os.path.basename(child) for child in list_subfolders(data_folder) if _is_split(child)]
+
+
+def _is_split(folder):
+    """Whether the first few folders two levels down hold audio: a glance, not a search."""
+    try:
+        for speaker in islice(list_subfolders(folder), 5):
+            for chapter in islice(list_subfolders(speaker), 5):
+                if any(entry.name.endswith(".flac") for entry in list_entries(chapter)):
+                    return True
+    except ValueError:  # not ours to read: no split for the purpose of a hint
+        return False
+    return False

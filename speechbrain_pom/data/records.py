@@ -1,0 +1,234 @@
+"""Records beside manifests: what each was made from, and which utterances were left out of it."""
+
+import hashlib
+import json
+import logging
+import math
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from speechbrain_pom.data.manifest import manifest_bytes
+from speechbrain_pom.files import write_atomically
+
+_MAX_LISTED = 10  # bad utterances in an error message; the file beside the manifest lists all
+
+logger = logging.getLogger(__name__)
+
+
+class BadUtterance(NamedTuple):
+    """An utterance that must not go into a manifest, and every reason why."""
+
+    utterance: str
+    file: str  # relative to the data folder
+    duration_s: float  # 0 where unknown
+    problems: dict  # kind, such as "sample rate", to a sentence that says what to do
+
+
+def check_max_bad_share(max_bad_share):
+    """Refuses what is no share.
+
+    Arguments
+    ---------
+    max_bad_share : float
+        The share of utterances that may be left out, 0 <= x < 1.
+
+    Raises
+    ------
+    ValueError
+
+    Example
+    -------
+    >>> check_max_bad_share(0.01)
+    """
+    if not isinstance(max_bad_share, (int, float)) or not 0 <= max_bad_share < 1:
+        raise ValueError(f"max_bad_share is {max_bad_share!r}: it must be a share, 0 <= x < 1")
+
+
+def check_writable(folder):
+    """Makes a folder for manifests, and refuses one that cannot be written.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+
+    Raises
+    ------
+    ValueError
+
+    Example
+    -------
+    >>> check_writable(getfixture("tmp_path") / "manifests")
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(
+            f"manifest folder '{folder}' cannot be written ({error.strerror}): "
+            "choose another one or change its permissions"
+        ) from None
+
+
+def is_up_to_date(path, source, max_bad_share=0.0):
+    """Whether a manifest is still what ``save_manifest`` wrote for this source.
+
+    If so, the log says which one is kept, as a warning where utterances were left out of it.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The manifest; its record lies beside it as ``.json``.
+    source : dict
+        What the manifest depends on, as given to ``save_manifest``. A record whose
+        ``check_data`` is ``"decode"`` also serves where less is asked for.
+    max_bad_share : float
+        The share of utterances that may have been left out.
+
+    Returns
+    -------
+    bool
+        False too if there is no manifest or no valid record.
+
+    Example
+    -------
+    >>> is_up_to_date(getfixture("tmp_path") / "a.csv", {"fingerprint": "0"})
+    False
+    """
+    path = Path(path)
+    try:
+        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        same_file = record["csv_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        share, summary = record["bad_share"], record["summary"]
+        same_source = record["source"] in (source, source | {"check_data": "decode"})
+        if not (same_source and same_file and share <= max_bad_share):
+            return False
+    except (OSError, ValueError, TypeError, KeyError):  # no record, or not one of ours
+        return False
+    logger.log(logging.WARNING if share else logging.INFO, "%s; '%s' is kept", summary, path)
+    return True
+
+
+def save_manifest(path, rows, bad, source, max_bad_share=0.0):
+    """Writes a manifest and its record, or raises if too many utterances are bad.
+
+    The record (``.json``) is written last, so that an interrupted call is repeated. All bad
+    utterances are listed in ``.problems.json``.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The manifest, ``NAME.csv``.
+    rows : list of dict
+        The good utterances, with the keys of ``COLUMNS``.
+    bad : list of BadUtterance
+        The others.
+    source : dict
+        What the manifest depends on (JSON values); compared by ``is_up_to_date``.
+    max_bad_share : float
+        The share of utterances that may be left out, 0 <= x < 1.
+
+    Raises
+    ------
+    ValueError
+        If more than ``max_bad_share`` of the utterances are bad; the manifest is not touched.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.csv"
+    >>> row = dict(ID="1-2-3", duration=0.5, num_samples=8000, wav="a", spk_id="1", wrd="HI")
+    >>> save_manifest(path, [row], [], {"fingerprint": "0"})
+    >>> is_up_to_date(path, {"fingerprint": "0"}), is_up_to_date(path, {"fingerprint": "1"})
+    (True, False)
+    """
+    path = Path(path)
+    totals = count_utterances([row["duration"] for row in rows], bad)
+    totals["speakers"] = len({row["spk_id"] for row in rows} - {""})
+    share = totals["bad_share"]
+    summary = _summary(path.stem, totals)
+    report = path.with_suffix(".problems.json")
+    if bad:
+        write_atomically(report, json_text(totals | {"bad": [item._asdict() for item in bad]}))
+    if share > max_bad_share:
+        raise ValueError(_too_many(summary, report, bad, share, max_bad_share))
+    data = manifest_bytes(rows)
+    digest = hashlib.sha256(data).hexdigest()
+    write_atomically(path, data)
+    summary += f" and left out, see '{report.name}'" if bad else ""
+    record = totals | {"summary": summary, "csv_sha256": digest, "source": source}
+    write_atomically(path.with_suffix(".json"), json_text(record))
+    if not bad:
+        report.unlink(missing_ok=True)
+    logger.log(logging.WARNING if bad else logging.INFO, "%s; written to '%s'", summary, path)
+
+
+def count_utterances(durations_s, bad):
+    """Counts and hours of good and bad utterances.
+
+    Arguments
+    ---------
+    durations_s : list of float
+        Of the good utterances.
+    bad : list of BadUtterance
+
+    Returns
+    -------
+    dict
+        kept_utterances, kept_h, dropped_utterances, dropped_h, bad_share.
+
+    Example
+    -------
+    >>> count_utterances([1800.0], [])["kept_h"]
+    0.5
+    """
+    return {
+        "kept_utterances": len(durations_s),
+        "kept_h": sum(durations_s) / 3600,
+        "dropped_utterances": len(bad),
+        "dropped_h": sum(item.duration_s for item in bad) / 3600,
+        "bad_share": len(bad) / max(1, len(durations_s) + len(bad)),
+    }
+
+
+def json_text(value):
+    """A value as the text of a JSON file.
+
+    Arguments
+    ---------
+    value : object
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> json_text({"bad": []})
+    '{\\n "bad": []\\n}\\n'
+    """
+    return json.dumps(value, indent=1) + "\n"
+
+
+def _summary(name, totals):
+    """The totals in one line."""
+    speakers = f", {totals['speakers']} speakers" if totals["speakers"] else ""
+    kept = f"{totals['kept_utterances']} utterances ({totals['kept_h']:.3f} h{speakers})"
+    if not totals["dropped_utterances"]:
+        return f"{name}: {kept}"
+    dropped = "{dropped_utterances} ({dropped_h:.3f} h)".format(**totals)
+    return f"{name}: {kept} are good, {dropped} are bad"
+
+
+def _too_many(summary, report, bad, share, max_bad_share):
+    enough = math.ceil(share * 1e4) / 1e4  # rounded up, so that the advice works
+    advice = f" or set max_bad_share to {enough:g} to leave them out" if enough < 1 else ""
+    parts = [
+        f"{summary}: more than max_bad_share={max_bad_share:g} allows; mend them{advice}; "
+        f"all are listed in '{report}'"
+    ]
+    for item in bad[:_MAX_LISTED]:
+        line = f"{item.utterance} ({item.file}): {'; '.join(item.problems.values())}"
+        parts.append(line if line.isprintable() else ascii(line))
+    if len(bad) > _MAX_LISTED:
+        parts.append(f"and {len(bad) - _MAX_LISTED} more")
+    return " | ".join(parts)

@@ -1,0 +1,101 @@
+"""Commands as documents show them: whether what they name exists, without running them."""
+
+import configparser
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from torch.distributed.run import get_args_parser
+
+from speechbrain_pom.__main__ import COMMANDS, build_parser
+from speechbrain_pom.attention import parse_spec
+from speechbrain_pom.training.options import parse_command_line, read_tree
+
+ROOT = Path(__file__).parents[2]
+# A recipe and an hparams file of the reader, as the documents call them.
+FOREIGN = ("train.py", "hparams/conformer.yaml")
+
+
+@pytest.fixture
+def check_command(monkeypatch):
+    """Function of a command line: raises when a file, target, option or spec does not exist."""
+    monkeypatch.chdir(ROOT)
+    return _check
+
+
+def _check(line):
+    words = shlex.split(line, comments=True)
+    if not words:
+        return
+    program = Path(words[0]).name
+    known = {"make": _make, "python": _python, "torchrun": _torchrun}
+    assert program in known, f"no check for {line!r}"
+    known[program](words[1:])
+
+
+def _make(words):
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {word for word in words if "=" not in word} <= targets, words
+
+
+def _torchrun(words):
+    args = get_args_parser().parse_args(words)  # exits for an unknown option of torchrun
+    script = [args.training_script, *args.training_script_args]
+    _python(["-m", *script] if args.module else script)
+
+
+def _python(words):
+    if words[0] != "-m":
+        _script(words)
+    elif words[1] == "pip":
+        _pip(words[2:])
+    elif words[1] == "pytest":
+        assert all(Path(word).exists() for word in words[2:] if not word.startswith("-")), words
+    else:
+        assert words[1] == "speechbrain_pom", words
+        _subcommand(words[2:])
+
+
+def _script(words):
+    script, arguments = Path(words[0]), words[1:]
+    assert script.is_file(), script
+    if not any(word.endswith(".yaml") for word in arguments):
+        options = {word for word in arguments if word.startswith("--")}
+        text = script.read_text()
+        assert all(f'"{option}"' in text for option in options), words
+    elif "--help" not in arguments:
+        _overrides(arguments)
+    else:
+        assert Path(arguments[0]).is_file(), words
+
+
+def _overrides(words):
+    """An hparams file of ours with overrides: keys, kinds of values, attention specs."""
+    overrides, tree = parse_command_line(words).overrides, read_tree(words[0])
+    num_layers = overrides.get("num_encoder_layers", tree["num_encoder_layers"])
+    parse_spec(overrides.get("attention_type", tree["attention_type"]), num_layers)
+
+
+def _pip(words):
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = set(re.findall(r"\w+", "".join(re.findall(r"\[(.*?)\]", " ".join(words)))))
+    assert extras <= set(config["options.extras_require"]), words
+
+
+def _subcommand(words):
+    name = words[0]
+    if name == "run":
+        assert tuple(words[1:3]) == FOREIGN, words
+        spec = words[words.index("--attention_type") + 1]
+        parse_spec(spec, 12)
+        return
+    _, unknown = build_parser(name).parse_known_args(words)
+    if COMMANDS[name].takes_overrides:
+        yaml = [word for word in words if word.endswith(".yaml")]
+        assert yaml or not unknown, words
+        if yaml:
+            _overrides([*yaml, *unknown])
+    else:
+        assert not unknown, words

@@ -1,0 +1,128 @@
+"""Every public function and class says what it takes, gives and raises."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import speechbrain_pom
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted(
+    info.name
+    for info in pkgutil.walk_packages(speechbrain_pom.__path__, "speechbrain_pom.")
+    if not info.name.endswith("__main__")
+)
+PACKAGES = [
+    "speechbrain_pom",
+    *(name for name in MODULES if hasattr(importlib.import_module(name), "__all__")),
+]
+
+
+def public_functions(module_name):
+    """(qualified name, syntax node) of the public functions and methods of a module."""
+    path = inspect.getsourcefile(importlib.import_module(module_name))
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            yield node.name, node
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for item in node.body:
+                if isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
+                    yield f"{node.name}.{item.name}", item
+
+
+def own_nodes(node):
+    """The nodes of a function, without those of functions inside of it."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, (ast.FunctionDef, ast.Lambda, ast.ClassDef)):
+            yield child
+            yield from own_nodes(child)
+
+
+def missing_sections(node):
+    """Sections that a function's docstring lacks, given its signature and its body."""
+    text = ast.get_docstring(node) or ""
+    arguments = [*node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+    arguments = [a for a in arguments if a is not None and a.arg not in ("self", "cls")]
+    returns = any(isinstance(n, ast.Return) and n.value is not None for n in own_nodes(node))
+    yields = any(isinstance(n, (ast.Yield, ast.YieldFrom)) for n in own_nodes(node))
+    sections = ["Arguments"] if arguments else []
+    sections += ["Returns"] if returns and not yields else []
+    return [name for name in sections if f"{name}\n{'-' * len(name)}" not in text]
+
+
+def short(node):
+    """One line may say all of a property, or of a small function of one argument."""
+    arguments = [a for a in (*node.args.args, *node.args.kwonlyargs) if a.arg != "self"]
+    return len(arguments) <= 1 and len(node.body) <= 4
+
+
+def overrides(module_name, name):
+    """Whether a method is documented in a base class: torch's, SpeechBrain's or ours."""
+    owner, _, method = name.rpartition(".")
+    if not owner:
+        return False
+    bases = getattr(importlib.import_module(module_name), owner).__mro__[1:]
+    return any(method in vars(base) for base in bases)
+
+
+def refers(node):
+    """Whether a docstring says whose arguments it takes, as in "As `polynomial_mix`"."""
+    return re.search(r"\b([Ss]ee|[Aa]s) [`:]", ast.get_docstring(node) or "")
+
+
+def test_every_public_name_has_a_docstring():
+    missing = [
+        f"{module}.{name}"
+        for module in MODULES
+        for name, node in public_functions(module)
+        if not ast.get_docstring(node)
+    ]
+    assert not missing, "\n".join(missing)
+
+
+def test_functions_have_arguments_and_returns():
+    missing = [
+        f"{module}.{name}: {', '.join(sections)}"
+        for module in MODULES
+        for name, node in public_functions(module)
+        if isinstance(node, ast.FunctionDef)
+        and not (short(node) or refers(node) or overrides(module, name))
+        and (sections := missing_sections(node))
+    ]
+    assert not missing, "\n".join(missing)
+
+
+def test_missing_sections_are_found():
+    source = 'def scale(x, factor, shift):\n    """Scale."""\n    return x * factor + shift\n'
+    assert missing_sections(ast.parse(source).body[0]) == ["Arguments", "Returns"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_exported_names_have_examples(package):
+    module = importlib.import_module(package)
+    objects = {name: getattr(module, name) for name in module.__all__}
+    described = {
+        name: thing
+        for name, thing in objects.items()
+        if inspect.isclass(thing) or inspect.isfunction(thing)
+    }
+    lacking = [name for name, thing in described.items() if ">>> " not in (thing.__doc__ or "")]
+    assert not lacking, "\n".join(lacking)
+
+
+def test_every_module_says_what_it_is():
+    folders = ("speechbrain_pom", "recipes", "benchmarks", "tests")
+    sources = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    assert len(sources) > 50
+    undescribed = [
+        str(path.relative_to(ROOT))
+        for path in sources
+        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not undescribed, "\n".join(undescribed)

@@ -1,0 +1,138 @@
+"""What the documents show exists and does what they say."""
+
+import doctest
+import json
+import re
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from speechbrain_pom.attention import parse_spec
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/LibriSpeech/README.md"]
+DOCUMENTS += ["speechbrain_pom/ops/README.md", "tests/data/golden/README.md"]
+
+
+def fences(name, language):
+    """The fenced blocks of a language."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(name):
+    return [line for block in fences(name, "bash") for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [(name, line) for name in DOCUMENTS for line in commands(name)]
+)
+def test_commands_exist(name, line, check_command):
+    check_command(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make demos",
+        "python recipes/LibriSpeech/train_bestrq.py hparams/pom.yaml --d_modle 16",
+        "python recipes/LibriSpeech/train_bestrq.py hparams/pom.yaml --attention_type PaM",
+        "python recipes/LibriSpeech/train.py hparams/pom.yaml",
+        "torchrun --nprocs-per-node=2 recipes/LibriSpeech/train_ctc.py hparams/pom_ctc.yaml",
+        "python recipes/LibriSpeech/librispeech_prepare.py DATA OUT --split dev-clean",
+        'python -m pip install -e ".[demos]"',
+        "python -m speechbrain_pom inf",
+        "python -m speechbrain_pom info hparams/pom.yaml --attention PoM",
+        "python -m speechbrain_pom mini-corpus out --hours 1",
+        'python -m speechbrain_pom run train.py hparams/conformer.yaml --attention_type "PoM*8"',
+        "python -m pytest tests/nothing.py",
+    ],
+)
+def test_wrong_commands_are_found(line, check_command):
+    with pytest.raises((AssertionError, ValueError, SystemExit)):
+        check_command(line)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_python_examples_run(name):
+    blocks = fences(name, "python")
+    assert blocks
+    for block in blocks:
+        example = doctest.DocTestParser().get_doctest(block, {}, name, name, 0)
+        assert example.examples
+        report = []
+        result = doctest.DocTestRunner().run(example, out=report.append)
+        assert result.failed == 0, "".join(report)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_yaml_examples_are_yaml(name):
+    for block in fences(name, "yaml"):
+        parse_spec(YAML().load(block)["attention_type"], 12)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_files_that_are_named_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose)
+    missing = [
+        link
+        for link in links
+        if not link.startswith("http") and not ((ROOT / name).parent / link).exists()
+    ]
+    top = [path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "results"]
+    paths = re.findall(rf"`((?:{'|'.join(map(re.escape, top))})/[\w./-]+)`", prose)
+    written = {"benchmarks/results/encoder_cost_cpu.json"}  # by `make bench`
+    missing += [path for path in paths if path not in written and not (ROOT / path).exists()]
+    assert not missing
+
+
+def test_links_within_a_document():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    headings = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings_of(text)}
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    anchors = re.findall(r"\]\(README\.md#([\w-]+)\)", contributing)
+    assert anchors
+    assert set(anchors) <= headings
+
+
+def headings_of(text):
+    return re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+
+
+def test_the_tree_of_the_readme_is_the_tree():
+    tree = fences("README.md", "text")[-1]
+    names = re.findall(r"^(  )?([\w.]+/?\w*/?)  *", tree, re.MULTILINE)
+    parents = ("", "speechbrain_pom/")
+    missing = [name for deep, name in names if not (ROOT / parents[bool(deep)] / name).exists()]
+    assert not missing
+    packages = {path.parent.name for path in (ROOT / "speechbrain_pom").glob("*/__init__.py")}
+    assert packages <= {name.strip("/") for _, name in names}
+
+
+def test_output_files_of_the_readme():
+    """Each file that the README lists is written by name somewhere in the code."""
+    listing = next(text for text in fences("README.md", "text") if "train_log.txt" in text)
+    names = re.findall(r"([\w]+\.(?:yaml|txt|log|json|jsonl|png))\b", listing)
+    sources = [*ROOT.glob("speechbrain_pom/**/*.py"), *ROOT.glob("recipes/*/*.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    assert len(names) > 8
+    assert [name for name in names if name not in code] == []
+
+
+def test_benchmark_figures_are_those_of_the_file():
+    """No figure without its record: the table of the README is the JSON, or empty."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\S+) \| (\d+) \| (.*?) ?\| (.*?) ?\|$", text, re.MULTILINE)
+    assert {"PoM", "RelPosMHAXL"} <= {mixer for mixer, *_ in rows}
+    path = ROOT / "benchmarks/results/encoder_cost_cpu.json"
+    record = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else []
+    known = {
+        row["mixer"]: (f"{row['d_model']}", f"{row['time_s']:.1f}", f"{row['peak_memory_mib']:.0f}")
+        for row in record
+    }
+    for mixer, d_model, time_s, memory in rows:
+        expected = known.get(mixer, (d_model, "", ""))
+        assert (d_model, time_s, memory) in {expected, (d_model, "", "")}, mixer

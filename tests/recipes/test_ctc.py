@@ -1,0 +1,154 @@
+"""Fine-tuning by its real command: from a pretrained encoder, frozen, from scratch, resumed."""
+
+import json
+import re
+
+import pytest
+import torch
+
+STATE = ("model", "layer_sum", "head", "normalize", "head_optimizer", "encoder_optimizer")
+SPLITS = ("test-clean", "test-other")
+ARPA = """\\data\\
+ngram 1=5
+ngram 2=1
+
+\\1-grams:
+-2.0\t<unk>
+-99\t<s>\t-0.5
+-1.0\t</s>
+-1.0\tTHE\t-0.5
+-1.0\tA\t-0.5
+
+\\2-grams:
+-0.1\t<s> THE
+
+\\end\\
+"""
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(recipes, pretrained, corpus, tmp_path_factory):
+    """A run of two epochs from the pretraining run, and what it printed."""
+    folder = tmp_path_factory.mktemp("fine_tuned") / "ctc"
+    return folder, recipes.train("ctc", folder, data_folder=corpus, pretrained=pretrained[0])
+
+
+def check_results(folder, names):
+    """Rates with their intervals and the alignments, for both test splits and each decoding."""
+    results = json.loads((folder / "results.json").read_text())
+    assert results.keys() == set(SPLITS)
+    for split in SPLITS:
+        assert results[split].keys() == set(names)
+        for name in names:
+            summary = results[split][name]
+            for rate in ("wer", "cer"):
+                low, high = summary[f"{rate}_interval"]
+                assert 0 <= low <= summary[rate] <= high
+            alignments = (folder / f"wer_{split}_{name}.txt").read_text()
+            assert re.search(r"%WER \d+\.\d+", alignments)
+
+
+def test_outputs(recipes, pretrained, fine_tuned):
+    folder, printed = fine_tuned
+    checkpoint, _ = recipes.newest_checkpoint(pretrained[0])
+    assert f"Pretrained encoder: {checkpoint} (sha256 " in printed
+    assert "FROM SCRATCH" not in printed
+    check_results(folder, ["no_lm"])
+    for split in SPLITS:
+        assert re.search(rf"{split}, no_lm: WER .*\d", printed)
+    records = recipes.history(folder)
+    assert [record["epoch"] for record in records] == [1, 2]
+    assert records[1]["train"]["loss"] < records[0]["train"]["loss"]
+    for record in records:
+        assert record["valid"].keys() == {"loss", "wer", "cer", "blank_share"}
+        assert 0 <= record["valid"]["blank_share"] <= 1
+        assert record["train"].keys() == {"loss", "grad_norm", "audio_s_per_s", "peak_memory_mib"}
+    assert records[0]["lr_head"] == recipes.CTC["lr"]
+    assert records[0]["lr_encoder"] == recipes.CTC["lr_encoder"]
+    for name in ("train_log.txt", "curves.png", "hyperparams.yaml", "units/units.json"):
+        assert (folder / name).stat().st_size > 0
+    for split in ("train", "dev-clean", *SPLITS):
+        assert (folder / f"manifests/{split}.csv").stat().st_size > 0
+
+
+def test_the_encoder_trains_and_its_normalisation_stays(recipes, pretrained, fine_tuned):
+    before, after = (recipes.tensors(run[0], "model") for run in (pretrained, fine_tuned))
+    changed = set(recipes.differing(before, after))
+    trainable = {name for name in before if not re.search(r"running_|num_batches|positional", name)}
+    assert trainable <= changed
+    statistics = [recipes.tensors(run[0], "normalize") for run in (pretrained, fine_tuned)]
+    assert recipes.differing(*statistics) == []
+
+
+def test_stopped_after_an_epoch_and_continued(recipes, pretrained, fine_tuned, corpus, tmp_path):
+    options = {"data_folder": corpus, "pretrained": pretrained[0]}
+    folder = tmp_path / "run"
+    kill_options = {**options, "ckpt_interval_steps": 1, "ckpt_interval_minutes": 0}
+    recipes.train_until_killed("ctc", folder, epoch=2, batch=4, **kill_options)
+    assert recipes.differing(
+        recipes.tensors(fine_tuned[0], "head"), recipes.tensors(folder, "head")
+    )
+    assert not (folder / "results.json").exists()
+    printed = recipes.train("ctc", folder, **options)
+    assert "at batch 2 of its next epoch" in printed
+    states = [recipes.tensors(run, *STATE) for run in (fine_tuned[0], folder)]
+    assert recipes.differing(*states) == []
+    histories = [
+        recipes.without_machine_figures(recipes.history(run)) for run in (fine_tuned[0], folder)
+    ]
+    assert histories[0] == histories[1]
+    results = [(run / "results.json").read_text() for run in (fine_tuned[0], folder)]
+    assert results[0] == results[1]
+
+
+def test_frozen_encoder_and_language_model(recipes, pretrained, corpus, tmp_path):
+    pytest.importorskip("kenlm")
+    pytest.importorskip("pygtrie")
+    model = tmp_path / "tiny.arpa"
+    model.write_text(ARPA, encoding="utf-8")
+    folder = tmp_path / "run"
+    recipes.train(
+        "ctc",
+        folder,
+        data_folder=corpus,
+        pretrained=pretrained[0],
+        freeze_encoder=True,
+        number_of_epochs=1,
+        kenlm_model_path=model,
+    )
+    before, after = (recipes.tensors(run, "model") for run in (pretrained[0], folder))
+    assert recipes.differing(before, after) == []
+    (record,) = recipes.history(folder)
+    assert record["steps"] > 0
+    assert "lr_encoder" not in record
+    checkpoint, _ = recipes.newest_checkpoint(folder)
+    assert not (checkpoint / "encoder_optimizer.ckpt").exists()
+    trained = recipes.tensors(folder, "head_optimizer")
+    moments = [value for name, value in trained.items() if name.endswith("exp_avg")]
+    assert moments
+    assert all(moment.abs().sum() > 0 for moment in moments)
+    check_results(folder, ["no_lm", "lm"])
+
+
+def test_from_scratch_with_pieces_and_all_layers(recipes, corpus, tmp_path):
+    folder = tmp_path / "run"
+    printed = recipes.train(
+        "ctc",
+        folder,
+        data_folder=corpus,
+        pretrained="null",
+        weighted_sum=True,
+        tokenizer="bpe",
+        num_pieces=40,
+        number_of_epochs=1,
+    )
+    assert "pretrained is null: training FROM SCRATCH, no pretrained encoder" in printed
+    scores = recipes.tensors(folder, "layer_sum")["layer_sum.scores"]
+    assert len(scores) == recipes.ENCODER["num_encoder_layers"] + 1
+    assert (scores != 0).all()
+    head = recipes.tensors(folder, "head")
+    assert head["head.output.w.bias"].shape == (40,)
+    assert torch.isfinite(head["head.output.w.bias"]).all()
+    statistics = recipes.tensors(folder, "normalize")
+    assert int(statistics["normalize.count"]) > 0
+    check_results(folder, ["no_lm"])
