@@ -11,7 +11,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch.nn.functional as F
-from librispeech_prepare import prepare
+from librispeech_prepare import prepare_pretraining
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
@@ -137,15 +137,11 @@ class BestRQBrain(ExactBrain):
 def dataio_prepare(hparams, rank, world_size):
     """Datasets and samplers of training and validation."""
     manifest_folder = Path(hparams["output_folder"]) / "manifests"
-    splits = [*hparams["train_splits"], hparams["valid_split"]]
+    keys = ("data_layout", "train_splits", "valid_split", "valid_share", "max_bad_share")
     run_on_main(
-        prepare,
-        args=[hparams["data_folder"], manifest_folder, splits],
-        kwargs={
-            "train_splits": hparams["train_splits"],
-            "need_transcripts": False,
-            "max_bad_share": hparams["max_bad_share"],
-        },
+        prepare_pretraining,
+        args=[hparams["data_folder"], manifest_folder],
+        kwargs={key: hparams[key] for key in (*keys, "check_data")},
     )
     train_data = audio_dataset(
         manifest_folder / "train.csv",
@@ -154,7 +150,9 @@ def dataio_prepare(hparams, rank, world_size):
         max_duration_s=hparams["max_duration_s"],
     )
     valid_data = audio_dataset(
-        manifest_folder / f"{hparams['valid_split']}.csv", hparams["data_folder"]
+        manifest_folder / "valid.csv",
+        hparams["data_folder"],
+        max_duration_s=hparams["max_duration_s"],
     )
     shared = {"seed": hparams["seed"], "rank": rank, "world_size": world_size}
     train_sampler = make_sampler(

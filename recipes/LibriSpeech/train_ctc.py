@@ -171,6 +171,7 @@ def dataio_prepare(hparams, rank, world_size):
         kwargs={
             "train_splits": hparams["train_splits"],
             "max_bad_share": hparams["max_bad_share"],
+            "check_data": hparams["check_data"],
         },
     )
     names = ["train", hparams["valid_split"], *hparams["test_splits"]]

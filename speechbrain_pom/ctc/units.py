@@ -94,7 +94,13 @@ class Units:
         raise NotImplementedError
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write the units into a folder, the JSON file last; ``unit_store.load_units`` reads it."""
+        """Write the units into a folder, the JSON file last; ``unit_store.load_units`` reads it.
+
+        Arguments
+        ---------
+        folder : str or path
+            Made where it is missing.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         record = json.dumps(self.record, indent=2, ensure_ascii=False) + "\n"

@@ -107,10 +107,10 @@ def check_data(
 
 
 def _check_durations(min_duration_s, max_duration_s):
-    if not 0 <= min_duration_s < max_duration_s:
+    if not 0 <= min_duration_s <= max_duration_s:
         raise ValueError(
             f"min_duration_s {min_duration_s:g} and max_duration_s {max_duration_s:g} leave "
-            "nothing: give 0 <= min_duration_s < max_duration_s"
+            "nothing: give 0 <= min_duration_s <= max_duration_s"
         )
 
 
@@ -144,12 +144,8 @@ def _check_splits(data_folder, splits, need_transcripts, num_workers, show_progr
         rows, bad = read_chapters(
             data_folder, chapters, need_transcripts, "decode", num_workers, title
         )
-        results += [BadUtterance(row["ID"], _file(row), row["duration"], {}) for row in rows] + bad
+        results += [BadUtterance(row["ID"], row["wav"], row["duration"], {}) for row in rows] + bad
     return f"{data_folder}: {', '.join(splits)}", [], results
-
-
-def _file(row):
-    return row["wav"].removeprefix("$data_root/")
 
 
 def _check_manifest(data_folder, manifest, need_transcripts, num_workers, show_progress):

@@ -77,22 +77,18 @@ class SafeCheckpointer(Checkpointer):
             ddp_barrier()
         except (OSError, RuntimeError) as error:
             reason = _why_not_written(error, visible)
-            shutil.rmtree(saving, ignore_errors=True)
+            if if_main_process():  # the others must not take files from under it
+                shutil.rmtree(saving, ignore_errors=True)
             raise RuntimeError(
                 f"checkpoint not saved in {visible}: {reason}. The earlier ones are as they were: "
                 "make room and run the same command to resume"
             ) from error
         return saved
 
-    def list_checkpoints(self):
-        """The checkpoints of which no file is missing or cut short.
-
-        Returns
-        -------
-        list of Checkpoint
-        """
-        found = super().list_checkpoints()
-        return [checkpoint for checkpoint in found if not find_damage(checkpoint.path, False)]
+    def _list_checkpoint_dirs(self):
+        # SpeechBrain reads the marker of each of these: only those that are there in full.
+        found = super()._list_checkpoint_dirs()
+        return [folder for folder in found if not find_damage(folder, read_all=False)]
 
     def recover_if_possible(
         self, importance_key=None, max_key=None, min_key=None, ckpt_predicate=None
@@ -131,7 +127,8 @@ def find_damage(folder, read_all=True):
     folder : pathlib.Path
         A `CKPT+...` folder.
     read_all : bool
-        Compare contents (SHA-256); else only that all files are there in full length.
+        Compare all contents (SHA-256); else those of the marker, and that all files are there in
+        full length.
 
     Returns
     -------
@@ -143,16 +140,26 @@ def find_damage(folder, read_all=True):
             return f"it has no {name}"
     try:
         recorded = json.loads((folder / CHECKSUMS_FILE).read_text(encoding="utf-8"))
-    except ValueError:
+        expected = {name: (file["num_bytes"], file["sha256"]) for name, file in recorded.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, OSError):
         return f"{CHECKSUMS_FILE} cannot be read"
-    for name, expected in recorded.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != expected["num_bytes"]:
-            return f"{name} has {path.stat().st_size} bytes of {expected['num_bytes']}"
-        if read_all and sha256_of(path) != expected["sha256"]:
-            return f"the contents of {name} have changed"
+    for name, (num_bytes, sha256) in expected.items():
+        try:
+            damage = _find_file_damage(folder / name, num_bytes, sha256, read_all)
+        except OSError as error:
+            damage = f"{name} cannot be read ({error.strerror})"
+        if damage:
+            return damage
+    return None
+
+
+def _find_file_damage(path, num_bytes, sha256, read_all):
+    if not path.is_file():
+        return f"{path.name} is missing"
+    if path.stat().st_size != num_bytes:
+        return f"{path.name} has {path.stat().st_size} bytes of {num_bytes}"
+    if (read_all or path.name == METAFNAME) and sha256_of(path) != sha256:
+        return f"the contents of {path.name} have changed"
     return None
 
 

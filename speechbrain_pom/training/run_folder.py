@@ -17,6 +17,7 @@ NO_EFFECT = {
     "output_folder",
     "data_folder",
     "num_workers",
+    "check_data",
     "tensorboard",
     "ckpt_interval_minutes",
     "ckpt_interval_steps",

@@ -76,12 +76,13 @@ def arguments(stage, **options):
     return [*command, "--noprogressbar"]
 
 
-def run(command, timeout_s=120, **environment):
+def run(command, timeout_s=120, stdin=None, **environment):
     """Run from the repository's root, with one thread."""
     return subprocess.run(
         [str(part) for part in command],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=timeout_s,

@@ -42,8 +42,7 @@ def check_results(folder, names):
         for name in names:
             summary = results[split][name]
             for rate in ("wer", "cer"):
-                low, high = summary[f"{rate}_interval"]
-                assert 0 <= low <= summary[rate] <= high
+                assert 0 <= summary[f"{rate}_low"] <= summary[rate] <= summary[f"{rate}_high"]
             alignments = (folder / f"wer_{split}_{name}.txt").read_text()
             assert re.search(r"%WER \d+\.\d+", alignments)
 
@@ -80,11 +79,18 @@ def test_the_encoder_trains_and_its_normalisation_stays(recipes, pretrained, fin
     assert recipes.differing(*statistics) == []
 
 
-def test_stopped_after_an_epoch_and_continued(recipes, pretrained, fine_tuned, corpus, tmp_path):
+def test_killed_in_mid_epoch_and_resumed(recipes, pretrained, fine_tuned, corpus, tmp_path):
     options = {"data_folder": corpus, "pretrained": pretrained[0]}
     folder = tmp_path / "run"
-    kill_options = {**options, "ckpt_interval_steps": 1, "ckpt_interval_minutes": 0}
-    recipes.train_until_killed("ctc", folder, epoch=2, batch=4, **kill_options)
+    recipes.train_until_killed(
+        "ctc",
+        folder,
+        epoch=2,
+        batch=4,
+        ckpt_interval_steps=1,
+        ckpt_interval_minutes=0,
+        **options,
+    )
     assert recipes.differing(
         recipes.tensors(fine_tuned[0], "head"), recipes.tensors(folder, "head")
     )

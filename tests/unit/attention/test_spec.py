@@ -63,7 +63,10 @@ NO_COUNT = "is not a number of layers (a whole number of at least 1)"
             "unknown option 'degre' at column 5 (closest: degree); PoM takes degree, expand, "
             "variant, recompute",
         ),
-        ("PoM(**x)", "unknown option '**' at column 5; PoM takes degree, expand, variant, recompute"),
+        (
+            "PoM(**x)",
+            "unknown option '**' at column 5; PoM takes degree, expand, variant, recompute",
+        ),
         (
             "PoM(3, 2, 'base', True, 4)",
             "5 options by position at column 1; PoM takes degree, expand, variant, recompute",

@@ -1,5 +1,7 @@
 """Datasets give each utterance as its manifest says, or say which file is not so any more."""
 
+import logging
+
 import numpy as np
 import pytest
 import soundfile
@@ -9,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from speechbrain_pom.data.manifest import COLUMNS, write_manifest
 from speechbrain_pom.errors import UserError
-from speechbrain_pom.training.data import add_transcripts, audio_dataset
+from speechbrain_pom.training.data import add_transcripts, audio_dataset, make_sampler
 
 ADVICE = (
     "it changed since the data were prepared; `python -m speechbrain_pom check DATA_FOLDER` "
@@ -37,9 +39,13 @@ def test_signals_are_bitwise_those_of_speechbrain(folder):
         assert torch.equal(item["sig"], read_audio(str(folder / f"{item['id']}.wav")))
 
 
-def test_durations_outside_the_range_are_left_out(folder):
+def test_durations_outside_the_range_are_left_out(folder, caplog):
     limits = {"min_duration_s": 0.05, "max_duration_s": 2.0}
+    caplog.set_level(logging.INFO)
     assert audio_dataset(folder / "train.csv", folder, **limits).data_ids == ["a"]
+    assert (
+        "2 of 3 utterances (0.00 h) last less than 0.05 or more than 2 s: left out" in caplog.text
+    )
     with pytest.raises(UserError) as caught:
         audio_dataset(folder / "train.csv", folder, min_duration_s=5.0)
     assert str(caught.value) == (
@@ -74,7 +80,9 @@ def test_no_utterance_is_left_out_silently_by_a_loader(folder, num_workers):
     dataset = audio_dataset(folder / "train.csv", folder)
     (folder / "c.wav").write_bytes(b"")
     loader = DataLoader(dataset, batch_size=None, num_workers=num_workers)
-    with pytest.raises(RuntimeError, match="utterance 'c': audio file .* cannot be read: it chang"):
+    with pytest.raises(
+        RuntimeError, match=r"utterance 'c': audio file .* cannot be read: it chang"
+    ):
         list(loader)
 
 
@@ -95,3 +103,19 @@ def test_labels_and_signals_of_the_same_reader(folder):
     (folder / "a.wav").write_bytes(b"")
     with pytest.raises(RuntimeError, match="utterance 'a': audio file"):
         dataset[0]
+
+
+def test_utterances_that_cannot_be_aligned_are_named(folder, caplog):
+    dataset = audio_dataset(folder / "train.csv", folder)
+    kept = add_transcripts(dataset, Letters(), bad={"b": "too long"}, drop=False)
+    assert kept.data_ids == list(LENGTHS)
+    expected = "1 of 3 utterances cannot be aligned by CTC and are scored, but have no loss: b: too"
+    assert expected in caplog.text
+    with pytest.raises(UserError, match="all 3 utterances have too many labels for their duration"):
+        add_transcripts(dataset, Letters(), bad=dict.fromkeys(LENGTHS, "too long"), drop=True)
+
+
+def test_sampler_sorts_by_duration(folder):
+    dataset = audio_dataset(folder / "train.csv", folder)
+    sampler = make_sampler(dataset, batch_size=1, order="descending", seed=0)
+    assert [dataset.data_ids[index] for batch in sampler for index in batch] == ["c", "a", "b"]
