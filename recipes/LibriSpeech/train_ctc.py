@@ -242,6 +242,8 @@ def load_encoder_weights(hparams):
     check_fingerprint(Path(hparams["output_folder"]) / "fingerprints.json", pretrained=fingerprint)
     if hparams["freeze_encoder"]:
         hparams["model"].requires_grad_(False)
+    if hparams["weighted_sum"]:  # taken before this norm, which several processes must know
+        hparams["Transformer"].encoder.norm.requires_grad_(False)
 
 
 def make_searchers(hparams):

@@ -16,12 +16,15 @@ from packaging.version import Version
 from speechbrain import __version__ as speechbrain_version
 from speechbrain.lobes.models.transformer import Branchformer, Conformer, Transformer
 from speechbrain.lobes.models.transformer import TransformerASR as asr
+from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.attention.padding import stop_leaks
 from speechbrain_pom.attention.positions import NoPositions, RelativePositions, set_positions
 from speechbrain_pom.attention.registry import BUILTIN_TYPES, get_type
 from speechbrain_pom.attention.spec import parse_spec
 from speechbrain_pom.ops import ChunkMask
+
+logger = get_logger(__name__)
 
 SUPPORTED_SPEECHBRAIN = ("1.1.2", "1.2")  # first version that works, first that is not tested
 
@@ -232,11 +235,27 @@ def takes_chunk_masks(encoder):
     return all(getattr(mixer_of(layer), "accepts_chunk_mask", False) for layer in encoder.layers)
 
 
+@functools.cache
+def _say_once(message):
+    logger.warning(message)
+
+
+def _warn_of_hypermixing(masked):
+    """SpeechBrain's own type stays as it is, but not without a word."""
+    if masked:
+        _say_once(
+            "attention_type hypermixing ignores causal and chunk masks (SpeechBrain's own): this "
+            "model sees the future; choose another type for streaming"
+        )
+
+
 def _with_compact_masks(original):
     """TransformerASR.encode and .forward: no (T, T) tensor where no layer needs one."""
 
     @functools.wraps(original)
     def method(self, *args, **kwargs):
+        if self.attention_type == "hypermixing":
+            _warn_of_hypermixing(self.causal or kwargs.get("dynchunktrain_config"))
         compact = (
             not _is_builtin(self.attention_type)
             and hasattr(self, "encoder")

@@ -174,7 +174,12 @@ def _publish(saved, visible):
     for path in (*files, listing, saved.path):
         flush_to_disk(path)
     final = visible / saved.path.name
+    former = final.with_name(f"{final.name}+replaced")
+    if final.exists():  # a name that was given before: there is a whole one at every moment
+        shutil.rmtree(former, ignore_errors=True)
+        rename_durably(final, former)
     rename_durably(saved.path, final)
+    shutil.rmtree(former, ignore_errors=True)
     renamed = {name: final / path.name for name, path in saved.paramfiles.items()}
     return saved._replace(path=final, paramfiles=renamed)
 

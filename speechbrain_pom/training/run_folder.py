@@ -2,15 +2,18 @@
 
 import json
 from copy import deepcopy
-from io import StringIO
 from pathlib import Path
 
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import MappingNode, SequenceNode
 from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.errors import UserError
 from speechbrain_pom.files import write_atomically
+
+logger = get_logger(__name__)
 
 # Change nothing that is computed.
 NO_EFFECT = {
@@ -50,13 +53,13 @@ CONTINUES = {
 CONFIGURATION_FILE = "configuration.json"
 FINISHED_FILE = "finished.json"
 LOCK_FILE = ".lock"
-_locks = []  # open files: the locks last as long as the process
+_locks = {}  # folder to open file: the locks last as long as the process
 
 
 def claim_folder(experiment, world_size):
     """Take the output folder for this process, unless it belongs to another run.
 
-    Called on every process, before anything is written into the folder.
+    Called on every process, before anything but the lock is written into the folder.
 
     Arguments
     ---------
@@ -112,20 +115,26 @@ def configuration(experiment, world_size, without=frozenset()):
         keys = set(YAML().load(stream))
         stream.seek(0)
         blank = dict.fromkeys(left_out & keys, 0)
-        text = resolve_references(stream, {**deepcopy(experiment.overrides), **blank}).read()
-    tree = YAML().load(text)
+        resolved = resolve_references(stream, {**deepcopy(experiment.overrides), **blank})
+    tree = {key.value: _text(node) for key, node in YAML().compose(resolved).value}
     options = {key: value for key, value in experiment.run_opts.items() if key not in tree}
     return {
-        **{key: _text(node) for key, node in tree.items() if key not in left_out | {"demo"}},
+        **{key: text for key, text in tree.items() if key not in left_out | {"demo"}},
         **{key: str(value) for key, value in options.items() if key not in left_out},
         "processes": str(world_size),
     }
 
 
 def _text(node):
-    stream = StringIO()
-    YAML().dump({"value": node}, stream)
-    return stream.getvalue().partition("value:")[2].strip()
+    """A YAML node in one line, without comments and whatever its layout."""
+    if isinstance(node, MappingNode):
+        pairs = (f"{_text(key)}: {_text(value)}" for key, value in node.value)
+        text = "{" + ", ".join(pairs) + "}"
+    elif isinstance(node, SequenceNode):
+        text = "[" + ", ".join(map(_text, node.value)) + "]"
+    else:
+        text = "null" if node.tag.endswith(":null") else node.value
+    return text if node.tag.startswith("tag:yaml.org,2002:") else f"{node.tag} {text}".strip()
 
 
 def _claim(experiment, world_size):
@@ -137,6 +146,7 @@ def _claim(experiment, world_size):
         experiment, world_size
     ):
         return True
+    _hold_lock(folder)
     _check_configuration(experiment, world_size, folder)
     return False
 
@@ -160,7 +170,7 @@ def _check_configuration(experiment, world_size, folder):
 
 
 def _short(text):
-    text = "nothing" if text is None else " ".join(text.split())
+    text = "nothing" if text is None else text
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -183,19 +193,31 @@ def lock_folder(experiment, world_size):
 
 
 def _lock(experiment, world_size):
+    folder = Path(experiment.hparams["output_folder"])
+    _hold_lock(folder)
+    record = json.dumps(configuration(experiment, world_size, CONTINUES), indent=1) + "\n"
+    write_atomically(folder / CONFIGURATION_FILE, record)
+    (folder / FINISHED_FILE).unlink(missing_ok=True)
+
+
+def _hold_lock(folder):
     import fcntl  # not on Windows, where the rest of the package can be imported
 
-    folder = Path(experiment.hparams["output_folder"])
+    key = folder.resolve()
+    if key in _locks:
+        return
     stream = open(folder / LOCK_FILE, "a", encoding="utf-8")  # noqa: SIM115 - lives on in _locks
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        # Not flock: forked loader workers would share it, and outlive a killed run by seconds.
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
         stream.close()
         raise UserError(
             f"another process is running in '{folder}': wait for it, or choose another "
             "--output_folder"
         ) from error
-    _locks.append(stream)
-    record = json.dumps(configuration(experiment, world_size, CONTINUES), indent=1) + "\n"
-    write_atomically(folder / CONFIGURATION_FILE, record)
-    (folder / FINISHED_FILE).unlink(missing_ok=True)
+    except OSError as error:  # some network file systems
+        logger.warning(
+            "'%s' cannot be locked (%s): see to it that only one run uses it", folder, error
+        )
+    _locks[key] = stream

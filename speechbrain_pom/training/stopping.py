@@ -70,3 +70,23 @@ class StopRequest:
         torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
         self.signal_number = int(number) or None
         return self.signal_number is not None
+
+
+def outlive_first_signal(_worker_id=None):
+    """Let a data loader's worker outlive the signal that asks the run to save and end.
+
+    Batch systems and terminals signal all processes of a job: workers that died at once would end
+    the run before it is saved. The second signal ends them. For `worker_init_fn`.
+
+    Arguments
+    ---------
+    _worker_id : int, optional
+        As PyTorch passes it.
+    """
+
+    def outlive(_number, _frame):
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in SIGNALS:
+        signal.signal(number, outlive)

@@ -1,4 +1,4 @@
-"""Commands of the recipes as a user types them, on a corpus of a minute, with tiny models."""
+"""Commands of the recipes as a user types them, on a corpus of two minutes, with tiny models."""
 
 import json
 import os
@@ -65,6 +65,25 @@ ExactBrain.on_fit_batch_start = die
 runpy.run_path(script, run_name="__main__")
 """
 
+# Runs one command line after the other, each as the program would be started.
+MANY_CALLS = """
+import contextlib, io, json, os, runpy, sys
+results = []
+for command in json.load(sys.stdin):
+    sys.argv = command
+    sys.path[0] = os.path.dirname(command[0])
+    stderr, code = io.StringIO(), 0
+    with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            runpy.run_path(command[0], run_name="__main__")
+        except SystemExit as error:
+            code = error.code
+        except BaseException as error:
+            code = repr(error)
+    results.append((code, stderr.getvalue()))
+print(json.dumps(results), file=sys.__stdout__)
+"""
+
 
 def arguments(stage, **options):
     """The recipe, its YAML and the options of a tiny run; None leaves one of them out."""
@@ -103,6 +122,24 @@ def train_until_killed(stage, output_folder, epoch, batch, **options):
     script, *rest = arguments(stage, output_folder=output_folder, **options)
     result = run([*launcher, script, epoch, batch, *rest])
     assert result.returncode == -9, result.stdout[-3000:] + result.stderr[-3000:]
+
+
+def call_all(commands):
+    """Run command lines in one process, which saves the imports: exit code and stderr of each."""
+    result = run([sys.executable, "-c", MANY_CALLS], stdin=json.dumps(commands))
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def check_refusal(code, stderr, *parts):
+    """Exit code 2, and one line at the end that has all these parts."""
+    assert code == 2, stderr
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, stderr
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1] == errors[0]
+    for part in parts:
+        assert part in errors[0]
 
 
 def history(folder):
@@ -172,9 +209,9 @@ def recipes():
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-    """About a minute of synthetic speech in LibriSpeech's layout."""
+    """Two minutes of synthetic speech in LibriSpeech's layout."""
     folder = tmp_path_factory.mktemp("corpus") / "LibriSpeech"
-    return make_mini_corpus(folder, duration_min=1.0, show_progress=False)
+    return make_mini_corpus(folder, duration_min=2.0, show_progress=False)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,91 @@
+"""Both recipes under torchrun on a machine without GPUs, with no option for it."""
+
+import json
+import re
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+# Runs a recipe, and writes down what each process trains on.
+RECORDING = """
+import json, os, runpy, sys
+from speechbrain_pom.training.brain import ExactBrain
+script, folder = sys.argv[1:3]
+sys.argv[:3] = [script]
+sys.path.insert(0, os.path.dirname(script))
+def record(self, batch, should_step):
+    line = [self.epoch, self.step, list(batch.id)]
+    with open(os.path.join(folder, os.environ["RANK"]), "a") as stream:
+        print(json.dumps(line), file=stream)
+ExactBrain.on_fit_batch_start = record
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+def train(recipes, stage, tmp_path, **options):
+    """Train with two processes; return what was printed and the batches of both ranks."""
+    script, record = tmp_path / "recording.py", tmp_path / "record"
+    script.write_text(RECORDING)
+    record.mkdir()
+    launcher = [*recipes.TORCHRUN, script]
+    path, *rest = recipes.arguments(stage, output_folder=tmp_path / "run", **options)
+    rest = [part for part in [path, str(record), *rest] if part not in ("--device", "cpu")]
+    result = recipes.run([*launcher, *rest], CUDA_VISIBLE_DEVICES="")
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    ranks = [
+        [json.loads(line) for line in (record / str(rank)).read_text().splitlines()]
+        for rank in range(2)
+    ]
+    return result.stdout + result.stderr, ranks
+
+
+def check_batches(ranks, manifest, num_epochs):
+    """The same number of steps on both ranks, and every utterance once per epoch."""
+    everything = sorted(line.split(",")[0] for line in manifest.read_text().splitlines()[1:])
+    first, second = ([batch[:2] for batch in rank] for rank in ranks)
+    assert first == second
+    for epoch in range(1, num_epochs + 1):
+        ids = [key for rank in ranks for batch in rank if batch[0] == epoch for key in batch[2]]
+        assert sorted(ids) == everything
+
+
+def test_pretraining(recipes, corpus, tmp_path):
+    printed, ranks = train(recipes, "bestrq", tmp_path, data_folder=corpus)
+    folder = tmp_path / "run"
+    assert re.search(r"distributed_backend +gloo +torchrun", printed)
+    assert re.search(r"processes +2 +torchrun", printed)
+    check_batches(ranks, folder / "manifests/train.csv", num_epochs=2)
+    records = recipes.history(folder)
+    assert [record["epoch"] for record in records] == [1, 2]
+    assert records[0]["steps"] == -(-len([b for b in ranks[0] if b[0] == 1]) // 2)
+    assert records[0]["train"]["masked_share"] == pytest.approx(0.6, abs=0.03)
+    checkpoint, meta = recipes.newest_checkpoint(folder)
+    assert meta["optimizer_step"] == records[-1]["steps"]
+    names = recipes.tensors(folder, "model")
+    assert not any("module." in name.split(".", 3)[2] for name in names)  # without DDP's prefix
+    assert all(torch.isfinite(value).all() for value in names.values())
+    assert (checkpoint / "optimizer.ckpt").is_file()
+
+
+def test_fine_tuning_with_all_layers(recipes, corpus, tmp_path):
+    printed, ranks = train(
+        recipes,
+        "ctc",
+        tmp_path,
+        data_folder=corpus,
+        pretrained="null",
+        weighted_sum=True,
+        grad_accumulation_factor=1,
+        number_of_epochs=1,
+    )
+    folder = tmp_path / "run"
+    check_batches(ranks, folder / "manifests/train.csv", num_epochs=1)
+    assert recipes.newest_checkpoint(folder)[1]["optimizer_step"] == len(ranks[0]) > 1
+    results = json.loads((folder / "results.json").read_text())
+    assert {split: result["no_lm"]["num_utterances"] for split, result in results.items()} == {
+        "test-clean": 2,
+        "test-other": 2,
+    }
+    assert len(re.findall("test-clean, no_lm: WER", printed)) == 1  # the main process alone
