@@ -9,6 +9,10 @@ DEMO := results/demo
 # Processes of the tests; each of them uses one thread.
 TEST_PROCESSES ?= 2
 
+# Threads that wait asleep: where other programs use the cores too, waiting threads that spin make
+# small models ten times slower.
+export OMP_WAIT_POLICY := PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help env demo test lint format bench clean
 

@@ -12,7 +12,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
+from speechbrain.utils.checkpoints import METAFNAME, Checkpointer, ckpt_recency
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 
@@ -23,12 +23,13 @@ logger = get_logger(__name__)
 
 CHECKSUMS_FILE = "checksums.json"
 SAVING_FOLDER = ".saving"
+DELETING_FOLDER = ".deleting"
 
 
 class SafeCheckpointer(Checkpointer):
     """SpeechBrain's `Checkpointer`, safe against death and full disks at any moment.
 
-    - A save that does not finish leaves no trace among the checkpoints.
+    - A save or a deletion that does not finish leaves no trace among the checkpoints.
     - Resuming takes the newest checkpoint whose files are all as they were written, and names
       those that it passes over; when none is left it refuses instead of starting over.
 
@@ -64,7 +65,7 @@ class SafeCheckpointer(Checkpointer):
         try:
             if if_main_process():
                 shutil.rmtree(saving, ignore_errors=True)  # of a save that died
-                saving.mkdir()
+                saving.mkdir(exist_ok=True)
             ddp_barrier()
             self.checkpoints_dir = saving
             try:
@@ -84,6 +85,46 @@ class SafeCheckpointer(Checkpointer):
                 "make room and run the same command to resume"
             ) from error
         return saved
+
+    def delete_checkpoints(
+        self,
+        *,
+        num_to_keep=1,
+        min_keys=None,
+        max_keys=None,
+        importance_keys=(ckpt_recency,),
+        ckpt_predicate=None,
+        verbosity=logging.INFO,
+    ):
+        """Delete all but the most important checkpoints; see SpeechBrain's method of this name.
+
+        Each is hidden in one step before its files are removed (SpeechBrain has no seam for this).
+
+        Raises
+        ------
+        ValueError
+            If `num_to_keep` is negative.
+        """
+        if num_to_keep < 0:
+            raise ValueError(f"num_to_keep = {num_to_keep} must not be negative")
+        orders = [
+            *({"min_key": key} for key in min_keys or ()),
+            *({"max_key": key} for key in max_keys or ()),
+            *({"importance_key": key} for key in importance_keys),
+        ]
+        ranked = [self.find_checkpoints(ckpt_predicate=ckpt_predicate, **how) for how in orders]
+        kept = {checkpoint.path for ranking in ranked for checkpoint in ranking[:num_to_keep]}
+        found = {checkpoint.path for ranking in ranked for checkpoint in ranking}
+        ddp_barrier()  # all processes have looked before any checkpoint goes
+        if if_main_process():
+            hidden = self.checkpoints_dir / DELETING_FOLDER
+            shutil.rmtree(hidden, ignore_errors=True)  # of a run that died
+            hidden.mkdir(exist_ok=True)
+            for folder in sorted(found - kept):
+                rename_durably(folder, hidden / folder.name)
+                logger.log(verbosity, "Deleted checkpoint %s", folder)
+            shutil.rmtree(hidden, ignore_errors=True)
+        ddp_barrier()
 
     def _list_checkpoint_dirs(self):
         # SpeechBrain reads the marker of each of these: only those that are there in full.

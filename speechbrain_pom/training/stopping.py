@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM ask a run to save and end; a second Ctrl-C ends it at once."""
 
+import os
 import signal
 import threading
 
@@ -72,21 +73,27 @@ class StopRequest:
         return self.signal_number is not None
 
 
-def outlive_first_signal(_worker_id=None):
-    """Let a data loader's worker outlive the signal that asks the run to save and end.
+def leave_signals_to_parent(_worker_id=None):
+    """Let a data loader's worker end when its parent says so, and for no other signal.
 
-    Batch systems and terminals signal all processes of a job: workers that died at once would end
-    the run before it is saved. The second signal ends them. For `worker_init_fn`.
+    Batch systems and terminals signal all processes of a job: workers that died of it would end
+    the run before it is saved. For `worker_init_fn`; without effect where the system cannot tell
+    who sent a signal (macOS).
 
     Arguments
     ---------
     _worker_id : int, optional
         As PyTorch passes it.
     """
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    parent = os.getppid()
 
-    def outlive(_number, _frame):
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
+    def wait():
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
 
-    for number in SIGNALS:
-        signal.signal(number, outlive)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # left to the thread
+    threading.Thread(target=wait, daemon=True).start()

@@ -26,6 +26,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
+import yaml
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -97,7 +98,10 @@ def run_to_the_end(call, log_path):
 
 def is_saving(output_folder):
     """Whether a checkpoint is being written right now."""
-    return any(output_folder.glob("save/.saving/CKPT+*"))
+    try:
+        return any(name.startswith("CKPT") for name in os.listdir(output_folder / "save/.saving"))
+    except FileNotFoundError:
+        return False
 
 
 def wait_for_moment(process, output_folder, num_saves, in_save, delay_s):
@@ -173,7 +177,7 @@ def run_with_kills(args, call, output_folder, log_path):
 
 def newest_states(output_folder):
     """All tensors and values of a run's newest checkpoint, by file and path."""
-    folder = max(output_folder.glob("save/CKPT+*"), key=lambda path: path.stat().st_mtime_ns)
+    folder = max(output_folder.glob("save/CKPT+*"), key=saved_at)
     states = {}
     for path in sorted(folder.glob("*.ckpt")):
         try:
@@ -183,6 +187,11 @@ def newest_states(output_folder):
     # Sums of the epoch, with its wall-clock time: their results are in the history.
     states.pop("sums", None)
     return states
+
+
+def saved_at(checkpoint):
+    """When a checkpoint was saved, in seconds since 1970."""
+    return yaml.safe_load((checkpoint / "CKPT.yaml").read_text(encoding="utf-8"))["unixtime"]
 
 
 def flatten(value, path, flat):

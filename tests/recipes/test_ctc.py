@@ -1,5 +1,6 @@
 """Fine-tuning by its real command: from a pretrained encoder, frozen, from scratch, resumed."""
 
+import importlib.util
 import json
 import re
 
@@ -108,8 +109,7 @@ def test_killed_in_mid_epoch_and_resumed(recipes, pretrained, fine_tuned, corpus
 
 
 def test_frozen_encoder_and_language_model(recipes, pretrained, corpus, tmp_path):
-    pytest.importorskip("kenlm")
-    pytest.importorskip("pygtrie")
+    with_lm = all(importlib.util.find_spec(name) for name in ("kenlm", "pygtrie"))
     model = tmp_path / "tiny.arpa"
     model.write_text(ARPA, encoding="utf-8")
     folder = tmp_path / "run"
@@ -120,7 +120,7 @@ def test_frozen_encoder_and_language_model(recipes, pretrained, corpus, tmp_path
         pretrained=pretrained[0],
         freeze_encoder=True,
         number_of_epochs=1,
-        kenlm_model_path=model,
+        kenlm_model_path=model if with_lm else "null",
     )
     before, after = (recipes.tensors(run, "model") for run in (pretrained[0], folder))
     assert recipes.differing(before, after) == []
@@ -133,7 +133,7 @@ def test_frozen_encoder_and_language_model(recipes, pretrained, corpus, tmp_path
     moments = [value for name, value in trained.items() if name.endswith("exp_avg")]
     assert moments
     assert all(moment.abs().sum() > 0 for moment in moments)
-    check_results(folder, ["no_lm", "lm"])
+    check_results(folder, ["no_lm", "lm"] if with_lm else ["no_lm"])
 
 
 def test_from_scratch_with_pieces_and_all_layers(recipes, corpus, tmp_path):
