@@ -5,14 +5,23 @@ from pathlib import Path
 import torch
 import yaml
 from speechbrain.utils.checkpoints import DEFAULT_LOAD_HOOKS, METAFNAME, get_default_hook
+from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.errors import UserError, one_line
 from speechbrain_pom.files import sha256_of
+from speechbrain_pom.training.fingerprints import (
+    check_fingerprint,
+    read_fingerprint,
+    record_fingerprint,
+)
+
+logger = get_logger(__name__)
 
 # What a checkpoint says of its encoder and features. The second group leaves no trace in the
 # shapes of the tensors, so its values are compared.
 SHAPING_KEYS = ("attention_type", "d_model", "num_encoder_layers", "d_ffn", "cnn_channels")
 SILENT_KEYS = ("nhead", "positional_encoding", "sample_rate", "n_fft", "hop_length", "n_mels")
+FROM_SCRATCH = "from scratch"
 MODEL_FILE = "model.ckpt"
 NORMALIZE_FILE = "normalize.ckpt"
 
@@ -157,3 +166,45 @@ def _read_tensors(path):
             "another checkpoint"
         )
     return state
+
+
+def initialise_encoder(hparams):
+    """Start a run from the encoder that `pretrained` names, or say loudly that there is none.
+
+    A run that is resumed has its encoder in its own checkpoints: the pretrained one is then not
+    read again (it may have been trained on, or deleted), unless another is named.
+
+    Arguments
+    ---------
+    hparams : dict
+        Of the run: `pretrained`, `model`, `normalize`, `output_folder`, and what
+        `describe_encoder` takes.
+
+    Raises
+    ------
+    UserError
+        If it cannot be loaded in full, or is not what this folder's run began with.
+    """
+    folder = Path(hparams["output_folder"])
+    fingerprints = folder / "fingerprints.json"
+    name = None if hparams["pretrained"] is None else str(Path(hparams["pretrained"]).resolve())
+    source = name or FROM_SCRATCH
+    resumed = any(folder.glob("save/CKPT+*"))
+    if resumed and read_fingerprint(fingerprints, "pretrained_from") == source:
+        logger.info("The encoder is in this run's checkpoints (begun: %s)", source)
+        return
+    fingerprint = FROM_SCRATCH
+    if name is None:
+        logger.warning("pretrained is null: training FROM SCRATCH, no pretrained encoder")
+    else:
+        checkpoint = find_checkpoint(hparams["pretrained"])
+        fingerprint = load_pretrained(
+            checkpoint,
+            model=hparams["model"],
+            normalize=hparams["normalize"],
+            encoder=describe_encoder(hparams),
+        )
+        logger.info("Pretrained encoder: %s (sha256 %s)", checkpoint, fingerprint[:12])
+    if resumed:
+        check_fingerprint(fingerprints, pretrained=fingerprint)
+    record_fingerprint(fingerprints, pretrained=fingerprint, pretrained_from=source)

@@ -174,7 +174,9 @@ def prepare_run():
     """Everything before the first step; a bad call ends here with one line and exit code 2."""
     experiment, launch = start_experiment(__file__, demo_data=demo_corpus)
     hparams = experiment.hparams
-    bestrq.check_mask_options(hparams["mask_prob"], hparams["mask_length"], hparams["stride"])
+    bestrq.check_mask_options(
+        hparams["mask_prob"], hparams["mask_length"], hparams["stride"], hparams["mask_scope"]
+    )
     train_data, valid_data, train_sampler, valid_sampler = dataio_prepare(
         hparams, launch.rank, launch.world_size
     )

@@ -27,10 +27,9 @@ from speechbrain_pom.ctc.unit_store import make_units
 from speechbrain_pom.data.mini_corpus import demo_corpus
 from speechbrain_pom.errors import exit_on_user_error
 from speechbrain_pom.files import write_atomically
-from speechbrain_pom.pretrained import describe_encoder, find_checkpoint, load_pretrained
+from speechbrain_pom.pretrained import initialise_encoder
 from speechbrain_pom.training.brain import ExactBrain
 from speechbrain_pom.training.data import add_transcripts, audio_dataset, make_sampler
-from speechbrain_pom.training.fingerprints import check_fingerprint
 from speechbrain_pom.training.report import describe
 from speechbrain_pom.training.run_folder import mark_finished
 from speechbrain_pom.training.start import start_experiment
@@ -225,27 +224,6 @@ def check_split(dataset, hparams):
     return check_targets(hparams["units"], texts, frames, hparams["output_neurons"])
 
 
-def load_encoder_weights(hparams):
-    """Start from the pretrained encoder, or say loudly that there is none."""
-    fingerprint = "from scratch"
-    if hparams["pretrained"] is None:
-        logger.warning("pretrained is null: training FROM SCRATCH, no pretrained encoder")
-    else:
-        checkpoint = find_checkpoint(hparams["pretrained"])
-        fingerprint = load_pretrained(
-            checkpoint,
-            model=hparams["model"],
-            normalize=hparams["normalize"],
-            encoder=describe_encoder(hparams),
-        )
-        logger.info("Pretrained encoder: %s (sha256 %s)", checkpoint, fingerprint[:12])
-    check_fingerprint(Path(hparams["output_folder"]) / "fingerprints.json", pretrained=fingerprint)
-    if hparams["freeze_encoder"]:
-        hparams["model"].requires_grad_(False)
-    if hparams["weighted_sum"]:  # taken before this norm, which several processes must know
-        hparams["Transformer"].encoder.norm.requires_grad_(False)
-
-
 def make_searchers(hparams):
     """Beam searchers of the tests, by name."""
     options = {
@@ -263,7 +241,11 @@ def prepare_run():
     """Everything before the first step; a bad call ends here with one line and exit code 2."""
     experiment, launch = start_experiment(__file__, demo_data=demo_corpus)
     hparams = experiment.hparams
-    load_encoder_weights(hparams)
+    initialise_encoder(hparams)
+    if hparams["freeze_encoder"]:
+        hparams["model"].requires_grad_(False)
+    if hparams["weighted_sum"]:  # taken before this norm, which several processes must know
+        hparams["Transformer"].encoder.norm.requires_grad_(False)
     datasets, train_sampler = dataio_prepare(hparams, launch.rank, launch.world_size)
     hparams["searchers"] = make_searchers(hparams)
     brain = CTCBrain(

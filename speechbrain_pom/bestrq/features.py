@@ -56,7 +56,12 @@ def extract_features(
     with torch.autocast(wavs.device.type, enabled=False):
         feats = compute_features(wavs.float())
         num_frames = num_feature_frames(num_samples, sample_rate, hop_ms)
-        feats = normalize(feats, relative_lengths(num_frames, feats.shape[1]), epoch=epoch)
+        # What is not finite stays out of the running statistics, which are in the checkpoints, and
+        # comes back after them: the step has to show it, and is then skipped.
+        bad = ~torch.isfinite(feats)
+        lengths = relative_lengths(num_frames, feats.shape[1])
+        feats = normalize(feats.masked_fill(bad, 0.0), lengths, epoch=epoch)
+        feats = feats.masked_fill(bad, torch.nan)
         padding = padding_mask(num_frames, feats.shape[1])
         feats = feats.masked_fill(padding.unsqueeze(-1), 0.0)
     return pad_to_multiple(feats, stride), num_frames

@@ -17,7 +17,9 @@ from speechbrain_pom.training.seeding import permutation, philox, uniform
 MASK_SCOPES = ("batch", "utterance")
 
 
-def check_mask_options(mask_prob: float, mask_length: int, stride: int = 4) -> None:
+def check_mask_options(
+    mask_prob: float, mask_length: int, stride: int = 4, scope: str = "utterance"
+) -> None:
     """Refuse mask options that cannot work.
 
     Arguments
@@ -28,11 +30,14 @@ def check_mask_options(mask_prob: float, mask_length: int, stride: int = 4) -> N
         Frames in a mask.
     stride : int
         Feature frames per encoder frame.
+    scope : str
+        ``"batch"`` or ``"utterance"``.
 
     Raises
     ------
     ValueError
-        If nothing or everything would be masked, or masks would leave encoder frames half visible.
+        If the scope does not exist, nothing or everything would be masked, or masks would leave
+        encoder frames half visible.
 
     Example
     -------
@@ -43,6 +48,8 @@ def check_mask_options(mask_prob: float, mask_length: int, stride: int = 4) -> N
     ValueError: mask_prob = 0.25 with mask_length = 4 would mask every frame: mask_prob must be \
 below 1 / mask_length = 0.25
     """
+    if scope not in MASK_SCOPES:
+        raise ValueError(f"mask_scope = {scope!r} does not exist: choose one of {MASK_SCOPES}")
     if not isinstance(mask_length, int) or mask_length < 1 or mask_length % stride != 0:
         raise ValueError(
             f"mask_length = {mask_length} frames must be a positive multiple of {stride}, the"
@@ -121,9 +128,7 @@ def sample_masks(
     >>> torch.equal(alone[0], batch[0, :100]), batch.shape
     (True, torch.Size([2, 250]))
     """
-    check_mask_options(mask_prob, mask_length, stride=1)
-    if scope not in MASK_SCOPES:
-        raise ValueError(f"mask_scope = {scope!r} does not exist: choose one of {MASK_SCOPES}")
+    check_mask_options(mask_prob, mask_length, stride=1, scope=scope)
     if len(num_frames) != len(ids):
         raise ValueError(f"{len(num_frames)} lengths with {len(ids)} ids: give one id per length")
 

@@ -45,8 +45,11 @@ class ExactBrain(sb.Brain):
         As for `speechbrain.Brain`. `hparams` needs `seed` and `sample_rate`.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args, run_opts=None, **kwargs):
+        if isinstance(run_opts, dict) and run_opts.get("ckpt_interval_steps", 0) > 0:
+            # SpeechBrain takes one of the two: steps asked for replace the YAML's minutes.
+            run_opts = {"ckpt_interval_minutes": 0, **run_opts}
+        super().__init__(*args, run_opts=run_opts, **kwargs)
         self.rank = getattr(self, "rank", 0)  # SpeechBrain sets it only for several processes
         self.world_size = (
             torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
@@ -186,12 +189,17 @@ class ExactBrain(sb.Brain):
             self.sums.add(num_overflows=1)
             return
         self.nonfinite_in_a_row += 1
+        ids = self.window_ids
+        if self.world_size > 1:
+            gathered = [None] * self.world_size
+            torch.distributed.all_gather_object(gathered, ids)
+            ids = [key for part in gathered for key in part]
         logger.warning(
             "Gradient norm %s in epoch %d, batch %d: step skipped. Utterances: %s",
             grad_norm,
             self.epoch,
             self.step,
-            " ".join(self.window_ids),
+            " ".join(ids),
         )
         if self.nonfinite_in_a_row > self.nonfinite_patience:
             raise RuntimeError(
@@ -226,8 +234,8 @@ class ExactBrain(sb.Brain):
                 loss = self.fit_batch(batch)
                 self.sums.add(audio_s=self.batch_audio_s(batch), batch_loss=loss, num_batches=1)
                 self.avg_train_loss = self.sums.ratio("batch_loss", "num_batches")
-                progress.update()
                 progress.set_postfix_str(self._progress_text(), refresh=False)
+                progress.update()
                 if self._optimizer_step_limit_exceeded:
                     break
                 if self.debug and self.step >= self.debug_batches:

@@ -50,6 +50,15 @@ class SafeCheckpointer(Checkpointer):
     'CKPT+older'
     """
 
+    def __init__(self, checkpoints_dir, *args, **kwargs):
+        try:
+            super().__init__(checkpoints_dir, *args, **kwargs)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the output folder '{Path(checkpoints_dir).parent}' "
+                f"({error.strerror}): give another one with --output_folder"
+            ) from error
+
     def save_checkpoint(self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO):
         """Save all recoverables; see SpeechBrain's method of this name.
 

@@ -36,13 +36,58 @@ choose another output_folder
     run_on_main(_check, args=[Path(path), fingerprints])
 
 
+def record_fingerprint(path, **fingerprints):
+    """Record hashes (or other words) whatever was recorded before.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        JSON file in the run's folder.
+    **fingerprints : str
+        Name to hash.
+    """
+    run_on_main(_record, args=[Path(path), fingerprints])
+
+
+def read_fingerprint(path, name):
+    """What is recorded under a name.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        JSON file in the run's folder.
+    name : str
+
+    Returns
+    -------
+    str or None
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "fingerprints.json"
+    >>> record_fingerprint(path, quantizer="ab12")
+    >>> read_fingerprint(path, "quantizer")
+    'ab12'
+    """
+    return _read(Path(path)).get(name)
+
+
 def _check(path, fingerprints):
-    recorded = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    recorded = _read(path)
     for name, value in fingerprints.items():
         if recorded.get(name, value) != value:
             raise UserError(
                 f"{name} is not what this run began with ({value[:12]}, was "
                 f"{recorded[name][:12]}): choose another output_folder"
             )
+    _record(path, fingerprints)
+
+
+def _record(path, fingerprints):
+    recorded = _read(path)
     if not fingerprints.items() <= recorded.items():
         write_atomically(path, json.dumps({**recorded, **fingerprints}, indent=1) + "\n")
+
+
+def _read(path):
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -157,6 +157,7 @@ def _fill_output_folder(experiment, folder, script_path):
     _write_if_changed(folder / "env.log", get_environment_description())
     _write_if_changed(folder / script_path.name, script_path.read_text(encoding="utf-8"))
     setup_logging(log_config, {"handlers": {"file_handler": {"filename": str(folder / "log.txt")}}})
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # thousands of lines on fonts
     sys.excepthook = _log_exception
     log_applied_quirks()
     logger.info("Experiment folder: %s", folder)

@@ -160,7 +160,7 @@ def _check_configuration(experiment, world_size, folder):
     differing = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
     if differing and not experiment.hparams.get("resume_anyway", False):
         changes = ", ".join(
-            f"{key} {_short(begun.get(key))} (now {_short(now.get(key))})" for key in differing[:5]
+            f"{key} {_change(begun.get(key), now.get(key))}" for key in differing[:5]
         )
         raise UserError(
             f"'{folder}' holds a run that was begun with {changes}"
@@ -169,9 +169,15 @@ def _check_configuration(experiment, world_size, folder):
         )
 
 
-def _short(text):
-    text = "nothing" if text is None else text
-    return text if len(text) <= 60 else text[:57] + "..."
+def _change(begun, now):
+    """Two values, as far as they fit; long ones from where they differ."""
+    texts = ["nothing" if text is None else text for text in (begun, now)]
+    if min(map(len, texts)) > 60:
+        pairs = enumerate(zip(*texts, strict=False))
+        start = max(0, next((place for place, (a, b) in pairs if a != b), 0) - 20)
+        texts = [f"...{text[start:]}" if start else text for text in texts]
+    begun, now = (text if len(text) <= 60 else text[:57] + "..." for text in texts)
+    return f"{begun} (now {now})"
 
 
 def lock_folder(experiment, world_size):
@@ -197,7 +203,6 @@ def _lock(experiment, world_size):
     _hold_lock(folder)
     record = json.dumps(configuration(experiment, world_size, CONTINUES), indent=1) + "\n"
     write_atomically(folder / CONFIGURATION_FILE, record)
-    (folder / FINISHED_FILE).unlink(missing_ok=True)
 
 
 def _hold_lock(folder):

@@ -26,6 +26,7 @@ class StopRequest:
     def __init__(self):
         self.signal_number = None
         self._former = {}
+        self._pid = os.getpid()
 
     @property
     def signal_name(self):
@@ -43,6 +44,10 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number, _frame):
+        if os.getpid() != self._pid:  # a loader's worker in its first moments
+            if number == signal.SIGTERM:
+                os._exit(0)
+            return
         if self.signal_number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal_number = number

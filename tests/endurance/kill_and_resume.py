@@ -135,15 +135,21 @@ def child_pids(pid):
     ]
 
 
-def kill_one(process, processes, rng):
-    """SIGKILL the run, or one rank of it, and return the seconds until the launcher ended."""
+def kill_one(process, output_folder, processes, rng):
+    """SIGKILL the run, or one rank of it.
+
+    Returns
+    -------
+    tuple of (bool, float)
+        Whether a save was hit, and the seconds until the launcher ended.
+    """
     victim = process.pid if processes == 1 else rng.choice(sorted(child_pids(process.pid)))
     os.kill(victim, signal.SIGKILL)
-    begin = time.monotonic()
+    begin, in_save = time.monotonic(), is_saving(output_folder)
     returncode = process.wait(timeout=LAUNCHER_LIMIT_S)
     if returncode == 0:
         raise RuntimeError("the run ended with exit code 0 although a process of it was killed")
-    return time.monotonic() - begin
+    return in_save, time.monotonic() - begin
 
 
 def run_with_kills(args, call, output_folder, log_path):
@@ -168,8 +174,9 @@ def run_with_kills(args, call, output_folder, log_path):
                 f"the run ended (exit code {process.wait()}) after {sum(kills.values())} of "
                 f"{args.kills} kills: raise --epochs, or look into {log_path}"
             )
-        ending_s.append(kill_one(process, args.processes, rng))
-        kills["in_saves" if is_saving(output_folder) else "in_steps"] += 1
+        hit_save, seconds = kill_one(process, output_folder, args.processes, rng)
+        ending_s.append(seconds)
+        kills["in_saves" if hit_save else "in_steps"] += 1
         print(f"kill {sum(kills.values())} of {args.kills}: {kills}", flush=True)
     run_to_the_end(call, log_path)
     return {**kills, "longest_ending_s": round(max(ending_s, default=0.0), 1)}

@@ -85,7 +85,8 @@ def _worker(rank, folder):
 
 
 def test_ranks_add_up_to_one_process(tmp_path):
-    torch.multiprocessing.spawn(_worker, (str(tmp_path),), nprocs=2)
+    # Forked: a spawned process could not import a test module.
+    torch.multiprocessing.start_processes(_worker, (str(tmp_path),), nprocs=2, start_method="fork")
     expected = fill(CodeStatistics(20), random_batches()).summary()
     for rank in range(2):
         merged = torch.load(tmp_path / str(rank), weights_only=True)

@@ -1,0 +1,128 @@
+"""Sums of an epoch: over all processes, and continued from checkpoints."""
+
+import json
+import math
+import multiprocessing
+import os
+
+import pytest
+import torch
+
+from speechbrain_pom.bestrq import CodeStatistics
+from speechbrain_pom.training.checkpoints import SafeCheckpointer
+from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
+
+BATCHES = [(1.0, 1), (4.0, 3), (math.pi, 5), (0.25, 2)]  # loss and number of frames
+
+
+def test_sums_and_ratios():
+    sums = EpochSums()
+    assert math.isnan(sums.ratio("loss", "frames"))
+    for loss, frames in BATCHES:
+        sums.add(loss=torch.tensor(loss), frames=frames)
+    assert sums["frames"] == 11
+    assert sums.ratio("loss", "frames") == pytest.approx(sum(loss for loss, _ in BATCHES) / 11)
+    assert sums["unknown"] == 0
+    sums.reset()
+    assert sums["frames"] == 0
+
+
+def test_without_other_processes_all_reduce_changes_nothing():
+    sums = EpochSums()
+    sums.add(loss=1.5)
+    sums.all_reduce()
+    assert sums.state_dict() == {"loss": 1.5}
+
+
+def codes(seed, num_frames):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(num_frames, 8, generator=generator)
+    return logits, torch.randint(8, (num_frames,), generator=generator)
+
+
+def update(statistics, seed, num_frames):
+    logits, targets = codes(seed, num_frames)
+    loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    statistics.update(logits, targets, loss)
+    statistics.update_frames(num_frames, 2 * num_frames)
+
+
+@pytest.mark.parametrize("stop", range(5))
+def test_an_epoch_that_is_resumed_has_the_figures_of_one_that_was_not(tmp_path, stop):
+    lengths = [1, 63, 0, 500]
+    straight = CodeStatistics(8)
+    for seed, length in enumerate(lengths):
+        update(straight, seed, length)
+
+    before, after = CodeStatistics(8), CodeStatistics(8)
+    update(after, 99, 7)  # is forgotten
+    for statistics in (before, after):
+        checkpointer = SafeCheckpointer(tmp_path)
+        keep_in_checkpoints(checkpointer, "statistics", statistics)
+        if statistics is before:
+            for seed in range(stop):
+                update(before, seed, lengths[seed])
+            checkpointer.save_checkpoint(end_of_epoch=False)
+        else:
+            checkpointer.recover_if_possible()
+    for seed in range(stop, 4):
+        update(after, seed, lengths[seed])
+    assert after.summary() == straight.summary()
+    assert torch.equal(after.counts, straight.counts)
+
+
+def test_figures_that_are_not_finite_survive_a_checkpoint(tmp_path):
+    sums = EpochSums()
+    sums.add(loss=math.nan, norm=math.inf)
+    checkpointer = SafeCheckpointer(tmp_path)
+    keep_in_checkpoints(checkpointer, "sums", sums)
+    checkpointer.save_checkpoint()
+    sums.reset()
+    checkpointer.recover_if_possible()
+    assert math.isnan(sums["loss"])
+    assert sums["norm"] == math.inf
+
+
+def sum_as_rank(rank, folder):
+    """Half of the batches, a checkpoint, a fresh start of both processes, the other half."""
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2
+    )
+    first, resumed = EpochSums(), EpochSums()
+    for sums in (first, resumed):
+        checkpointer = SafeCheckpointer(folder / "save")
+        keep_in_checkpoints(checkpointer, "sums", sums)
+        if sums is first:
+            loss, frames = BATCHES[rank]
+            first.add(loss=loss, frames=frames)
+            checkpointer.save_checkpoint(end_of_epoch=False)
+        else:
+            checkpointer.recover_if_possible()
+    local = [first.state_dict(), resumed.state_dict()]
+    loss, frames = BATCHES[2 + rank]
+    resumed.add(loss=loss, frames=frames)
+    resumed.all_reduce()
+    (folder / f"{rank}.json").write_text(json.dumps([*local, resumed.state_dict()]))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_save_their_total_once_and_load_it_once(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=sum_as_rank, args=(rank, tmp_path)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+        assert process.exitcode == 0
+    main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    # Saving leaves the processes' own sums as they are.
+    assert main[0] == {"loss": 1.0, "frames": 1.0}
+    assert other[0] == {"loss": 4.0, "frames": 3.0}
+    # Each loading the total would count it twice.
+    assert main[1] == {"loss": 5.0, "frames": 4.0}
+    assert other[1] == {}
+    assert main[2] == other[2]
+    assert main[2]["frames"] == 11
+    assert main[2]["loss"] == pytest.approx(sum(loss for loss, _ in BATCHES), rel=1e-15)
