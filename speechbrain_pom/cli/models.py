@@ -184,7 +184,7 @@ def describe_encoder(encoder):
     >>> from speechbrain.lobes.models.transformer.Transformer import TransformerEncoder
     >>> encoder = TransformerEncoder(2, 4, 16, d_model=8, attention_type="regularMHA + PoM(3)")
     >>> [layer["mixer"] for layer in describe_encoder(encoder)["layers"]]
-    ['regularMHA', "PoM(degree=3, expand=2, variant='base')"]
+    ['regularMHA', "PoM(degree=3, expand=2, variant='base', recompute=False)"]
     """
     layers = [
         {"mixer": mixer_name(mixer_of(layer)), "parameters": _by_group(layer)}

@@ -10,6 +10,7 @@ from speechbrain.utils.logger import get_logger
 logger = get_logger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_active = []  # requests whose handlers are installed
 
 
 class StopRequest:
@@ -26,7 +27,6 @@ class StopRequest:
     def __init__(self):
         self.signal_number = None
         self._former = {}
-        self._pid = os.getpid()
 
     @property
     def signal_name(self):
@@ -37,17 +37,16 @@ class StopRequest:
         # Only the main thread may set handlers; elsewhere signals stay the caller's affair.
         if threading.current_thread() is threading.main_thread():
             self._former = {number: signal.signal(number, self._note) for number in SIGNALS}
+            _active.append(self)
         return self
 
     def __exit__(self, *_):
+        if self in _active:
+            _active.remove(self)
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
     def _note(self, number, _frame):
-        if os.getpid() != self._pid:  # a loader's worker in its first moments
-            if number == signal.SIGTERM:
-                os._exit(0)
-            return
         if self.signal_number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal_number = number
@@ -102,3 +101,27 @@ def leave_signals_to_parent(_worker_id=None):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # left to the thread
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _mask_while_forking(how):
+    if _active:
+        signal.pthread_sigmask(how, SIGNALS)
+
+
+def _forget_in_child():
+    """A forked process is no run of its own: it ends when told to, and Ctrl-C is its parent's."""
+    if _active:
+        _active.clear()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+if hasattr(os, "register_at_fork"):
+    # Without the mask, Python drops what a new process gets before its handlers are set, and a
+    # parent that ends at once would wait for that process for ever.
+    os.register_at_fork(
+        before=lambda: _mask_while_forking(signal.SIG_BLOCK),
+        after_in_parent=lambda: _mask_while_forking(signal.SIG_UNBLOCK),
+        after_in_child=_forget_in_child,
+    )

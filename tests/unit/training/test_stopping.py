@@ -135,6 +135,28 @@ def signal_the_group(tmp_path, init, number, keep_loader=False):
     return log_path.read_text()
 
 
+def wait_to_be_ended():
+    time.sleep(30)
+
+
+def fork_and_end_at_once():
+    """Processes that are told to end in their first moments, where signals are easily lost."""
+    fork = multiprocessing.get_context("fork")
+    with StopRequest() as stop:
+        for _ in range(100):
+            process = fork.Process(target=wait_to_be_ended)
+            process.start()
+            process.terminate()
+            process.join(timeout=5)
+            assert process.exitcode == -signal.SIGTERM
+        assert stop.signal_name is None
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_forked_processes_end_whenever_they_are_told():
+    fork_and_end_at_once()
+
+
 @pytest.mark.parametrize("keep_loader", [False, True])
 @pytest.mark.parametrize("number", SIGNALS)
 def test_workers_of_the_loader_outlive_signals_to_all(tmp_path, number, keep_loader):
