@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from speechbrain_pom.pretrained import describe_encoder
 from speechbrain_pom.training.seeding import seed_step
-from speechbrain_pom.training.stopping import StopRequest
+from speechbrain_pom.training.stopping import StopRequest, leave_signals_to_parent
 from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
 
 logger = get_logger(__name__)
@@ -81,6 +81,7 @@ class ExactBrain(sb.Brain):
         """
         if stage == sb.Stage.TRAIN:
             self.train_sampler = loader_kwargs["batch_sampler"]
+        loader_kwargs.setdefault("worker_init_fn", leave_signals_to_parent)
         return sb.dataio.dataloader.make_dataloader(dataset, **loader_kwargs)
 
     def fit(self, *args, **kwargs):

@@ -139,8 +139,8 @@ def wait_to_be_ended():
     time.sleep(30)
 
 
-def fork_and_end_at_once():
-    """Processes that are told to end in their first moments, where signals are easily lost."""
+def test_forked_processes_end_whenever_they_are_told():
+    """In their first moments signals are easily lost."""
     fork = multiprocessing.get_context("fork")
     with StopRequest() as stop:
         for _ in range(100):
@@ -153,15 +153,11 @@ def fork_and_end_at_once():
         assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def test_forked_processes_end_whenever_they_are_told():
-    fork_and_end_at_once()
-
-
 @pytest.mark.parametrize("keep_loader", [False, True])
 @pytest.mark.parametrize("number", SIGNALS)
 def test_workers_of_the_loader_outlive_signals_to_all(tmp_path, number, keep_loader):
     printed = signal_the_group(tmp_path, leave_signals_to_parent, number, keep_loader)
-    assert printed.endswith("saved\n")
+    assert "saved\n" in printed, printed
     assert printed.count("saving at the next optimizer step") == 1  # not once per worker
 
 
