@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -252,3 +253,14 @@ def test_published_parameter_names_are_accepted_in_a_whole_encoder(tmp_path):
     torch.save(renamed, checkpoint / "model.ckpt")
     model, _, _ = load(checkpoint)
     assert all(torch.equal(tensor, ours[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_wrong_path_is_never_looked_for_on_the_network(monkeypatch, tmp_path):
+    def refuse(*_):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="'results/bestrq_pmo/1000' does not exist"):
+        find_checkpoint("results/bestrq_pmo/1000")
