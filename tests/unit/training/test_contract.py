@@ -21,9 +21,10 @@ PRIVATE = {
 }
 
 
-@pytest.mark.parametrize(("owner", "name"), [(o, n) for o, names in PRIVATE.items() for n in names])
-def test_private_names_are_there(owner, name):
-    assert hasattr(owner, name), f"SpeechBrain moved {owner.__name__}.{name}: adapt its users"
+@pytest.mark.parametrize("owner", PRIVATE)
+def test_private_names_are_there(owner):
+    for name in PRIVATE[owner]:
+        assert hasattr(owner, name), f"SpeechBrain moved {owner.__name__}.{name}: adapt its users"
 
 
 def test_fit_calls_what_exactbrain_overrides():
