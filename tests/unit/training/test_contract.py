@@ -1,4 +1,4 @@
-"""Names inside SpeechBrain that the recipes and the command line rely on besides its public ones."""
+"""Names inside SpeechBrain that the recipes and the command line rely on, besides public ones."""
 
 import inspect
 
