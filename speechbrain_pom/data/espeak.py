@@ -24,7 +24,13 @@ _AUDIO_OUTPUT_SYNCHRONOUS = 2
 _INITIALIZE_DONT_EXIT = 0x8000
 _POSITION_CHARACTER = 1
 _CHARS_UTF8 = 1
-_PARAMETERS = {"rate_wpm": 1, "pitch": 3, "pitch_range": 4, "word_gap_10ms": 7}
+# Number of each parameter, and its range: eSpeak NG takes other values without a word.
+_PARAMETERS = {
+    "rate_wpm": (1, 80, 450),
+    "pitch": (3, 0, 100),
+    "pitch_range": (4, 0, 100),
+    "word_gap_10ms": (7, 0, 1000),
+}
 
 # eSpeak NG holds the path of its data in 160 bytes and the names of the files come on top of it.
 _MAX_DATA_PATH_BYTES = 140
@@ -55,7 +61,7 @@ def synthesize(text, voice, *, rate_wpm, pitch, pitch_range, word_gap_10ms=0, se
     pitch_range : int
         Liveliness of the intonation, 0 (monotone) to 100; 50 leaves it as it is.
     word_gap_10ms : int
-        Additional pause between words, in units of 10 ms.
+        Additional pause between words, in units of 10 ms, 0 to 1000.
     seed : int
         Seed of eSpeak NG's random numbers (breath, flutter). The lowest 31 bits count.
 
@@ -67,7 +73,7 @@ def synthesize(text, voice, *, rate_wpm, pitch, pitch_range, word_gap_10ms=0, se
     Raises
     ------
     ValueError
-        When `espeakng-loader` is missing or damaged, or eSpeak NG refuses an argument.
+        When `espeakng-loader` is missing or damaged, or an argument is none of eSpeak NG's.
     RuntimeError
         When other code of this process uses the same library.
 
@@ -123,8 +129,10 @@ def _speak(library, text, voice, parameters, seed):
     if library.espeak_SetVoiceByName(voice.encode()) != 0:
         raise ValueError(f"eSpeak NG has no voice '{voice}'")
     for name, value in parameters.items():
-        if library.espeak_SetParameter(_PARAMETERS[name], int(value), 0) != 0:
-            raise ValueError(f"eSpeak NG refuses {name} = {value}")
+        number, lowest, highest = _PARAMETERS[name]
+        if not lowest <= value <= highest:
+            raise ValueError(f"{name} = {value}: eSpeak NG takes {lowest} to {highest}")
+        library.espeak_SetParameter(number, int(value), 0)
     encoded = text.encode()
     library.espeak_Synth.argtypes = [
         *(ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int),

@@ -58,6 +58,7 @@ class SafeCheckpointer(Checkpointer):
                 f"cannot write to the output folder '{Path(checkpoints_dir).parent}' "
                 f"({error.strerror}): give another one with --output_folder"
             ) from error
+        self._found_whole = set()
 
     def save_checkpoint(self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO):
         """Save all recoverables; see SpeechBrain's method of this name.
@@ -140,6 +141,35 @@ class SafeCheckpointer(Checkpointer):
         found = super()._list_checkpoint_dirs()
         return [folder for folder in found if not find_damage(folder, read_all=False)]
 
+    def check(self):
+        """Look at all checkpoints, so that a run that cannot resume ends before it begins.
+
+        Raises
+        ------
+        UserError
+            If there are checkpoints, but all are damaged.
+        """
+        self._refuse_if_all(self._find_damaged())
+
+    def _find_damaged(self):
+        """{folder: damage}; what `check` has just found whole is not read in full again."""
+        damaged = {}
+        for folder in sorted(self.checkpoints_dir.glob("CKPT+*")):
+            damage = find_damage(folder, read_all=folder not in self._found_whole)
+            if damage:
+                damaged[folder] = damage
+            else:
+                self._found_whole.add(folder)
+        return damaged
+
+    def _refuse_if_all(self, damaged):
+        if damaged and len(damaged) == len(list(self.checkpoints_dir.glob("CKPT+*"))):
+            listing = "; ".join(f"{folder.name}: {text}" for folder, text in damaged.items())
+            raise UserError(
+                f"all {len(damaged)} checkpoints in '{self.checkpoints_dir}' are damaged "
+                f"({listing}): repair them, or start in another output folder"
+            )
+
     def recover_if_possible(
         self, importance_key=None, max_key=None, min_key=None, ckpt_predicate=None
     ):
@@ -150,22 +180,16 @@ class SafeCheckpointer(Checkpointer):
         UserError
             If there are checkpoints, but all are damaged.
         """
-        damaged = {}
-        for folder in sorted(self.checkpoints_dir.glob("CKPT+*")):
-            damage = find_damage(folder)
-            if damage:
-                damaged[folder] = damage
-                logger.warning("Checkpoint %s is passed over: %s", folder, damage)
+        damaged = self._find_damaged()
+        self._found_whole.clear()  # they may be damaged before the next time
+        for folder, damage in damaged.items():
+            logger.warning("Checkpoint %s is passed over: %s", folder, damage)
         candidates = self.find_checkpoints(importance_key, max_key, min_key, ckpt_predicate)
         candidates = [ckpt for ckpt in candidates if ckpt.path not in damaged]
         if candidates:
             self.load_checkpoint(candidates[0])
             return candidates[0]
-        if damaged:
-            raise UserError(
-                f"all {len(damaged)} checkpoints in {self.checkpoints_dir} are damaged "
-                "(named above): repair them, or start in another output folder"
-            )
+        self._refuse_if_all(damaged)
         return None
 
 

@@ -1,6 +1,9 @@
 """The opening of a recipe: command line, processes, experiment, output folder."""
 
+from speechbrain.utils.distributed import run_on_main
+
 from speechbrain_pom.errors import UserError
+from speechbrain_pom.training.checkpoints import SafeCheckpointer
 from speechbrain_pom.training.experiment import load_experiment
 from speechbrain_pom.training.launch import init_distributed, prepare_output_folder
 from speechbrain_pom.training.options import parse_command_line
@@ -44,6 +47,12 @@ def start_experiment(script_path, demo_data=None):
                 flush=True,
             )
         raise SystemExit(0)
+    run_on_main(_check_checkpoints, args=[experiment.hparams.get("checkpointer")])
     prepare_output_folder(experiment, script_path)
     lock_folder(experiment, launch.world_size)
     return experiment, launch
+
+
+def _check_checkpoints(checkpointer):
+    if isinstance(checkpointer, SafeCheckpointer):
+        checkpointer.check()

@@ -116,6 +116,12 @@ def test_text_that_is_no_expression(spec):
     assert "\n" not in message
 
 
+def test_text_that_is_too_deep_for_python():
+    with pytest.raises(ValueError, match=r"': nested too deeply\. Available: ") as error:
+        parse_spec("-" * 5000 + "PoM", 4)
+    assert str(error.value).endswith(AVAILABLE)
+
+
 @pytest.mark.parametrize(
     ("spec", "sum_text"),
     [

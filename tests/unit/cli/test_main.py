@@ -46,6 +46,7 @@ def test_bad_calls_are_one_line(arguments, message, capsys):
     assert stopped(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}")
+    assert error.endswith(" --help shows the usage)\n")
     assert error.count("\n") == 1
 
 

@@ -1,9 +1,11 @@
 """Synthesis is a pure function, although eSpeak NG keeps state."""
 
 import _ctypes
+import contextlib
 import ctypes
 import shutil
 import sys
+from unittest.mock import MagicMock
 
 import espeakng_loader
 import numpy as np
@@ -94,3 +96,32 @@ def test_library_in_use_elsewhere_in_the_process(monkeypatch, raw_library):
 def test_unknown_voice():
     with pytest.raises(ValueError, match="eSpeak NG has no voice 'nobody'"):
         espeak.synthesize(SENTENCE, "nobody", **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("rate_wpm", 79, "rate_wpm = 79: eSpeak NG takes 80 to 450"),
+        ("rate_wpm", 451, "rate_wpm = 451: eSpeak NG takes 80 to 450"),
+        ("pitch", -1, "pitch = -1: eSpeak NG takes 0 to 100"),
+        ("pitch_range", 101, "pitch_range = 101: eSpeak NG takes 0 to 100"),
+        ("word_gap_10ms", -1, "word_gap_10ms = -1: eSpeak NG takes 0 to 1000"),
+    ],
+)
+def test_settings_out_of_range(name, value, text):
+    with pytest.raises(ValueError, match=f"^{text}$"):
+        espeak.synthesize(SENTENCE, "en-us", **{**SETTINGS, name: value})
+
+
+def test_nothing_to_say():
+    samples = espeak.synthesize("", "en-us", **SETTINGS)
+    assert len(samples) < espeak.SAMPLE_RATE / 10  # silence, no error
+
+
+def test_a_failure_inside_the_library(monkeypatch):
+    library = MagicMock()
+    library.espeak_SetVoiceByName.return_value = 0
+    library.espeak_Synth.return_value = 1
+    monkeypatch.setattr(espeak, "_fresh_library", lambda: contextlib.nullcontext(library))
+    with pytest.raises(ValueError, match=r"^eSpeak NG could not say 'hello' \(status 1\)$"):
+        espeak.synthesize("hello", "en-us", **SETTINGS)

@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -378,12 +379,18 @@ def test_when_all_are_damaged_nothing_starts_over(tmp_path):
     setup = Setup(tmp_path, 1)
     for name in ("a", "b"):
         cut(setup.checkpointer.save_checkpoint(name=name).path / "model.ckpt")
-    with pytest.raises(UserError) as error:
-        setup.checkpointer.recover_if_possible()
-    assert str(error.value) == (
-        f"all 2 checkpoints in {tmp_path} are damaged (named above): repair them, or start in "
-        "another output folder"
-    )
+    message = re.escape(f"all 2 checkpoints in '{tmp_path}' are damaged (CKPT+a: model.ckpt has ")
+    for look in (setup.checkpointer.check, setup.checkpointer.recover_if_possible):
+        with pytest.raises(UserError, match=message + r".*; CKPT\+b: .*\): repair them, or start"):
+            look()
+
+
+def test_damage_after_the_first_look_is_noticed(tmp_path):
+    setup = Setup(tmp_path, 1)
+    older, newer = (setup.checkpointer.save_checkpoint(name=name) for name in ("a", "b"))
+    setup.checkpointer.check()
+    cut(newer.path / "model.ckpt")
+    assert setup.checkpointer.recover_if_possible().path == older.path
 
 
 def test_an_empty_folder_is_a_fresh_start(tmp_path):

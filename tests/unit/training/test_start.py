@@ -77,3 +77,22 @@ def test_what_is_refused_leaves_the_documents_of_the_run_alone(recipe):
     assert recipe.prepared == []
     assert (recipe.folder / "configuration.json").read_bytes() == configuration
     assert Path(recipe.folder / "save" / "CKPT+1").is_dir()
+
+
+CHECKPOINTER = """
+checkpointer: !new:speechbrain_pom.training.checkpoints.SafeCheckpointer
+    checkpoints_dir: !ref <output_folder>/save
+"""
+
+
+def test_damaged_checkpoints_are_refused_before_anything_is_written(recipe):
+    yaml_path = recipe.folder.parent / "toy.yaml"
+    yaml_path.write_text(TOY + CHECKPOINTER)
+    experiment, _ = recipe("--data_folder=/data")
+    saved = experiment.hparams["checkpointer"].save_checkpoint(name="only").path
+    recipe("--data_folder=/data")
+    recipe.prepared.clear()
+    (saved / "CKPT.yaml").unlink()
+    with pytest.raises(UserError, match=r"all 1 checkpoints .*CKPT\+only: it has no CKPT\.yaml"):
+        recipe("--data_folder=/data")
+    assert recipe.prepared == []
