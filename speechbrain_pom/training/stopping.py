@@ -11,6 +11,8 @@ logger = get_logger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _active = []  # requests whose handlers are installed
+_guarded = set()  # pid of this process, once it obeys its parent only
+_quiet_ends = set()  # pid of this process, if it then ends with code 0
 
 
 class StopRequest:
@@ -78,7 +80,7 @@ class StopRequest:
 
 
 def leave_signals_to_parent(_worker_id=None):
-    """Let a data loader's worker end when its parent says so, and for no other signal.
+    """Let a data loader's worker end, with code 0, when its parent says so and for no other signal.
 
     Batch systems and terminals signal all processes of a job: workers that died of it would end
     the run before it is saved. For `worker_init_fn`; without effect where the system cannot tell
@@ -91,15 +93,27 @@ def leave_signals_to_parent(_worker_id=None):
     """
     if not hasattr(signal, "sigwaitinfo"):
         return
+    _quiet_ends.add(os.getpid())
+    if os.getpid() not in _guarded:  # not forked from a run, but started by itself
+        _obey_only_parent()
+
+
+def _obey_only_parent():
     parent = os.getppid()
 
     def wait():
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
             pass
-        os._exit(0)
+        if os.getpid() in _quiet_ends:
+            os._exit(0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        os.kill(os.getpid(), signal.SIGTERM)
 
+    _guarded.add(os.getpid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # left to the thread
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=wait, daemon=True).start()
 
 
@@ -109,9 +123,16 @@ def _mask_while_forking(how):
 
 
 def _forget_in_child():
-    """A forked process is no run of its own: it ends when told to, and Ctrl-C is its parent's."""
-    if _active:
-        _active.clear()
+    """A forked process is no run of its own: it ends when its parent says so.
+
+    From its first moment on: signals stay blocked while the process is forked.
+    """
+    if not _active:
+        return
+    _active.clear()
+    if hasattr(signal, "sigwaitinfo"):
+        _obey_only_parent()
+    else:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -153,6 +154,22 @@ def test_forked_processes_end_whenever_they_are_told():
         assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
+def test_forked_processes_ignore_signals_to_all_from_their_first_moment():
+    """Only their parent's count: the others are for the run, which saves before it ends."""
+    fork = multiprocessing.get_context("fork")
+    send = "import os, sys; [os.kill(int(sys.argv[1]), int(n)) for n in sys.argv[2:]]"
+    with StopRequest():
+        for _ in range(20):
+            process = fork.Process(target=wait_to_be_ended)
+            process.start()
+            numbers = [str(int(number)) for number in SIGNALS]
+            subprocess.run([sys.executable, "-c", send, str(process.pid), *numbers], check=True)
+            assert process.is_alive()
+            process.terminate()
+            process.join(timeout=5)
+            assert process.exitcode == -signal.SIGTERM
+
+
 @pytest.mark.parametrize("keep_loader", [False, True])
 @pytest.mark.parametrize("number", SIGNALS)
 def test_workers_of_the_loader_outlive_signals_to_all(tmp_path, number, keep_loader):
@@ -161,8 +178,12 @@ def test_workers_of_the_loader_outlive_signals_to_all(tmp_path, number, keep_loa
     assert printed.count("saving at the next optimizer step") == 1  # not once per worker
 
 
+def as_pytorch_has_it(_worker_id):
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
 def test_without_that_sigterm_to_all_processes_ends_the_run_unsaved(tmp_path):
-    assert "saved\n" not in signal_the_group(tmp_path, None, signal.SIGTERM)
+    assert "saved\n" not in signal_the_group(tmp_path, as_pytorch_has_it, signal.SIGTERM)
 
 
 NOT_COMPARED = ("audio_s_per_s", "peak_memory_mib")
