@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Kill a pretraining run again and again, and compare it with one that was left alone.
+"""Kill a training run again and again, and compare it with one that was left alone.
 
     python tests/endurance/kill_and_resume.py --kills 20 --out result.json
     python tests/endurance/kill_and_resume.py --kills 6 --processes 2 --out result.json
+    python tests/endurance/kill_and_resume.py --stage ctc --kills 10 --out result.json
 
 Two runs of the same command on a small corpus of synthetic speech, with a checkpoint after every
 optimizer step. One goes straight to its end. The other is killed (SIGKILL) at seeded random
 moments, in steps and in saves, and started again each time; with several processes it is one random
 rank that is killed, and torchrun has to end by itself. At the end every tensor of the weights, the
 optimizer, the statistics and the counters must be equal bit by bit, and so must the figures of each
-epoch, except for those of time and memory. The exit code is 0 if that is so, else 1.
+epoch, except for those of time and memory, and the error rates of fine-tuning. The exit code is 0
+if that is so, else 1.
 """
 
 import argparse
@@ -29,7 +31,7 @@ import torch
 import yaml
 
 ROOT = Path(__file__).parents[2]
-TINY = {
+COMMON = {
     "d_model": 16,
     "d_ffn": 32,
     "nhead": 2,
@@ -38,20 +40,36 @@ TINY = {
     "train_splits": "[train-clean-100]",
     "optimizer_step_limit": "null",
     "lr": 0.01,
-    "n_warmup_steps": 20,
     "precision": "fp32",
     "eval_precision": "fp32",
     "grad_accumulation_factor": 2,
-    "max_batch_duration_s": 10,
-    "valid_batch_duration_s": 60,
-    "num_buckets": 3,
-    "min_duration_s": 0,
-    "mask_scope": "utterance",
-    "cb_vocab": 16,
     "ckpt_interval_steps": 1,
     "ckpt_interval_minutes": 0,
     "device": "cpu",
 }
+TINY = {
+    "bestrq": {
+        **COMMON,
+        "n_warmup_steps": 20,
+        "max_batch_duration_s": 10,
+        "valid_batch_duration_s": 60,
+        "num_buckets": 3,
+        "min_duration_s": 0,
+        "mask_scope": "utterance",
+        "cb_vocab": 16,
+    },
+    "ctc": {
+        **COMMON,
+        "pretrained": "null",
+        "dnn_neurons": 16,
+        "lr_encoder": 0.005,
+        "batch_size": 2,
+        "sorting": "random",
+        "beam_size": 4,
+        "num_bootstrap": 20,
+    },
+}
+YAMLS = {"bestrq": "hparams/pom.yaml", "ctc": "hparams/pom_ctc.yaml"}
 # Figures of an epoch that no two runs share.
 NOT_COMPARED = ("audio_s_per_s", "peak_memory_mib")
 LIFE_LIMIT_S = 300  # from start to end of one process: above it, something hangs
@@ -65,14 +83,14 @@ def command(args, data_folder, output_folder):
         launcher += ["-m", "torch.distributed.run", "--standalone"]
         launcher += [f"--nproc-per-node={args.processes}"]
     options = {
-        **TINY,
+        **TINY[args.stage],
         "number_of_epochs": args.epochs,
         "num_workers": args.num_workers,
         "data_folder": data_folder,
         "output_folder": output_folder,
     }
     pairs = [str(part) for key, value in options.items() for part in (f"--{key}", value)]
-    script = ["recipes/LibriSpeech/train_bestrq.py", "hparams/pom.yaml"]
+    script = [f"recipes/LibriSpeech/train_{args.stage}.py", YAMLS[args.stage]]
     return [*launcher, *script, *pairs, "--noprogressbar"]
 
 
@@ -223,8 +241,14 @@ def history(output_folder):
     return records
 
 
+def error_rates(output_folder):
+    """The results of fine-tuning; None for pretraining."""
+    path = output_folder / "results.json"
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
 def compare_runs(first, second):
-    """What differs between the newest checkpoints and the histories of two runs.
+    """What differs between the newest checkpoints, the histories and the results of two runs.
 
     Returns
     -------
@@ -241,9 +265,12 @@ def compare_runs(first, second):
             same = ours == theirs
         if not same:
             different.append(key)
-    if history(first) != history(second):
-        different.append("history.jsonl")
-    return len(states[0].keys() | states[1].keys()) + 1, different
+    num_compared = len(states[0].keys() | states[1].keys())
+    for name, read in (("history.jsonl", history), ("results.json", error_rates)):
+        num_compared += 1
+        if read(first) != read(second):
+            different.append(name)
+    return num_compared, different
 
 
 def commit():
@@ -267,7 +294,9 @@ def make_record(args, kills, num_compared, different, duration_s):
         "torch": torch.__version__,
         "speechbrain": speechbrain.__version__,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "stage": args.stage,
         "processes": args.processes,
+        "num_workers": args.num_workers,
         "epochs": args.epochs,
         "kills": kills,
         "values_compared": num_compared,
@@ -280,6 +309,7 @@ def make_record(args, kills, num_compared, different, duration_s):
 def parse(argv):
     """The options; `given` keeps those that were given, for the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--stage", choices=sorted(YAMLS), default="bestrq")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1, help="more than one: torchrun, gloo")
     parser.add_argument("--num_workers", type=int, default=0, help="of the data loader")

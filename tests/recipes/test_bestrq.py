@@ -4,6 +4,7 @@ import math
 import os
 
 import pytest
+import torch
 
 STATE = ("model", "linear", "quantizer", "optimizer", "normalize", "noam_scheduler")
 HEALTH = {
@@ -124,6 +125,20 @@ def test_killed_in_mid_epoch_and_resumed(recipes, pretrained, corpus, tmp_path):
     printed = recipes.train("bestrq", folder, **options)
     assert f"Resumed after {steps} optimizer steps, at batch 2 of its next epoch" in printed
     assert_equal_runs(recipes, straight, folder)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_a_resumed_run_has_the_same_masks_rates_and_steps(recipes, corpus, tmp_path):
+    options = {"data_folder": corpus, "device": "cuda"}
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    recipes.train("bestrq", straight, **options)
+    saving = {"ckpt_interval_steps": 1, "ckpt_interval_minutes": 0}
+    recipes.train_until_killed("bestrq", killed, epoch=2, batch=4, **options, **saving)
+    recipes.train("bestrq", killed, **options)
+    for first, second in zip(recipes.history(straight), recipes.history(killed), strict=True):
+        for name in ("epoch", "steps", "lr"):
+            assert first[name] == second[name]
+        assert first["train"]["masked_share"] == second["train"]["masked_share"]
 
 
 def test_step_limit_and_one_mask_for_the_batch(recipes, corpus, tmp_path):
