@@ -149,6 +149,13 @@ def test_step_limit_and_one_mask_for_the_batch(recipes, corpus, tmp_path):
         noam(recipes, 1)
     )  # the first step is not at the peak
     assert recipes.history(folder)[0]["lr"] < recipes.BESTRQ["lr"] / 4
+    # Biases of norms begin at 0, and Adam's first step is as long as the rate that it had.
+    moved = [
+        float(value.abs().max())
+        for key, value in recipes.tensors(folder, "model").items()
+        if key.endswith("norm.bias")
+    ]
+    assert max(moved) == pytest.approx(noam(recipes, 1), rel=0.01)
     share = recipes.history(folder)[0]["train"]["masked_share"]
     assert 0 < share < 0.63  # bounded by the shortest utterance of each batch
     assert recipes.newest_checkpoint(folder)[1]["optimizer_step"] == 1

@@ -255,12 +255,14 @@ def test_published_parameter_names_are_accepted_in_a_whole_encoder(tmp_path):
     assert all(torch.equal(tensor, ours[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_wrong_path_is_never_looked_for_on_the_network(monkeypatch, tmp_path):
+# The first could be the name of a model on a hub.
+@pytest.mark.parametrize("path", ["results/bestrq_pmo", "results/bestrq_pmo/1000"])
+def test_a_wrong_path_is_never_looked_for_on_the_network(monkeypatch, tmp_path, path):
     def refuse(*_):
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="'results/bestrq_pmo/1000' does not exist"):
-        find_checkpoint("results/bestrq_pmo/1000")
+    with pytest.raises(UserError, match=f"'{path}' does not exist"):
+        find_checkpoint(path)
