@@ -5,6 +5,7 @@ import itertools
 from torch import nn
 
 from speechbrain_pom.ops import polynomial_mix
+from speechbrain_pom.ops.backends import BACKENDS
 
 VARIANTS = ("base", "selective", "frequency2", "frequency3")
 
@@ -33,11 +34,13 @@ class PolynomialMixer(nn.Module):
         "frequency3" (2 or 3 contiguous groups of features with a state each).
     recompute : bool
         True: training keeps no expanded tensor and computes them again in the backward pass.
+    backend : str
+        "auto" (the fastest there is), or a name that `speechbrain_pom.ops.choose_backend` explains.
 
     Raises
     ------
     ValueError
-        For an unknown variant, or a size that is not a whole number of at least 1.
+        For an unknown variant or backend, or a size that is not a whole number of at least 1.
 
     Example
     -------
@@ -58,18 +61,23 @@ class PolynomialMixer(nn.Module):
 
     accepts_chunk_mask = True  # attn_mask may be a ChunkMask instead of a (T, T) tensor
 
-    def __init__(self, d_model, degree=2, expand=2, variant="base", recompute=False):
+    def __init__(
+        self, d_model, degree=2, expand=2, variant="base", recompute=False, backend="auto"
+    ):
         super().__init__()
         for name, value in (("d_model", d_model), ("degree", degree), ("expand", expand)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"PoM: {name} is {value!r}: give a whole number of at least 1")
         if variant not in VARIANTS:
             raise ValueError(f"PoM: variant is {variant!r}: choose one of {', '.join(VARIANTS)}")
+        if backend not in BACKENDS:
+            raise ValueError(f"PoM: backend is {backend!r}: choose one of {', '.join(BACKENDS)}")
         self.d_model = d_model
         self.degree = degree
         self.expand = expand
         self.variant = variant
         self.recompute = recompute
+        self.backend = backend
         self.activation = "relu_power" if variant == "selective" else "gelu_product"
         branches = 1 if variant == "selective" else degree
         widths = _group_widths(d_model, variant)
@@ -140,6 +148,7 @@ class PolynomialMixer(nn.Module):
             key_padding_mask=key_padding_mask,
             attn_mask=attn_mask,
             recompute=self.recompute,
+            backend=self.backend,
         )
         return self.norm(mixed), None
 

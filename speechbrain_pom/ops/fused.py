@@ -1,255 +1,180 @@
-"""PoM's two passes over the frames, block by block, with backward passes of their own.
+"""PoM's two passes as operators of PyTorch, with backward passes of their own.
 
-Everything between the matrix products is pointwise work on tensors E = k*D times as wide as the
-frames. Blocks keep those tensors in the processor's cache; autograd would keep four of them per
-layer, these functions keep two (the outputs of the two projections) or none (`recompute`).
+Autograd would keep four (B, T, E) tensors per layer; these operators keep two, the outputs of the
+two projections, or none and compute them again. To `torch.compile` each is one node of the graph:
+nothing breaks it. How they compute is the affair of an implementation: blocks.py, or kernels.py.
 """
 
 import torch
-import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 
-from speechbrain_pom.ops.pooling import chunk_sums, rows_of_frames
+from speechbrain_pom.ops.backends import implementation
 
-# The expanded tensors of a block (256 x 1952 floats = 2 MB at the paper's size) stay in cache. A
-# GPU has no use for blocks: launching kernels costs more than memory traffic within one tensor.
-CPU_BLOCK_FRAMES = 256
+FLAGS = "int? chunk_size, int degree, str activation"
 
 
-def block_ranges(num_frames, device, multiple_of=1):
-    """Ranges of frames to work on, each a multiple of something long, except the last.
-
-    Arguments
-    ---------
-    num_frames : int
-        T.
-    device : torch.device
-        Of the frames.
-    multiple_of : int
-        Chunk size of the mask, so that a block holds whole chunks.
-
-    Returns
-    -------
-    list of (int, int)
-
-    Example
-    -------
-    >>> block_ranges(600, torch.device("cpu"), multiple_of=100)
-    [(0, 200), (200, 400), (400, 600)]
-    """
-    size = CPU_BLOCK_FRAMES if device.type == "cpu" else max(num_frames, 1)
-    size = max(1, size // multiple_of) * multiple_of
-    return [(start, min(start + size, num_frames)) for start in range(0, max(num_frames, 1), size)]
+@torch.library.custom_op(
+    "speechbrain_pom::feature_sums",
+    mutates_args=(),
+    schema=f"(Tensor frames, Tensor weight, Tensor? bias, Tensor? padding, {FLAGS}, bool keep, "
+    "str backend) -> (Tensor, Tensor)",
+)
+def feature_sums(frames, weight, bias, padding, chunk_size, degree, activation, keep, backend):
+    """See `speechbrain_pom.ops.blocks.feature_sums`; `backend` names the implementation."""
+    return implementation(backend).feature_sums(
+        frames, weight, bias, padding, chunk_size, degree, activation, keep
+    )
 
 
-def features_of(projected, degree, activation):
-    """phi of a projection, in fp32 or better: (..., E).
-
-    Arguments
-    ---------
-    projected : torch.Tensor
-        (..., E), branch i in columns i*n to (i+1)*n.
-    degree : int
-        k.
-    activation : str
-        "gelu_product" or "relu_power".
-
-    Returns
-    -------
-    torch.Tensor
-        (..., E).
-    """
-    # fp16 overflows and bf16 rounds away in products of k activations: upcast right after the
-    # projection, which is where the half-precision speed is.
-    projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
-    if activation == "relu_power":
-        return torch.relu(projected) ** degree
-    if degree == 1:
-        return F.gelu(projected)
-    branches = F.gelu(projected).chunk(degree, dim=-1)
-    products = [branches[0]]
-    for branch in branches[1:]:
-        products.append(products[-1] * branch)
-    return torch.cat(products, dim=-1)
+@torch.library.custom_op(
+    "speechbrain_pom::feature_sums_backward",
+    mutates_args=(),
+    schema="(Tensor grad_sums, Tensor frames, Tensor weight, Tensor? bias, Tensor? padding, "
+    f"Tensor kept, {FLAGS}, bool[] needs, str backend) -> Tensor[]",
+)
+def feature_sums_backward(
+    grad_sums, frames, weight, bias, padding, kept, chunk_size, degree, activation, needs, backend
+):
+    """See `speechbrain_pom.ops.blocks.feature_sums_backward`."""
+    return implementation(backend).feature_sums_backward(
+        grad_sums, frames, weight, bias, padding, kept, chunk_size, degree, activation, needs
+    )
 
 
-def features_backward(projected, grad, degree, activation):
-    """Gradient of `features_of`.
-
-    With g_k = dH_k and g_i = dH_i + g_(i+1) h_(i+1): dh_i = g_i H_(i-1), H_0 = 1.
-
-    Arguments
-    ---------
-    projected : torch.Tensor
-        (..., E), as `features_of` got it.
-    grad : torch.Tensor
-        Gradient of its output, broadcastable to (..., E).
-    degree, activation
-        As for `features_of`.
-
-    Returns
-    -------
-    torch.Tensor
-        (..., E), of the dtype of the projection.
-    """
-    z = projected.to(torch.promote_types(projected.dtype, torch.float32))
-    if activation == "relu_power":
-        grad = grad * (degree * torch.relu(z) ** (degree - 1)) * (z > 0)
-        return grad.to(projected.dtype)
-    branches = F.gelu(z).chunk(degree, dim=-1)
-    grads = grad.expand_as(z).chunk(degree, dim=-1)
-    products = [branches[0]]
-    for branch in branches[1:-1]:
-        products.append(products[-1] * branch)
-    inner = [None] * degree
-    running = grads[-1]
-    for i in range(degree - 1, 0, -1):
-        inner[i] = running * products[i - 1]
-        running = grads[i - 1] + running * branches[i]
-    inner[0] = running
-    inner = torch.cat(inner, dim=-1) if degree > 1 else inner[0]
-    return torch.ops.aten.gelu_backward(inner, z).to(projected.dtype)
+@torch.library.custom_op(
+    "speechbrain_pom::select",
+    mutates_args=(),
+    schema="(Tensor frames, Tensor state, Tensor gate_weight, Tensor? gate_bias, "
+    "Tensor out_weight, Tensor? out_bias, int? chunk_size, bool keep, str backend) "
+    "-> (Tensor, Tensor)",
+)
+def select(frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_size, keep, backend):
+    """See `speechbrain_pom.ops.blocks.select`; `backend` names the implementation."""
+    return implementation(backend).select(
+        frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_size, keep
+    )
 
 
-class FeatureSums(torch.autograd.Function):
-    """Sums over time of phi(W x), one per chunk: (B, T, g) to (B, C, E), fp32 or better."""
-
-    @staticmethod
-    def forward(ctx, frames, weight, bias, padding, chunk_size, degree, activation, keep):
-        """`keep`: store the projection for the backward pass, else it is computed again."""
-        batch, num_frames, _ = frames.shape
-        dtype = torch.promote_types(frames.dtype, torch.float32)
-        num_chunks = 1 if chunk_size is None else -(-num_frames // chunk_size)
-        sums = frames.new_zeros(batch, num_chunks, weight.shape[0], dtype=dtype)
-        kept = frames.new_empty(batch, num_frames, weight.shape[0]) if keep else None
-        for start, stop in block_ranges(num_frames, frames.device, chunk_size or 1):
-            projected = F.linear(frames[:, start:stop], weight, bias)
-            if keep:
-                kept[:, start:stop] = projected
-            features = features_of(projected, degree, activation)
-            if padding is not None:
-                # masked_fill rather than a product: padding may hold anything, even NaN.
-                features = features.masked_fill_(padding[:, start:stop].unsqueeze(-1), 0.0)
-            if chunk_size is None:
-                sums += features.sum(1, keepdim=True)
-            else:
-                rows = slice(start // chunk_size, -(-stop // chunk_size))
-                sums[:, rows] = chunk_sums(features, chunk_size)
-        ctx.save_for_backward(frames, weight, bias, padding, kept)
-        ctx.options = chunk_size, degree, activation
-        return sums
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_sums):
-        """Gradients of frames, weight and bias."""
-        frames, weight, bias, padding, kept = ctx.saved_tensors
-        chunk_size, degree, activation = ctx.options
-        grads = _LinearGrads(frames, weight, bias, ctx.needs_input_grad[:3])
-        for start, stop in block_ranges(frames.shape[1], frames.device, chunk_size or 1):
-            x = frames[:, start:stop]
-            projected = F.linear(x, weight, bias) if kept is None else kept[:, start:stop]
-            grad = rows_of_frames(grad_sums, chunk_size, start, stop)
-            grad = features_backward(projected, grad, degree, activation)
-            if padding is not None:
-                grad = grad.masked_fill(padding[:, start:stop].unsqueeze(-1), 0.0)
-            grads.add(start, stop, grad)
-        return (*grads.results(), None, None, None, None, None)
+@torch.library.custom_op(
+    "speechbrain_pom::select_backward",
+    mutates_args=(),
+    schema="(Tensor grad_output, Tensor frames, Tensor state, Tensor gate_weight, "
+    "Tensor? gate_bias, Tensor out_weight, Tensor kept, int? chunk_size, bool[] needs, "
+    "str backend) -> Tensor[]",
+)
+def select_backward(
+    grad_output,
+    frames,
+    state,
+    gate_weight,
+    gate_bias,
+    out_weight,
+    kept,
+    chunk_size,
+    needs,
+    backend,
+):
+    """See `speechbrain_pom.ops.blocks.select_backward`."""
+    return implementation(backend).select_backward(
+        grad_output, frames, state, gate_weight, gate_bias, out_weight, kept, chunk_size, needs
+    )
 
 
-class Select(torch.autograd.Function):
-    """W_o (sigmoid(W_s x) * H): (B, T, d) frames and (B, C, E) states to (B, T, d_out)."""
-
-    @staticmethod
-    def forward(ctx, frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_size, keep):
-        """`keep`: store the scores for the backward pass, else they are computed again."""
-        batch, num_frames, _ = frames.shape
-        output = frames.new_empty(batch, num_frames, out_weight.shape[0])
-        kept = frames.new_empty(batch, num_frames, gate_weight.shape[0]) if keep else None
-        for start, stop in block_ranges(num_frames, frames.device, chunk_size or 1):
-            scores = F.linear(frames[:, start:stop], gate_weight, gate_bias)
-            if keep:
-                kept[:, start:stop] = scores
-                gate = torch.sigmoid(scores)
-            else:
-                gate = scores.sigmoid_()
-            gated = gate * rows_of_frames(state, chunk_size, start, stop)
-            output[:, start:stop] = F.linear(gated.to(frames.dtype), out_weight, out_bias)
-        ctx.save_for_backward(frames, state, gate_weight, gate_bias, out_weight, out_bias, kept)
-        ctx.chunk_size = chunk_size
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_output):
-        """Gradients of frames, state, and the four parameters."""
-        frames, state, gate_weight, gate_bias, out_weight, out_bias, kept = ctx.saved_tensors
-        chunk_size = ctx.chunk_size
-        needs = ctx.needs_input_grad
-        gate_grads = _LinearGrads(frames, gate_weight, gate_bias, (needs[0], needs[2], needs[3]))
-        grad_state = torch.zeros_like(state)
-        grad_out_weight = _accumulator(out_weight) if needs[4] else None
-        for start, stop in block_ranges(frames.shape[1], frames.device, chunk_size or 1):
-            x = frames[:, start:stop]
-            scores = F.linear(x, gate_weight, gate_bias) if kept is None else kept[:, start:stop]
-            gate = torch.sigmoid(scores.to(state.dtype))
-            rows = rows_of_frames(state, chunk_size, start, stop)
-            grad = grad_output[:, start:stop]
-            if grad_out_weight is not None:
-                gated = (gate * rows).to(frames.dtype)
-                _add_product(grad_out_weight, grad.flatten(0, 1), gated.flatten(0, 1))
-            grad_gated = F.linear(grad, out_weight.T).to(state.dtype)
-            gate_state = grad_gated * gate
-            if chunk_size is None:
-                grad_state += gate_state.sum(1, keepdim=True)
-            else:
-                chunks = slice(start // chunk_size, -(-stop // chunk_size))
-                grad_state[:, chunks] = chunk_sums(gate_state, chunk_size)
-            grad_scores = gate_state.mul_(rows).mul_(1 - gate)
-            gate_grads.add(start, stop, grad_scores.to(frames.dtype))
-        grad_frames, grad_gate_weight, grad_gate_bias = gate_grads.results()
-        if grad_out_weight is not None:
-            grad_out_weight = grad_out_weight.to(out_weight.dtype)
-        grad_out_bias = grad_output.sum((0, 1)) if needs[5] and out_bias is not None else None
-        gate_parameters = grad_gate_weight, grad_gate_bias
-        return grad_frames, grad_state, *gate_parameters, grad_out_weight, grad_out_bias, None, None
+@feature_sums.register_fake
+def _(frames, weight, bias, padding, chunk_size, degree, activation, keep, backend):
+    batch, num_frames, _ = frames.shape
+    num_chunks = 1 if chunk_size is None else -(-num_frames // chunk_size)
+    dtype = torch.promote_types(frames.dtype, torch.float32)
+    sums = frames.new_empty(batch, num_chunks, weight.shape[0], dtype=dtype)
+    return sums, _kept_like(frames, weight, keep)
 
 
-class _LinearGrads:
-    """Collects the gradients of a linear layer over blocks of frames."""
-
-    def __init__(self, frames, weight, bias, needed):
-        self._frames, self._weight = frames, weight
-        self._grad_frames = torch.empty_like(frames) if needed[0] else None
-        self._grad_weight = _accumulator(weight) if needed[1] else None
-        self._grad_bias = _accumulator(bias) if needed[2] and bias is not None else None
-
-    def add(self, start, stop, grad):
-        """Add the gradient (B, t, E) of the layer's output at a block of frames."""
-        if self._grad_frames is not None:
-            self._grad_frames[:, start:stop] = F.linear(grad, self._weight.T)
-        flat = grad.flatten(0, 1)
-        if self._grad_weight is not None:
-            _add_product(self._grad_weight, flat, self._frames[:, start:stop].flatten(0, 1))
-        if self._grad_bias is not None:
-            self._grad_bias += flat.sum(0, dtype=self._grad_bias.dtype)
-
-    def results(self):
-        """Gradients of frames, weight and bias; None where not needed."""
-        sums = (self._grad_weight, self._grad_bias)
-        sums = (None if grad is None else grad.to(self._weight.dtype) for grad in sums)
-        return self._grad_frames, *sums
+@select.register_fake
+def _(frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_size, keep, backend):
+    output = frames.new_empty(*frames.shape[:2], out_weight.shape[0])
+    return output, _kept_like(frames, gate_weight, keep)
 
 
-def _accumulator(parameter):
-    """Zeros for a gradient that is summed over blocks: in fp32 or better."""
-    dtype = torch.promote_types(parameter.dtype, torch.float32)
-    return torch.zeros_like(parameter, dtype=dtype)
+@feature_sums_backward.register_fake
+def _(
+    grad_sums, frames, weight, bias, padding, kept, chunk_size, degree, activation, needs, backend
+):
+    return _grads_like((frames, weight, weight[:, 0]), needs)
 
 
-def _add_product(total, left, right):
-    """total += left^T right, for (t, m) and (t, n)."""
-    if total.dtype == left.dtype:
-        total.addmm_(left.T, right)
-    else:
-        total += left.T @ right
+@select_backward.register_fake
+def _(
+    grad_output,
+    frames,
+    state,
+    gate_weight,
+    gate_bias,
+    out_weight,
+    kept,
+    chunk_size,
+    needs,
+    backend,
+):
+    gate = frames, state, gate_weight, gate_weight[:, 0]
+    return _grads_like((*gate, out_weight, out_weight[:, 0]), [needs[0], True, *needs[2:]])
+
+
+def _kept_like(frames, weight, keep):
+    return frames.new_empty((*frames.shape[:2], weight.shape[0]) if keep else 0)
+
+
+def _grads_like(tensors, needs):
+    return [t.new_empty(t.shape if need else 0) for t, need in zip(tensors, needs, strict=True)]
+
+
+def _keep_out_of_gradients(ctx, kept):
+    """Without this, autograd makes a (B, T, E) tensor of zeros as the gradient of what is kept."""
+    ctx.mark_non_differentiable(kept)
+    ctx.set_materialize_grads(False)
+
+
+def _save_for_feature_sums(ctx, inputs, output):
+    frames, weight, bias, padding, chunk_size, degree, activation, _, backend = inputs
+    _keep_out_of_gradients(ctx, output[1])
+    ctx.save_for_backward(frames, weight, bias, padding, output[1])
+    ctx.options = chunk_size, degree, activation
+    ctx.backend = backend
+
+
+def _feature_sums_gradients(ctx, grad_sums, _grad_kept):
+    needs = list(ctx.needs_input_grad[:3])
+    grads = torch.ops.speechbrain_pom.feature_sums_backward(
+        grad_sums, *ctx.saved_tensors, *ctx.options, needs, ctx.backend
+    )
+    return *_wanted(grads, needs), None, None, None, None, None, None
+
+
+def _save_for_select(ctx, inputs, output):
+    frames, state, gate_weight, gate_bias, out_weight, _, chunk_size, _, backend = inputs
+    _keep_out_of_gradients(ctx, output[1])
+    ctx.save_for_backward(frames, state, gate_weight, gate_bias, out_weight, output[1])
+    ctx.chunk_size, ctx.backend = chunk_size, backend
+
+
+def _select_gradients(ctx, grad_output, _grad_kept):
+    needs = list(ctx.needs_input_grad[:6])
+    grads = torch.ops.speechbrain_pom.select_backward(
+        grad_output, *ctx.saved_tensors, ctx.chunk_size, needs, ctx.backend
+    )
+    return *_wanted(grads, needs), None, None, None
+
+
+def _wanted(grads, needs):
+    return (grad if need else None for grad, need in zip(grads, needs, strict=True))
+
+
+def _refuse_second_derivative(ctx, *_grads):
+    raise RuntimeError(
+        "PoM's fused backward pass cannot be differentiated again: for second derivatives call "
+        "polynomial_mix with backend='reference'"
+    )
+
+
+feature_sums.register_autograd(_feature_sums_gradients, setup_context=_save_for_feature_sums)
+select.register_autograd(_select_gradients, setup_context=_save_for_select)
+feature_sums_backward.register_autograd(_refuse_second_derivative)
+select_backward.register_autograd(_refuse_second_derivative)

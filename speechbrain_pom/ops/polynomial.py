@@ -4,14 +4,13 @@ Equations and shapes: README.md beside this file. Slow version: `reference.polyn
 """
 
 import torch
-import torch.nn.functional as F
 
-from speechbrain_pom.ops import reference
-from speechbrain_pom.ops.fused import FeatureSums, Select, features_of
+from speechbrain_pom.ops import fused, reference
+from speechbrain_pom.ops.backends import choose_backend
+from speechbrain_pom.ops.pointwise import compute_dtype
 from speechbrain_pom.ops.pooling import count_frames, means
 from speechbrain_pom.ops.visibility import ChunkMask, parse_attn_mask
 
-BACKENDS = ("auto", "reference", "fused")
 ACTIVATIONS = ("gelu_product", "relu_power")
 
 
@@ -59,7 +58,8 @@ def polynomial_mix(
     attn_mask : ChunkMask or torch.Tensor, optional
         See `speechbrain_pom.ops.parse_attn_mask`.
     backend : str
-        "auto" (the fastest there is), "fused", or "reference" (slow, the definition).
+        "auto" (the fastest there is) or a name that `choose_backend` explains; it also says which
+        one runs.
     recompute : bool
         Fused, where gradients are recorded: False keeps two (B, T, E) tensors, the outputs of the
         two projections; True keeps none and computes them again in the backward pass.
@@ -73,9 +73,10 @@ def polynomial_mix(
     Raises
     ------
     ValueError
-        For an unknown backend or activation, or a mask that cannot be honoured.
+        For an unknown backend or activation, a backend that is not available on this device, or a
+        mask that cannot be honoured.
     RuntimeError
-        When the fused backend is differentiated twice.
+        When a fused backend is differentiated twice.
 
     Example
     -------
@@ -88,8 +89,11 @@ def polynomial_mix(
     >>> torch.allclose(polynomial_mix(x, *weights, degree=2), slow, atol=1e-4)
     True
     """
-    _check_choice("backend", backend, BACKENDS)
-    _check_choice("activation", activation, ACTIVATIONS)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+    cast = _autocast(query.device.type)
+    mixed_query = cast(query)
+    backend = choose_backend(backend, query.device, mixed_query.dtype)
     key = query if key is None else key
     _check_padding_mask(key_padding_mask, key)
     visibility = parse_attn_mask(attn_mask, query.shape[1], key.shape[1])
@@ -106,26 +110,24 @@ def polynomial_mix(
             key_padding_mask=key_padding_mask,
             attn_mask=visibility,
         )
-    cast = _autocast(query.device.type)
-    mixed_key = cast(key)
-    mixed_query = mixed_key if key is query else cast(query)
+    mixed_key = mixed_query if key is query else cast(key)
     sizes = [weight.shape[1] for weight, _ in poly_weights]
     expanded = [weight.shape[0] for weight, _ in gate_weights]
     with torch.autocast(query.device.type, enabled=False):
         return _mix_groups(
-            mixed_query.split(sizes, -1),
-            mixed_key.split(sizes, -1),
+            _split(mixed_query, sizes),
+            _split(mixed_key, sizes),
             [tuple(map(cast, pair)) for pair in poly_weights],
             [tuple(map(cast, pair)) for pair in gate_weights],
-            cast(out_weight).split(expanded, -1),
+            _split(cast(out_weight), expanded),
             cast(out_bias),
-            (degree, activation, key_padding_mask, visibility, recompute),
+            (degree, activation, key_padding_mask, visibility, recompute, backend),
         )
 
 
 def _mix_groups(queries, keys, poly_weights, gate_weights, out_weights, out_bias, options):
     """Sum of the groups' W_o,g (S_g * H_g), and the bias: (B, T, d_out)."""
-    degree, activation, padding, visibility, recompute = options
+    degree, activation, padding, visibility, recompute, backend = options
     keep = torch.is_grad_enabled() and not recompute
     chunk_size = visibility.chunk_size if isinstance(visibility, ChunkMask) else None
     mixed = None
@@ -133,16 +135,25 @@ def _mix_groups(queries, keys, poly_weights, gate_weights, out_weights, out_bias
         queries, keys, poly_weights, gate_weights, out_weights, strict=True
     ):
         if isinstance(visibility, torch.Tensor):  # any other mask: a state for each query
-            features = features_of(F.linear(k, *poly), degree, activation)
+            dtype = compute_dtype(k.dtype)
+            wide = (tensor.to(dtype) for tensor in (k, *poly))
+            features = reference.polynomial_features(*wide, degree, activation)
             state = means(features, count_frames(k, padding, 1), visibility, padding)
             chunk_size = 1
         else:
-            sums = FeatureSums.apply(k, *poly, padding, chunk_size, degree, activation, keep)
+            how = chunk_size, degree, activation, keep, backend
+            sums, _ = fused.feature_sums(k, *poly, padding, *how)
             state = means(sums, count_frames(k, padding, chunk_size), visibility)
         bias = out_bias if mixed is None else None
-        group = Select.apply(q, state, *gate, out_weight, bias, chunk_size, keep)
+        how = chunk_size, keep, backend
+        group, _ = fused.select(q, state, *gate, out_weight, bias, *how)
         mixed = group if mixed is None else mixed + group
     return mixed
+
+
+def _split(tensor, sizes):
+    """The groups of the last dimension; a single one as it is, whose gradient is no copy."""
+    return [tensor] if len(sizes) == 1 else tensor.split(sizes, -1)
 
 
 def _autocast(device_type):
@@ -151,11 +162,6 @@ def _autocast(device_type):
         return lambda tensor: tensor
     dtype = torch.get_autocast_dtype(device_type)
     return lambda tensor: tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
 
 
 def _check_padding_mask(key_padding_mask, key):

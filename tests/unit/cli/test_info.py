@@ -149,7 +149,7 @@ def test_layers_of_a_hybrid(awkward, capsys):
     spec = "RelPosMHAXL*1 + PoM(degree=3)*2"
     summary = report(capsys, awkward, "--attention_type", spec)
     (encoder,) = summary["encoders"]
-    pom = "PoM(degree=3, expand=2, variant='base', recompute=False)"
+    pom = "PoM(degree=3, expand=2, variant='base', recompute=False, backend='auto')"
     assert summary["attention_type"] == spec
     assert [layer["mixer"] for layer in encoder["layers"]] == ["RelPosMHAXL", pom, pom]
     mixer = speechbrain_pom.PolynomialMixer(16, degree=3)

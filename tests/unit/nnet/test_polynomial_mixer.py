@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from speechbrain_pom import PolynomialMixer
+from speechbrain_pom.nnet import polynomial_mixer
 
 VARIANTS = ("base", "selective", "frequency2", "frequency3")
 
@@ -83,6 +84,10 @@ def test_sizes_of_the_projections_are_those_of_the_paper(variant, group_widths):
             "PoM: variant is 'bass': choose one of base, selective, frequency2, frequency3",
         ),
         (
+            {"backend": "fast"},
+            "PoM: backend is 'fast': choose one of auto, reference, fused, blocks, triton",
+        ),
+        (
             {"d_model": 2, "variant": "frequency3"},
             "PoM: d_model is 2: frequency3 needs at least 3",
         ),
@@ -130,6 +135,20 @@ def test_double_deepcopy_and_modes():
     assert mixer.out_proj.weight.dtype == torch.float32
     torch.testing.assert_close(copied(x.double())[0].float(), mixer(x)[0], rtol=1e-5, atol=1e-6)
     assert torch.equal(mixer.eval()(x)[0], mixer.train()(x)[0])  # nothing random inside
+
+
+def test_the_backend_is_the_functions(monkeypatch):
+    chosen = []
+    function = polynomial_mixer.polynomial_mix
+
+    def note(*args, backend, **kwargs):
+        chosen.append(backend)
+        return function(*args, backend=backend, **kwargs)
+
+    monkeypatch.setattr(polynomial_mixer, "polynomial_mix", note)
+    for backend in ("auto", "blocks", "reference"):
+        PolynomialMixer(6, backend=backend)(torch.randn(1, 5, 6))
+    assert chosen == ["auto", "blocks", "reference"]
 
 
 def test_options_are_printed():

@@ -1,0 +1,287 @@
+"""How the Triton kernels are launched: tiles of frames, grids and the constants of each kernel.
+
+Triton is imported (and kernels are compiled) at the first launch, not before.
+"""
+
+import functools
+import importlib
+import importlib.util
+import math
+import os
+
+import torch
+
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+# Tiles by reason and by the compiler's report of registers, for Ampere and Hopper. Pointwise: 64
+# columns are 128 bytes of bf16, one line of memory per row; 8 warps with at most 32 elements a
+# thread keep two or more programs on a multiprocessor, without spills.
+POINTWISE = {"COLS": 64, "num_warps": 8}
+# Products, by the kind of dot. Tiles of 128 x 128, all branches together: narrower ones would wait
+# for L2. Their accumulators take 64 of 128 registers, so that two programs share a multiprocessor
+# and the epilogue of one hides behind the product of the other. Plain fp32 arithmetic holds its
+# operands in registers too, hence the smaller tiles.
+PRODUCTS = {
+    "half": {"ROWS": 128, "COLS": 128, "BLOCK_K": 32, "num_stages": 4},
+    "tf32": {"ROWS": 128, "COLS": 128, "BLOCK_K": 32, "num_stages": 2},
+    "ieee": {"ROWS": 64, "COLS": 64, "BLOCK_K": 16, "num_stages": 2},
+}
+
+
+@functools.cache
+def triton_available():
+    """Whether Triton is installed; does not import it.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> triton_available() in (True, False)
+    True
+    """
+    return importlib.util.find_spec("triton") is not None
+
+
+def kernels_for(tensor, module):
+    """The kernels in a module of this folder, imported when first needed.
+
+    Arguments
+    ---------
+    tensor : torch.Tensor
+        What they will read.
+    module : str
+        "triton_state" or "triton_selection".
+
+    Returns
+    -------
+    module
+
+    Raises
+    ------
+    RuntimeError
+        Where Triton is not installed.
+    ValueError
+        For a dtype that the kernels do not know.
+    """
+    if tensor.dtype not in KERNEL_DTYPES:
+        raise ValueError(
+            f"the Triton kernels know no {tensor.dtype}: give float32, bfloat16 or float16"
+        )
+    if not triton_available():
+        raise RuntimeError("Triton is not installed: install it (pip install triton)")
+    return importlib.import_module(f"speechbrain_pom.ops.{module}")
+
+
+class Tiles:
+    """How (B, T, .) is cut into tiles of a number of rows: whole chunks, or segments of one.
+
+    Arguments
+    ---------
+    num_frames : int
+        T.
+    chunk_size : int or None
+        Frames per chunk; None: one chunk.
+    rows : int
+        Rows of a tile, a power of two.
+
+    Example
+    -------
+    >>> tiles = Tiles(1000, None, 128)  # 8 segments of 128 frames
+    >>> tiles.segments, tiles.num_units, tiles.constants
+    (8, 8, {'UNITS': 1, 'FRAMES': 128})
+    >>> tiles = Tiles(1000, 12, 128)  # 8 chunks in a tile, each on 16 rows
+    >>> tiles.segments, tiles.num_units, tiles.constants, tiles.used_rows
+    (1, 84, {'UNITS': 8, 'FRAMES': 16}, 0.75)
+    """
+
+    def __init__(self, num_frames, chunk_size, rows):
+        longest = max(num_frames, 1)
+        self.num_frames = num_frames
+        self.chunk_size = longest if chunk_size is None else min(chunk_size, longest)
+        self.num_chunks = 1 if chunk_size is None else -(-num_frames // self.chunk_size)
+        frames = min(1 << (self.chunk_size - 1).bit_length(), rows)
+        self.segments = -(-self.chunk_size // frames)
+        self.num_units = self.num_chunks * self.segments
+        self.constants = {"UNITS": rows // frames, "FRAMES": frames}
+        self.used_rows = self.chunk_size / (self.segments * frames)
+
+    def launch(self, kernel, batch, width, *arguments, **constants):
+        """Run a kernel on all tiles of a batch, in blocks of columns; nothing if it is empty.
+
+        Arguments
+        ---------
+        kernel : triton.JITFunction
+            With constants UNITS, FRAMES, WIDTH and COLS.
+        batch, width : int
+            Utterances, columns (of a branch).
+        *arguments, **constants
+            Of the kernel, the first a tensor.
+        """
+        # Blocks of columns first: neighbours in time read neighbours in memory.
+        tiles = -(-self.num_units // self.constants["UNITS"])
+        grid = (-(-width // constants["COLS"]), tiles, batch)
+        if self.num_frames and all(grid):
+            # Triton launches on the current device, which need not be that of the tensors.
+            with torch.cuda.device_of(arguments[0]):
+                kernel[grid](*arguments, WIDTH=width, **self.constants, **constants)
+
+    def new_sums(self, like, width):
+        """Room for the sums of all units.
+
+        Arguments
+        ---------
+        like : torch.Tensor
+            (B, ...), for size and device.
+        width : int
+            E.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, C, segments, E) in fp32.
+        """
+        shape = (like.shape[0], self.num_chunks, self.segments, width)
+        make = torch.empty if self.num_frames else torch.zeros
+        return make(shape, dtype=torch.float32, device=like.device)
+
+    def add_segments(self, sums):
+        """(B, C, segments, width) to (B, C, width)."""
+        return sums.squeeze(2) if self.segments == 1 else sums.sum(2)
+
+
+def product_constants(frames, branches=1):
+    """Rows of a tile, and the constants of `project`, for a linear layer of these frames.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        (B, T, g).
+    branches : int
+        Branches that one program computes.
+
+    Returns
+    -------
+    int, dict
+    """
+    kind = "half"
+    if frames.dtype == torch.float32:
+        # As F.linear does; allow_tf32 sets this too, but raises where the newer switch was used.
+        tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+        kind = "tf32" if tf32 else "ieee"
+    constants = dict(PRODUCTS[kind])
+    rows = constants.pop("ROWS")
+    precision = "tf32" if kind == "tf32" else "ieee"
+    # tl.dot takes 16 columns or more
+    constants["COLS"] = max(16, constants["COLS"] >> (branches - 1).bit_length())
+    constants |= {"PRECISION": precision, "DEPTH": frames.shape[2]}
+    return rows, {**constants, "num_warps": 8, "maxnreg": 128}
+
+
+def unit_stride(tensor):
+    """The tensor with neighbouring elements in its last dimension; other strides stay.
+
+    Arguments
+    ---------
+    tensor : torch.Tensor
+
+    Returns
+    -------
+    torch.Tensor
+    """
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def product_operand(tensor):
+    """As `unit_stride`, and copied where it does not start at a multiple of 16 bytes.
+
+    Groups of features may start anywhere; asynchronous copies to shared memory may not, and a
+    copy of the frames is small beside their product.
+
+    Arguments
+    ---------
+    tensor : torch.Tensor
+
+    Returns
+    -------
+    torch.Tensor
+    """
+    if tensor.dtype == torch.bfloat16 and os.environ.get("TRITON_INTERPRET") == "1":
+        # The interpreter's tl.dot takes the bits of bf16 for integers. Products of bf16 numbers
+        # are exact in fp32, so the results are those of a GPU.
+        return tensor.float().contiguous()
+    tensor = unit_stride(tensor)
+    if tensor.data_ptr() % 16:
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
+    return tensor
+
+
+def padding_arguments(padding):
+    """A mask (B, T) as bytes, and its strides; None, 0, 0 for none.
+
+    Arguments
+    ---------
+    padding : torch.Tensor or None
+
+    Returns
+    -------
+    (torch.Tensor or None, int, int)
+    """
+    return (None, 0, 0) if padding is None else (padding.view(torch.uint8), *padding.stride())
+
+
+def aligned_strides(*strides):
+    """Strides in units of a power of two that divides all of them, and that unit.
+
+    Arguments
+    ---------
+    *strides : int
+
+    Returns
+    -------
+    list of int, int
+
+    Example
+    -------
+    >>> aligned_strides(488000, 488)
+    ([61000, 61], 8)
+    """
+    unit = math.gcd(16, *strides)  # 16 elements: 32 bytes of bf16, more than one load takes
+    return [stride // unit for stride in strides], unit
+
+
+def row_strides(tensor, batch):
+    """Strides of utterance and row, 0 for one utterance that stands for the whole batch.
+
+    Arguments
+    ---------
+    tensor : torch.Tensor
+        (B or 1, C, E).
+    batch : int
+        B.
+
+    Returns
+    -------
+    tuple of (int, int)
+    """
+    return tensor.expand(batch, -1, -1).stride()[:2]
+
+
+def branch_width(width, degree, activation):
+    """Columns of one branch, n of E.
+
+    Arguments
+    ---------
+    width : int
+        E.
+    degree : int
+        k.
+    activation : str
+        "gelu_product" or "relu_power".
+
+    Returns
+    -------
+    int
+    """
+    return width if activation == "relu_power" else width // degree
