@@ -1,7 +1,16 @@
 """What every test and every doctest of the package may rely on."""
 
+import importlib.util
+import os
+
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # the kernels are interpreted; before anything imports triton
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+# Files of kernels cannot be imported without Triton, so they have no doctests either.
+KERNELS = [f"speechbrain_pom/ops/triton_{name}.py" for name in ("common", "selection", "state")]
+collect_ignore = [] if importlib.util.find_spec("triton") else KERNELS
 
 
 @pytest.fixture(autouse=True, scope="session")

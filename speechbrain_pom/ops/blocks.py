@@ -36,10 +36,10 @@ def block_ranges(batch, num_frames, device, multiple_of=1):
     Example
     -------
     >>> cpu = torch.device("cpu")
-    >>> [(items.start, items.stop) for items, _ in block_ranges(5, 400, cpu)]
+    >>> [(items.start, items.stop) for items, _ in block_ranges(5, 200, cpu)]
     [(0, 2), (2, 4), (4, 5)]
-    >>> [(frames.start, frames.stop) for _, frames in block_ranges(1, 1200, cpu, multiple_of=500)]
-    [(0, 1000), (1000, 1200)]
+    >>> [(frames.start, frames.stop) for _, frames in block_ranges(1, 900, cpu, multiple_of=200)]
+    [(0, 400), (400, 800), (800, 900)]
     """
     if device.type != "cpu" or batch * num_frames <= CPU_BLOCK_FRAMES:
         return [(slice(0, batch), slice(0, num_frames))]

@@ -3,14 +3,9 @@
 On a GPU natively; elsewhere by Triton's interpreter, which reads TRITON_INTERPRET at its import.
 """
 
-import os
-
 import pytest
 import torch
 from torch.utils._pytree import tree_map
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from speechbrain_pom import PolynomialMixer
 from speechbrain_pom.ops import ChunkMask, choose_backend, polynomial_mix

@@ -1,13 +1,8 @@
 """Triton's kernels against the definition in float64: natively on a GPU, else interpreted."""
 
-import os
-
 import pytest
 import torch
 import torch.nn.functional as F
-
-if not torch.cuda.is_available():  # before anything imports triton
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from speechbrain_pom.ops import triton_launch
 from speechbrain_pom.ops import triton_polynomial as kernels
