@@ -9,6 +9,7 @@ names used here are in `tests/unit/attention/test_contract.py`.
 
 import functools
 import inspect
+import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -44,7 +45,15 @@ OWN_POSITIONS = ("RelPosMHAXL", "RoPEMHA", "hypermixing")
 STAND_IN = "regularMHA"
 _interface_spec = ContextVar("interface_spec", default=None)
 _layer_queue = ContextVar("layer_queue", default=None)
-_compact_masks = ContextVar("compact_masks", default=False)
+
+
+class _Compact(threading.local):
+    """Whether this thread is in a model that needs no (T, T) masks."""
+
+    on = False  # not a ContextVar: torch.compile cannot follow those
+
+
+_compact_masks = _Compact()
 
 
 def check_version(version=speechbrain_version):
@@ -263,8 +272,11 @@ def _with_compact_masks(original):
         )
         if not compact:
             return original(self, *args, **kwargs)
-        with _set(_compact_masks, True):
+        outside, _compact_masks.on = _compact_masks.on, True
+        try:
             return original(self, *args, **kwargs)
+        finally:
+            _compact_masks.on = outside
 
     return method
 
@@ -274,7 +286,7 @@ def _make_src_mask(original):
 
     @functools.wraps(original)
     def make_transformer_src_mask(src, causal=False, dynchunktrain_config=None):
-        if not _compact_masks.get() or not (causal or dynchunktrain_config):
+        if not _compact_masks.on or not (causal or dynchunktrain_config):
             return original(src, causal=causal, dynchunktrain_config=dynchunktrain_config)
         if not dynchunktrain_config:
             return ChunkMask(1)
