@@ -22,7 +22,7 @@ help:
 	@echo "make env      only the environment, with the package and its tools"
 	@echo "make lint     ruff: rules and format"
 	@echo "make format   ruff: repair both"
-	@echo "make bench    time and memory of the encoders (benchmarks/encoder_cost.py)"
+	@echo "make bench    time and memory on this CPU (half an hour), and the README's section about them"
 	@echo "make clean    remove the environment and the demo's results"
 	@echo "PYTHON=python3.12 chooses the Python (3.10 to 3.12) of a new environment"
 
@@ -58,7 +58,11 @@ format: $(INSTALLED)
 	$(RUN) -m ruff format .
 
 bench: $(INSTALLED)
-	$(RUN) benchmarks/encoder_cost.py
+	$(RUN) benchmarks/mixer_scaling.py --mode infer --lengths 10,20,40,80
+	$(RUN) benchmarks/mixer_scaling.py --mode train --lengths 10,20,40
+	$(RUN) benchmarks/mixer_op.py
+	$(RUN) benchmarks/long_audio.py
+	$(RUN) benchmarks/report.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info

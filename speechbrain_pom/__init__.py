@@ -11,11 +11,14 @@ from speechbrain_pom.attention import (
     unregister,
     unregister_attention,
 )
-from speechbrain_pom.nnet import PolynomialMixer
+from speechbrain_pom.nnet import Fastformer, Mamba, PolynomialMixer, SummaryMixing
 
 __version__ = "0.1.0"
 __all__ = [
+    "Fastformer",
+    "Mamba",
     "PolynomialMixer",
+    "SummaryMixing",
     "attention_types",
     "ops",
     "register",
@@ -25,4 +28,11 @@ __all__ = [
 ]
 
 register_attention("PoM", PolynomialMixer, "Polynomial Mixer: linear time (ICASSP 2026)")
+register_attention("Mamba", Mamba, "Mamba: selective state space model, linear time (2312.00752)")
+register_attention(
+    "SummaryMixing", SummaryMixing, "SummaryMixing: mean over time, linear time (2307.07421)"
+)
+register_attention(
+    "Fastformer", Fastformer, "Fastformer: additive attention, linear time (2108.09084)"
+)
 register()

@@ -76,7 +76,9 @@ def register_attention(name, factory, description=None):
         signature names any of nhead, dropout, causal or d_ffn, it gets the encoder layer's. The
         module is called as `module(x, x, x, attn_mask=, key_padding_mask=, pos_embs=)` and
         returns `(output, weights or None)`. If it has `accepts_chunk_mask = True`, `attn_mask`
-        may be a `speechbrain_pom.ops.ChunkMask`.
+        may be a `speechbrain_pom.ops.ChunkMask`; `can_stream = False` refuses `encode_streaming`;
+        parts with `keeps_own_initialisation = True` keep what their `reset_parameters` draws,
+        where `TransformerASR` initialises all matrices.
     description : str, optional
         One line; the first line of the factory's docstring when not given.
 

@@ -311,9 +311,32 @@ def _encode_streaming(original):
                 "positions (SpeechBrain restarts them in every chunk): train with "
                 "positional_encoding: null and without RelPosMHAXL layers"
             )
+        stuck = [
+            type(mixer).__name__
+            for mixer in map(mixer_of, self.encoder.layers)
+            if not getattr(mixer, "can_stream", True)
+        ]
+        if stuck:
+            raise ValueError(
+                f"{stuck[0]} cannot stream: a chunk and its left context do not determine its "
+                "output; choose another attention_type"
+            )
         return original(self, *args, **kwargs)
 
     return encode_streaming
+
+
+def _keep_own_initialisation(original):
+    """TransformerASR draws every matrix anew; of some mixers the first numbers have a meaning."""
+
+    @functools.wraps(original)
+    def _init_params(self):
+        original(self)
+        for module in self.modules():
+            if getattr(module, "keeps_own_initialisation", False):
+                module.reset_parameters()
+
+    return _init_params
 
 
 PATCHES = (
@@ -322,6 +345,7 @@ PATCHES = (
     *((layer, "__init__", _layer_init) for layer in LAYERS),
     (Transformer.TransformerDecoderLayer, "__init__", _decoder_layer_init),
     (Conformer.ConformerDecoderLayer, "__init__", _decoder_layer_init),
+    (asr.TransformerASR, "_init_params", _keep_own_initialisation),
     (asr.TransformerASR, "encode", _with_compact_masks),
     (asr.TransformerASR, "forward", _with_compact_masks),
     (asr.TransformerASR, "encode_streaming", _encode_streaming),

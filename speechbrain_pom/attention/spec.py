@@ -74,7 +74,7 @@ def parse_spec(spec, num_layers):
     >>> parse_spec("PoMM", 2)
     Traceback (most recent call last):
     ValueError: attention_type 'PoMM': unknown type 'PoMM' at column 1 (closest: PoM). Available: \
-PoM, RelPosMHAXL, RoPEMHA, hypermixing, regularMHA
+Fastformer, Mamba, PoM, RelPosMHAXL, RoPEMHA, SummaryMixing, hypermixing, regularMHA
     """
     parser = _Parser(spec)
     terms = parser.parse()

@@ -9,7 +9,7 @@ from speechbrain_pom.ops import fused, reference
 from speechbrain_pom.ops.backends import choose_backend
 from speechbrain_pom.ops.pointwise import compute_dtype
 from speechbrain_pom.ops.pooling import count_frames, means
-from speechbrain_pom.ops.visibility import ChunkMask, parse_attn_mask
+from speechbrain_pom.ops.visibility import ChunkMask, check_padding_mask, parse_attn_mask
 
 ACTIVATIONS = ("gelu_product", "relu_power")
 
@@ -95,7 +95,7 @@ def polynomial_mix(
     mixed_query = cast(query)
     backend = choose_backend(backend, query.device, mixed_query.dtype)
     key = query if key is None else key
-    _check_padding_mask(key_padding_mask, key)
+    check_padding_mask(key_padding_mask, key)
     visibility = parse_attn_mask(attn_mask, query.shape[1], key.shape[1])
     if backend == "reference":
         return reference.polynomial_mix(
@@ -162,14 +162,3 @@ def _autocast(device_type):
         return lambda tensor: tensor
     dtype = torch.get_autocast_dtype(device_type)
     return lambda tensor: tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
-
-
-def _check_padding_mask(key_padding_mask, key):
-    if key_padding_mask is None:
-        return
-    if key_padding_mask.dtype != torch.bool or key_padding_mask.shape != key.shape[:2]:
-        raise ValueError(
-            f"key_padding_mask is {key_padding_mask.dtype} of shape "
-            f"{tuple(key_padding_mask.shape)}: give a boolean mask of shape "
-            f"{tuple(key.shape[:2])}, True = padding"
-        )

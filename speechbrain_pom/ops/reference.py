@@ -104,3 +104,63 @@ def polynomial_mix(
             gated.append(torch.sigmoid(F.linear(q, gate_w.to(dtype), gate_b.to(dtype))) * state)
         mixed = F.linear(torch.cat(gated, dim=-1), out_weight.to(dtype), out_bias.to(dtype))
     return mixed.to(query.dtype)
+
+
+def summary_mixing(
+    query,
+    summary_layers,
+    local_layers=None,
+    merge=None,
+    *,
+    key=None,
+    key_padding_mask=None,
+    attn_mask=None,
+):
+    """SummaryMixing, without dropout; see `speechbrain_pom.ops.summary_mixing`.
+
+    Frames of padding are no different from others in what they get.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+
+    def mlp(frames, layers):
+        for weight, bias in layers:
+            dense = torch.block_diag(*weight.to(dtype).transpose(1, 2))  # (out, in)
+            frames = F.gelu(F.linear(frames, dense, bias.to(dtype).flatten()))
+        return frames
+
+    with torch.autocast(query.device.type, enabled=False):
+        summary = mlp((query if key is None else key).to(dtype), summary_layers)
+        mixed = masked_mean(summary, key_padding_mask, attn_mask, query.shape[1])
+        if local_layers is not None:
+            joined = torch.cat([mlp(query.to(dtype), local_layers), mixed], dim=-1)
+            mixed = F.gelu(F.linear(joined, *(tensor.to(dtype) for tensor in merge)))
+    return mixed.to(query.dtype)
+
+
+def fastformer(
+    frames, query_proj, query_attn, key_proj, key_attn, out_proj, *, key_padding_mask=None
+):
+    """Fastformer; see `speechbrain_pom.ops.fastformer`.
+
+    Frames of padding are no different from others in what they get.
+    """
+    dtype = torch.promote_types(frames.dtype, torch.float32)
+    num_heads = query_attn[0].shape[0]
+    d_head = frames.shape[-1] // num_heads
+
+    def linear(x, layer):
+        return F.linear(x, *(tensor.to(dtype) for tensor in layer))
+
+    def attend(vectors, layer):
+        """The sum over time, each head with its softmax: (B, T, d) to (B, 1, d)."""
+        scores = linear(vectors, layer) / d_head**0.5  # (B, T, nhead)
+        if key_padding_mask is not None:
+            scores = scores.masked_fill(key_padding_mask.unsqueeze(-1), -torch.inf)
+        weights = scores.softmax(dim=1).repeat_interleave(d_head, dim=-1)
+        return (weights * vectors).sum(dim=1, keepdim=True)
+
+    with torch.autocast(frames.device.type, enabled=False):
+        query = linear(frames.to(dtype), query_proj)
+        product = linear(frames.to(dtype), key_proj) * attend(query, query_attn)
+        mixed = linear(attend(product, key_attn) * query, out_proj) + query
+    return mixed.to(frames.dtype)

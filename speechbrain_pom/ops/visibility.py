@@ -170,3 +170,32 @@ def _find_chunks(hidden):
     if torch.equal(candidate.to_bool(num_frames, hidden.device), hidden):
         return candidate
     return None
+
+
+def check_padding_mask(key_padding_mask, key):
+    """Refuse a padding mask of another kind.
+
+    Arguments
+    ---------
+    key_padding_mask : torch.Tensor or None
+        (B, T) boolean, True = padding.
+    key : torch.Tensor
+        (B, T, d): the frames that it is for.
+
+    Raises
+    ------
+    ValueError
+        For another shape or dtype.
+
+    Example
+    -------
+    >>> check_padding_mask(torch.tensor([[False, True]]), torch.randn(1, 2, 4))
+    """
+    if key_padding_mask is None:
+        return
+    if key_padding_mask.dtype != torch.bool or key_padding_mask.shape != key.shape[:2]:
+        raise ValueError(
+            f"key_padding_mask is {key_padding_mask.dtype} of shape "
+            f"{tuple(key_padding_mask.shape)}: give a boolean mask of shape "
+            f"{tuple(key.shape[:2])}, True = padding"
+        )

@@ -1,5 +1,6 @@
 """Start of a run: the process group under torchrun, and the output folder."""
 
+import atexit
 import logging
 import os
 import shlex
@@ -99,7 +100,18 @@ def init_distributed(request):
     backend = backend or ("nccl" if num_gpus else "gloo")
     options = {"device": own_device, "distributed_backend": backend}
     ddp_init_group(options)
+    atexit.register(leave_group)
     return Launch(torch.distributed.get_rank(), torch.distributed.get_world_size(), options)
+
+
+def leave_group():
+    """Leave the process group in good order, at the end of a program that has not failed.
+
+    Threads of a group that outlive the interpreter can abort a process that has done its work.
+    After an error the group is left to the launcher, since other processes may be waiting in it.
+    """
+    if torch.distributed.is_initialized() and getattr(sys, "last_value", None) is None:
+        torch.distributed.destroy_process_group()
 
 
 def _wanted(request, name):

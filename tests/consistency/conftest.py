@@ -10,6 +10,8 @@ from torch.distributed.run import get_args_parser
 
 from speechbrain_pom.__main__ import COMMANDS, build_parser
 from speechbrain_pom.attention import parse_spec
+from speechbrain_pom.experiments.commands import build_commands
+from speechbrain_pom.experiments.table import find_experiment
 from speechbrain_pom.training.options import parse_command_line, read_tree
 
 ROOT = Path(__file__).parents[2]
@@ -91,8 +93,10 @@ def _subcommand(words):
         spec = words[words.index("--attention_type") + 1]
         parse_spec(spec, 12)
         return
-    _, unknown = build_parser(name).parse_known_args(words)
-    if COMMANDS[name].takes_overrides:
+    args, unknown = build_parser(name).parse_known_args(words)
+    if name == "experiments" and args.action in ("show", "run"):
+        build_commands(find_experiment(args.name), unknown, args.nproc)
+    elif COMMANDS[name].takes_overrides:
         yaml = [word for word in words if word.endswith(".yaml")]
         assert yaml or not unknown, words
         if yaml:

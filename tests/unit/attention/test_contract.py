@@ -195,6 +195,17 @@ def test_convolutions_that_reflect():
     assert conv(frames[..., :1])[0, -1, 0] == 6 + 7 + 8 + 7 + 6
 
 
+def test_transformer_asr_initialises_in_a_method_of_its_own():
+    called = {
+        node.func.attr
+        for node in ast.walk(tree_of(asr.TransformerASR.__init__))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    assert "_init_params" in called, (
+        "TransformerASR no longer calls _init_params " + RELIED_ON % "seams.py"
+    )
+
+
 def test_masks_come_from_make_transformer_src_mask():
     names = {
         node.id

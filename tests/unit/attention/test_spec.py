@@ -7,7 +7,10 @@ import pytest
 from speechbrain_pom.attention import LayerSpec, parse_spec
 
 POM3 = "PoM(degree=3)"
-AVAILABLE = ". Available: PoM, RelPosMHAXL, RoPEMHA, hypermixing, regularMHA"
+AVAILABLE = (
+    ". Available: Fastformer, Mamba, PoM, RelPosMHAXL, RoPEMHA, SummaryMixing, hypermixing, "
+    "regularMHA"
+)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ def stream(model, frames, config):
     return torch.cat([model.encode_streaming(chunk, context) for chunk in chunks], dim=1)
 
 
-@pytest.mark.parametrize("spec", ["PoM", "PoM(3, variant=frequency3)", "RoPEMHA + PoM"])
+@pytest.mark.parametrize(
+    "spec", ["PoM", "PoM(3, variant=frequency3)", "RoPEMHA + PoM", "SummaryMixing"]
+)
 @pytest.mark.parametrize(("chunk_size", "left"), [(16, 1), (8, 3), (5, 20), (12, 0)])
 def test_streaming_equals_the_masked_path(build_asr, spec, chunk_size, left):
     model = build_asr(spec, positional_encoding=None)
@@ -51,4 +53,16 @@ def test_positions_that_restart_in_every_chunk_are_refused(
     assert str(error.value) == (
         f"attention_type {spec!r} cannot stream with {kind} positions (SpeechBrain restarts them "
         "in every chunk): train with positional_encoding: null and without RelPosMHAXL layers"
+    )
+
+
+@pytest.mark.parametrize("spec", ["Mamba", "Mamba(bidirectional=False)", "PoM + Fastformer"])
+def test_mixers_that_need_more_than_a_left_context_are_refused(build_asr, spec):
+    model = build_asr(spec, positional_encoding=None)
+    with pytest.raises(ValueError, match="cannot stream") as error:
+        stream(model, torch.randn(1, 8, 20), DynChunkTrainConfig(4, 1))
+    name = "Fastformer" if "Fastformer" in spec else "Mamba"
+    assert str(error.value) == (
+        f"{name} cannot stream: a chunk and its left context do not determine its output; choose "
+        "another attention_type"
     )

@@ -218,3 +218,23 @@ def test_output_folder_and_log_config_must_be_there(toy, tmp_path):
         prepare(toy, tmp_path)
     with pytest.raises(UserError, match=r"--log_config: no such file: 'nowhere\.yaml'"):
         prepare(toy, tmp_path, f"--output_folder={tmp_path / 'o'}", "--log_config=nowhere.yaml")
+
+
+def test_the_group_is_left_at_the_end_unless_the_program_failed(
+    toy, torchrun, monkeypatch, tmp_path
+):
+    at_exit = []
+    monkeypatch.setattr(launch.atexit, "register", at_exit.append)
+    torchrun(num_gpus=0)
+    launch.init_distributed(parse_command_line([str(toy)]))
+    assert at_exit == [launch.leave_group]
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    monkeypatch.setattr(sys, "last_value", RuntimeError("failed"), raising=False)
+    launch.leave_group()
+    assert torch.distributed.is_initialized()
+    monkeypatch.delattr(sys, "last_value")
+    launch.leave_group()
+    assert not torch.distributed.is_initialized()
+    launch.leave_group()  # nothing to leave

@@ -1,0 +1,113 @@
+"""Fastformer with the signature of SpeechBrain's attention modules."""
+
+from torch import nn
+
+from speechbrain_pom.nnet.summary_mixing import check_size
+from speechbrain_pom.ops import fastformer
+
+
+class Fastformer(nn.Module):
+    """Fastformer: linear-time token mixing by additive attention.
+
+    A softmax over time sums the queries into one global query, and their products with the keys
+    into one global key, which multiplies every query (arXiv 2108.09084, section 3; equations in
+    `ops/README.md`). The value is the query, and there is a sum and softmax per head.
+
+    Softmax and sums run over the valid frames only; padded frames come out as zeros. Causal and
+    chunk masks are refused.
+
+    Arguments
+    ---------
+    d_model : int
+        Width of the frames.
+    nhead : int
+        Heads; a divisor of d_model.
+
+    Raises
+    ------
+    ValueError
+        For a size that is not a whole number of at least 1, or if nhead does not divide d_model.
+
+    Example
+    -------
+    >>> import torch
+    >>> mixer = Fastformer(d_model=8, nhead=2)
+    >>> frames = torch.randn(2, 50, 8)
+    >>> output, _ = mixer(frames)
+    >>> output.shape
+    torch.Size([2, 50, 8])
+    """
+
+    accepts_chunk_mask = True  # it refuses one without building a (T, T) tensor first
+    can_stream = False  # its softmaxes run over the whole utterance
+
+    def __init__(self, d_model, nhead):
+        super().__init__()
+        check_size("Fastformer", "nhead", nhead)
+        check_size("Fastformer", "d_model", d_model, nhead)
+        self.d_model = d_model
+        self.nhead = nhead
+        # These are the published names.
+        self.query_proj = nn.Linear(d_model, d_model)
+        self.query_attn = nn.Linear(d_model, nhead)
+        self.key_proj = nn.Linear(d_model, d_model)
+        self.key_attn = nn.Linear(d_model, nhead)
+        self.out_proj = nn.Linear(d_model, d_model)
+
+    def forward(
+        self,
+        query,
+        key=None,
+        value=None,
+        attn_mask=None,
+        key_padding_mask=None,
+        return_attn_weights=True,
+        pos_embs=None,
+    ):
+        """Mix the frames.
+
+        Arguments
+        ---------
+        query : torch.Tensor
+            (B, T, d_model).
+        key, value : torch.Tensor, optional
+            Only for the signature: None, or the query itself.
+        attn_mask : torch.Tensor or ChunkMask, optional
+            Refused, unless it hides nothing.
+        key_padding_mask : torch.Tensor, optional
+            (B, T) boolean, True = padding.
+        return_attn_weights : bool
+            Only for the signature: there are no weights of pairs of frames.
+        pos_embs : torch.Tensor, optional
+            Only for the signature: positions are added to the encoder's input.
+
+        Returns
+        -------
+        output : torch.Tensor
+            (B, T, d_model).
+        None
+            In place of attention weights; a (B, T, T) tensor never exists.
+
+        Raises
+        ------
+        ValueError
+            If key or value are other tensors than the query, or the mask hides a frame.
+        """
+        for name, tensor in (("key", key), ("value", value)):
+            if tensor is not None and tensor is not query:
+                raise ValueError(
+                    f"Fastformer: {name} is another tensor than query: it mixes one sequence "
+                    "with itself; pass the query"
+                )
+        layers = (self.query_proj, self.query_attn, self.key_proj, self.key_attn, self.out_proj)
+        mixed = fastformer(
+            query,
+            *((layer.weight, layer.bias) for layer in layers),
+            key_padding_mask=key_padding_mask,
+            attn_mask=attn_mask,
+        )
+        return mixed, None
+
+    def extra_repr(self):
+        """The options, for `print(model)`."""
+        return f"d_model={self.d_model}, nhead={self.nhead}"

@@ -1,0 +1,255 @@
+"""Mamba, in one direction or in both, with the signature of SpeechBrain's attention modules."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from speechbrain_pom.ops import ChunkMask, parse_attn_mask, selective_scan
+from speechbrain_pom.ops.pointwise import compute_dtype
+from speechbrain_pom.ops.selective_scan import SCAN_BACKENDS
+from speechbrain_pom.ops.visibility import check_padding_mask
+
+DT_RANGE = (1e-3, 0.1)  # the time steps at the start, before they depend on the frame
+
+
+class Mamba(nn.Module):
+    """Mamba: linear-time token mixing by a selective state space model.
+
+    One `MambaBlock` from left to right (Gu and Dao 2023, arXiv 2312.00752; equations in
+    `ops/README.md`). Bidirectional, as in speech encoders (arXiv 2409.02596): a second block with
+    weights of its own from right to left, and the sum of both. Padded frames change nothing: the
+    block from the right begins at the last frame of each utterance. There is one head.
+
+    Arguments
+    ---------
+    d_model : int
+        Width of the frames.
+    bidirectional : bool
+        False: each frame sees the frames before it and itself, for causal and streaming encoders.
+    d_state : int
+        N, size of the state of a channel.
+    d_conv : int
+        Frames that the depthwise convolution before the scan sees.
+    expand : int
+        Width inside of the block in units of d_model.
+    backend : str
+        "auto" (the fastest there is), or a name that `speechbrain_pom.ops.choose_scan_backend`
+        explains.
+
+    Raises
+    ------
+    ValueError
+        For an unknown backend, or a size that is not a whole number of at least 1.
+
+    Example
+    -------
+    >>> mixer = Mamba(d_model=8)
+    >>> frames = torch.randn(2, 50, 8)
+    >>> output, _ = mixer(frames)
+    >>> output.shape
+    torch.Size([2, 50, 8])
+
+    Padding changes nothing:
+
+    >>> padding = torch.arange(50) >= torch.tensor([[50], [30]])
+    >>> batched, _ = mixer(frames, key_padding_mask=padding)
+    >>> alone, _ = mixer(frames[1:, :30])
+    >>> torch.allclose(batched[1, :30], alone[0], atol=1e-6)
+    True
+    """
+
+    accepts_chunk_mask = True  # attn_mask may be a ChunkMask instead of a (T, T) tensor
+    can_stream = False  # its state reaches back further than a left context
+
+    def __init__(self, d_model, bidirectional=True, d_state=16, d_conv=4, expand=2, backend="auto"):
+        super().__init__()
+        sizes = {"d_model": d_model, "d_state": d_state, "d_conv": d_conv, "expand": expand}
+        for name, value in sizes.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"Mamba: {name} is {value!r}: give a whole number of at least 1")
+        if not isinstance(bidirectional, bool):
+            raise ValueError(f"Mamba: bidirectional is {bidirectional!r}: give True or False")
+        if backend not in SCAN_BACKENDS:
+            names = ", ".join(SCAN_BACKENDS)
+            raise ValueError(f"Mamba: backend is {backend!r}: choose one of {names}")
+        self.bidirectional = bidirectional
+        self.left_to_right = MambaBlock(**sizes, backend=backend)
+        if bidirectional:
+            self.right_to_left = MambaBlock(**sizes, reverse=True, backend=backend)
+
+    def forward(
+        self,
+        query,
+        key=None,
+        value=None,
+        attn_mask=None,
+        key_padding_mask=None,
+        return_attn_weights=True,
+        pos_embs=None,
+    ):
+        """Mix the frames.
+
+        Arguments
+        ---------
+        query : torch.Tensor
+            (B, T, d_model).
+        key, value : torch.Tensor, optional
+            Only for the signature: None, or the query itself.
+        attn_mask : torch.Tensor or ChunkMask, optional
+            (T, T) in SpeechBrain's meaning (boolean, True = may not be seen; or additive with 0
+            and -inf). Accepted where no frame sees what it hides: with `bidirectional=False`,
+            causal masks and chunk masks with all of the past.
+        key_padding_mask : torch.Tensor, optional
+            (B, T) boolean, True = padding; the output there is zero.
+        return_attn_weights : bool
+            Only for the signature: there are no attention weights.
+        pos_embs : torch.Tensor, optional
+            Only for the signature: positions are added to the encoder's input.
+
+        Returns
+        -------
+        output : torch.Tensor
+            (B, T, d_model).
+        None
+            In place of attention weights; a (B, T, T) tensor never exists.
+
+        Raises
+        ------
+        ValueError
+            If `key` or `value` is not the query, or the mask hides what a frame would see.
+        """
+        for name, tensor in (("key", key), ("value", value)):
+            if tensor is not None and tensor is not query:
+                raise ValueError(
+                    f"Mamba: {name} is another tensor than query: Mamba scans one sequence; "
+                    "pass the query"
+                )
+        check_padding_mask(key_padding_mask, query)
+        self._check_attn_mask(attn_mask, query.shape[1])
+        output = self.left_to_right(query, key_padding_mask)
+        if self.bidirectional:
+            output = output + self.right_to_left(query, key_padding_mask)
+        return output, None
+
+    def _check_attn_mask(self, attn_mask, num_frames):
+        """Refuse a mask that hides a frame which the scan sees; a smaller view is no leak."""
+        visibility = parse_attn_mask(attn_mask, num_frames, num_frames)
+        if visibility is None:
+            return
+        if self.bidirectional:
+            raise ValueError(
+                "Mamba: attn_mask hides frames, and Mamba(bidirectional=True) sees all of them: "
+                "choose Mamba(bidirectional=False) for a causal or streaming encoder"
+            )
+        if isinstance(visibility, ChunkMask):
+            past_is_hidden = visibility.left_context_chunks is not None
+        else:
+            past_is_hidden = bool(visibility.tril().any())
+        if past_is_hidden:
+            raise ValueError(
+                "Mamba: attn_mask hides past frames, which the state holds all of: give a causal "
+                "mask, or a chunk mask with unlimited left context"
+            )
+
+
+class MambaBlock(nn.Module):
+    """The block of Mamba in one direction, with the parameters of the package `mamba_ssm`.
+
+    Projection, depthwise convolution and SiLU, selective scan, gate, projection. Convolution and
+    scan go from left to right, or both from right to left.
+
+    Arguments
+    ---------
+    d_model, d_state, d_conv, expand, backend
+        See `Mamba`.
+    reverse : bool
+        True: from right to left.
+
+    Example
+    -------
+    >>> MambaBlock(8)(torch.randn(2, 50, 8)).shape
+    torch.Size([2, 50, 8])
+    """
+
+    keeps_own_initialisation = True  # A and the time steps begin at chosen values
+
+    def __init__(self, d_model, d_state=16, d_conv=4, expand=2, reverse=False, backend="auto"):
+        super().__init__()
+        self.d_state = d_state
+        self.d_conv = d_conv
+        self.reverse = reverse
+        self.backend = backend
+        d_inner, dt_rank = expand * d_model, math.ceil(d_model / 16)
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
+        self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1)
+        self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(dt_rank, d_inner)
+        self.A_log = nn.Parameter(torch.empty(d_inner, d_state))
+        self.D = nn.Parameter(torch.empty(d_inner))
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self):
+        """The paper's initialisation: A = -1..-N, D = 1, time steps log-uniform in `DT_RANGE`."""
+        for layer in (self.in_proj, self.conv1d, self.x_proj, self.out_proj):
+            layer.reset_parameters()
+        rates = torch.arange(1.0, self.d_state + 1)
+        self.A_log.copy_(rates.log().expand_as(self.A_log))
+        self.D.fill_(1.0)
+        bound = self.dt_proj.in_features**-0.5
+        self.dt_proj.weight.uniform_(-bound, bound)
+        low, high = (math.log(step) for step in DT_RANGE)
+        step = torch.empty_like(self.dt_proj.bias).uniform_(low, high).exp()
+        self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus(bias) = step
+
+    def forward(self, frames, key_padding_mask=None):
+        """Mix the frames.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            (B, T, d_model).
+        key_padding_mask : torch.Tensor, optional
+            (B, T) boolean, True = padding.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, T, d_model), zero where there is padding.
+        """
+        if key_padding_mask is not None:  # the convolution reads zeros, as beyond the ends
+            frames = frames.masked_fill(key_padding_mask.unsqueeze(-1), 0.0)
+        x, gate = self.in_proj(frames).chunk(2, dim=-1)
+        x = F.silu(self._convolve(x))
+        sizes = (self.dt_proj.in_features, self.d_state, self.d_state)
+        low_rank_dt, B, C = self.x_proj(x).split(sizes, dim=-1)
+        dt = F.linear(low_rank_dt, self.dt_proj.weight)
+        dtype = compute_dtype(dt.dtype)  # a bias of -7 and its small changes are lost in bf16
+        mixed = selective_scan(
+            x,
+            F.softplus(dt.to(dtype) + self.dt_proj.bias.to(dtype)),
+            -torch.exp(self.A_log.to(dtype)),
+            B,
+            C,
+            self.D,
+            key_padding_mask=key_padding_mask,
+            reverse=self.reverse,
+            backend=self.backend,
+        )
+        return self.out_proj(mixed * F.silu(gate))
+
+    def _convolve(self, x):
+        """Depthwise convolution over the frame and those before it (after it, in reverse)."""
+        conv, num_frames = self.conv1d, x.shape[1]
+        weight = conv.weight.flip(-1) if self.reverse else conv.weight
+        padding, groups = conv.padding, conv.groups
+        x = F.conv1d(x.transpose(1, 2), weight, conv.bias, padding=padding, groups=groups)
+        start = self.d_conv - 1 if self.reverse else 0
+        return x[..., start : start + num_frames].transpose(1, 2)
+
+    def extra_repr(self):
+        """The options, for `print(model)`."""
+        return f"d_state={self.d_state}, reverse={self.reverse}, backend={self.backend!r}"

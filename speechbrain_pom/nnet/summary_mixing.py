@@ -1,0 +1,260 @@
+"""SummaryMixing with the signature of SpeechBrain's attention modules."""
+
+import itertools
+import re
+
+import torch
+from torch import nn
+
+from speechbrain_pom.ops import summary_mixing
+
+MODES = ("full", "lite")
+
+
+class SummaryMixing(nn.Module):
+    """SummaryMixing: linear-time token mixing through a mean over time.
+
+    Every frame sees itself and the mean of the visible frames, both through MLPs (Interspeech
+    2024, section 2; equations in `ops/README.md`). The layers of the MLPs are block-diagonal, a
+    block per head, with a GELU after each:
+
+        y_t = GELU( W [ f(x_t) | mean_t s(x_t) ] )        full
+        y_t = mean_t s(x_t)                               lite
+
+    Padded frames count neither in the sum nor in the length, and come out as zeros. Chunk and
+    causal masks give each frame the mean over the frames that it may see, in linear time.
+
+    Arguments
+    ---------
+    d_model : int
+        Width of the frames.
+    nhead : int
+        Blocks of each layer; it divides all widths.
+    mode : str
+        "full", or "lite", which has no local branch and does not use its options.
+    local_proj_hid_dim : int or sequence of int
+        Widths of the hidden layers of f.
+    local_proj_out_dim : int
+        Width of f's output.
+    summary_hid_dim : int or sequence of int
+        Widths of the hidden layers of s.
+    summary_out_dim : int, optional
+        Width of s's output: d_model when not given, and always in mode lite.
+    dropout : float
+        Of the concatenation, in training.
+
+    Raises
+    ------
+    ValueError
+        For an unknown mode, a size that is not a whole number of at least 1, or one that nhead
+        does not divide.
+
+    Example
+    -------
+    >>> mixer = SummaryMixing(d_model=8, nhead=2, local_proj_hid_dim=[16], summary_hid_dim=12)
+    >>> frames = torch.randn(2, 50, 8)
+    >>> output, _ = mixer(frames)
+    >>> output.shape
+    torch.Size([2, 50, 8])
+    >>> SummaryMixing(d_model=8, nhead=2, mode="lite")(frames)[0].shape
+    torch.Size([2, 50, 8])
+    """
+
+    accepts_chunk_mask = True  # attn_mask may be a ChunkMask instead of a (T, T) tensor
+
+    def __init__(
+        self,
+        d_model,
+        nhead,
+        mode="full",
+        local_proj_hid_dim=512,
+        local_proj_out_dim=512,
+        summary_hid_dim=512,
+        summary_out_dim=None,
+        dropout=0.1,
+    ):
+        super().__init__()
+        if mode not in MODES:
+            raise ValueError(f"SummaryMixing: mode is {mode!r}: choose one of {', '.join(MODES)}")
+        self.d_model = d_model
+        self.nhead = nhead
+        self.mode = mode
+        self.local_proj_hid_dim = local_proj_hid_dim
+        self.local_proj_out_dim = local_proj_out_dim
+        self.summary_hid_dim = summary_hid_dim
+        self.summary_out_dim = d_model if summary_out_dim is None else summary_out_dim
+        self.dropout = dropout
+        check_size("SummaryMixing", "nhead", nhead)
+        self._check_sizes()
+        summary_sizes = [d_model, *_sizes(summary_hid_dim), self.summary_out_dim]
+        self.summary_proj = _block_diagonal_layers(summary_sizes, nhead)
+        self.local_proj = self.merge_proj = None
+        if mode == "full":
+            local_sizes = [d_model, *_sizes(local_proj_hid_dim), local_proj_out_dim]
+            self.local_proj = _block_diagonal_layers(local_sizes, nhead)
+            self.merge_proj = nn.Linear(local_proj_out_dim + self.summary_out_dim, d_model)
+        self.register_load_state_dict_pre_hook(_accept_published_names)
+
+    def _check_sizes(self):
+        names = ["d_model", "summary_hid_dim", "summary_out_dim"]
+        if self.mode == "full":
+            names += ["local_proj_hid_dim", "local_proj_out_dim"]
+        for name in names:
+            for size in _sizes(getattr(self, name)):
+                check_size("SummaryMixing", name, size, self.nhead)
+        if self.mode == "lite" and self.summary_out_dim != self.d_model:
+            raise ValueError(
+                f"SummaryMixing: summary_out_dim is {self.summary_out_dim}: the summary is the "
+                f"output of mode lite; leave it out, or give d_model, {self.d_model}"
+            )
+
+    def forward(
+        self,
+        query,
+        key=None,
+        value=None,
+        attn_mask=None,
+        key_padding_mask=None,
+        return_attn_weights=True,
+        pos_embs=None,
+    ):
+        """Mix the frames.
+
+        Arguments
+        ---------
+        query : torch.Tensor
+            (B, T, d_model).
+        key : torch.Tensor, optional
+            (B, S, d_model): the frames to average; the query itself when not given.
+        value : torch.Tensor, optional
+            Only for the signature: None, or the key itself.
+        attn_mask : torch.Tensor or ChunkMask, optional
+            (T, S) in SpeechBrain's meaning (boolean, True = may not be seen; or additive with 0
+            and -inf), honoured exactly; see `speechbrain_pom.ops.parse_attn_mask`.
+        key_padding_mask : torch.Tensor, optional
+            (B, S) boolean, True = padding.
+        return_attn_weights : bool
+            Only for the signature: there are no attention weights.
+        pos_embs : torch.Tensor, optional
+            Only for the signature: positions are added to the encoder's input.
+
+        Returns
+        -------
+        output : torch.Tensor
+            (B, T, d_model).
+        None
+            In place of attention weights; a (B, T, T) tensor never exists.
+
+        Raises
+        ------
+        ValueError
+            If `value` is not the key, or a mask cannot be honoured.
+        """
+        source = query if key is None else key
+        if value is not None and value is not source:
+            raise ValueError(
+                "SummaryMixing: value is another tensor than key: it has no separate values; "
+                "pass the key"
+            )
+        full = self.mode == "full"
+        mixed = summary_mixing(
+            query,
+            [(layer.weight, layer.bias) for layer in self.summary_proj],
+            [(layer.weight, layer.bias) for layer in self.local_proj] if full else None,
+            (self.merge_proj.weight, self.merge_proj.bias) if full else None,
+            key=source,
+            key_padding_mask=key_padding_mask,
+            attn_mask=attn_mask,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return mixed, None
+
+    def extra_repr(self):
+        """The options, for `print(model)`."""
+        return f"d_model={self.d_model}, nhead={self.nhead}, mode={self.mode!r}"
+
+
+class BlockDiagonal(nn.Module):
+    """Parameters of a block-diagonal linear layer, initialised like `nn.Linear` block by block.
+
+    The shape is the published one: SpeechBrain's TransformerASR initialises it as it was there.
+
+    Arguments
+    ---------
+    input_size, output_size : int
+        Widths, multiples of the number of blocks.
+    num_blocks : int
+        Blocks.
+    """
+
+    def __init__(self, input_size, output_size, num_blocks):
+        super().__init__()
+        block = input_size // num_blocks
+        bound = block**-0.5
+        weight = torch.empty(num_blocks, block, output_size // num_blocks)
+        bias = torch.empty(num_blocks, output_size // num_blocks)
+        self.weight = nn.Parameter(weight.uniform_(-bound, bound))
+        self.bias = nn.Parameter(bias.uniform_(-bound, bound))
+
+    def extra_repr(self):
+        """The sizes, for `print(model)`."""
+        num_blocks, rows, columns = self.weight.shape
+        return f"{num_blocks} blocks of {rows} to {columns}"
+
+
+def check_size(mixer, name, size, nhead=1):
+    """Refuse a size that cannot be.
+
+    Arguments
+    ---------
+    mixer, name : str
+        For the message.
+    size : int
+        What the user gave.
+    nhead : int
+        What has to divide it.
+
+    Raises
+    ------
+    ValueError
+        If it is not a whole number of at least 1, or nhead does not divide it.
+
+    Example
+    -------
+    >>> check_size("Fastformer", "d_model", 10, nhead=4)
+    Traceback (most recent call last):
+    ValueError: Fastformer: d_model is 10: give a multiple of nhead, which is 4
+    """
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"{mixer}: {name} is {size!r}: give a whole number of at least 1")
+    if size % nhead:
+        raise ValueError(f"{mixer}: {name} is {size}: give a multiple of nhead, which is {nhead}")
+
+
+def _sizes(size):
+    """One width or several, as a list."""
+    return list(size) if isinstance(size, (list, tuple)) else [size]
+
+
+def _block_diagonal_layers(sizes, nhead):
+    pairs = itertools.pairwise(sizes)
+    return nn.ModuleList(BlockDiagonal(before, after, nhead) for before, after in pairs)
+
+
+# Parameter names of the published checkpoints: layers linear, linear_0, linear_1, ...
+_PUBLISHED_LAYER = re.compile(
+    r"(local_proj|summary_proj)\.linear(?:_(\d+))?\.(weight|bias)(?:es|s)$"
+)
+_PUBLISHED_MERGE = "summary_local_merging.linear.w."
+
+
+def _accept_published_names(module, state_dict, prefix, *_):
+    for name in [name for name in state_dict if name.startswith(prefix)]:
+        published = name.removeprefix(prefix)
+        ours = published.replace(_PUBLISHED_MERGE, "merge_proj.")
+        layer = _PUBLISHED_LAYER.match(published)
+        if layer:
+            mlp, number, kind = layer.groups()
+            ours = f"{mlp}.{0 if number is None else int(number) + 1}.{kind}"
+        if ours != published:
+            state_dict[prefix + ours] = state_dict.pop(name)

@@ -1,0 +1,107 @@
+"""Fastformer as a function: a global query, a global key, and no key or score per pair of frames.
+
+Equations and shapes: README.md beside this file. Slow version: `reference.fastformer`.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from speechbrain_pom.ops.pointwise import compute_dtype
+from speechbrain_pom.ops.summary_mixing import zero_padding
+from speechbrain_pom.ops.visibility import check_padding_mask, parse_attn_mask
+
+
+def fastformer(
+    frames,
+    query_proj,
+    query_attn,
+    key_proj,
+    key_attn,
+    out_proj,
+    *,
+    key_padding_mask=None,
+    attn_mask=None,
+):
+    """Mix frames over time by additive attention (Fastformer, section 3; value = query).
+
+        q = W_q x,  q* = sum_t softmax_t( w_a q / sqrt(d_h) ) q
+        p = (W_k x) * q*,  k* = sum_t softmax_t( w_b p / sqrt(d_h) ) p
+        output = W_o (k* * q) + q
+
+    The key of a frame serves two sums only, both linear in it. So W_k is applied to the nhead sums
+    over time instead of to T frames: exact, and a third of the work less.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        (B, T, d).
+    query_proj, key_proj, out_proj : (torch.Tensor, torch.Tensor)
+        W_q, W_k, W_o with their biases: (d, d), (d,).
+    query_attn, key_attn : (torch.Tensor, torch.Tensor)
+        w_a and w_b with their biases: (nhead, d), (nhead,), a row of scores per head.
+    key_padding_mask : torch.Tensor, optional
+        (B, T) boolean, True = padding: the softmax runs over the valid frames only.
+    attn_mask : ChunkMask or torch.Tensor, optional
+        Refused if it hides anything: with a q* for each query, the second softmax would need the
+        scores of all pairs of frames, which is what this mixer is there to avoid.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, T, d), zero in the padding, of the dtype that a linear layer would return. Softmax and
+        sums over time are in fp32 or better whatever the dtype.
+
+    Raises
+    ------
+    ValueError
+        For a causal or chunk mask.
+
+    Example
+    -------
+    >>> linear = lambda rows: (torch.randn(rows, 6), torch.zeros(rows))
+    >>> weights = [linear(rows) for rows in (6, 2, 6, 2, 6)]
+    >>> fastformer(torch.randn(1, 7, 6), *weights).shape
+    torch.Size([1, 7, 6])
+    """
+    num_frames, d_model = frames.shape[1:]
+    check_padding_mask(key_padding_mask, frames)
+    if parse_attn_mask(attn_mask, num_frames, num_frames) is not None:
+        raise ValueError(
+            "Fastformer cannot honour a causal or chunk mask: its second softmax would need the "
+            "scores of all pairs of frames; set causal: False and no dynamic chunks, or choose "
+            "another type"
+        )
+    scale = (d_model // query_attn[0].shape[0]) ** -0.5
+    frames = zero_padding(frames, key_padding_mask)  # a weight of zero times NaN would be NaN
+    query = F.linear(frames, *query_proj)
+    scores = scale * F.linear(query, *query_attn)
+    global_query = _own_blocks(_pool(scores, query, key_padding_mask)).to(query.dtype)
+    # w_b (W_k x * q*) = ((w_b * q*) W_k) x; the bias of W_k adds the same to every frame's score,
+    # which a softmax does not see.
+    weight, bias = key_attn
+    folded = (weight * global_query) @ key_proj[0]  # (B, nhead, d)
+    scores = scale * (frames @ folded.transpose(1, 2) + bias)
+    pooled = _pool(scores, frames, key_padding_mask).to(query.dtype)
+    global_key = global_query * _own_blocks(F.linear(pooled, *key_proj))
+    mixed = F.linear(query * global_key, *out_proj) + query
+    return zero_padding(mixed, key_padding_mask)
+
+
+def _pool(scores, values, padding):
+    """Softmax of scores (B, T, nhead) over the valid frames, and its sums of values (B, T, d).
+
+    All heads weight all features, (B, nhead, d): one product without a copy by head.
+    """
+    dtype = compute_dtype(values.dtype)
+    scores = scores.to(dtype)
+    if padding is not None:  # the smallest number instead of -inf: all padding is no NaN
+        scores = scores.masked_fill(padding.unsqueeze(-1), torch.finfo(dtype).min)
+    with torch.autocast(values.device.type, enabled=False):
+        return scores.softmax(dim=1).transpose(1, 2) @ values.to(dtype)
+
+
+def _own_blocks(pooled):
+    """The features of each head from its own row: (B, nhead, d) to (B, 1, d)."""
+    batch, num_heads, d_model = pooled.shape
+    blocks = pooled.view(batch, num_heads, num_heads, d_model // num_heads)
+    return blocks.diagonal(dim1=1, dim2=2).transpose(1, 2).reshape(batch, 1, d_model)

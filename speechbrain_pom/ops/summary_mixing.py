@@ -1,0 +1,182 @@
+"""SummaryMixing as a function: block-diagonal MLPs, a mean over time, one merging layer.
+
+Equations and shapes: README.md beside this file. Slow version: `reference.summary_mixing`.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from speechbrain_pom.ops.pointwise import compute_dtype
+from speechbrain_pom.ops.pooling import chunk_sums, count_frames, means, rows_of_frames
+from speechbrain_pom.ops.visibility import ChunkMask, check_padding_mask, parse_attn_mask
+
+
+def summary_mixing(
+    query,
+    summary_layers,
+    local_layers=None,
+    merge=None,
+    *,
+    key=None,
+    key_padding_mask=None,
+    attn_mask=None,
+    dropout=0.0,
+):
+    """Mix frames over time through the mean of a summary branch (SummaryMixing, section 2.1).
+
+        s_bar_t = mean of s(x) over the frames that t may see
+        full: output_t = GELU( W [ f(x_t) | s_bar_t ] + b ),   lite: output_t = s_bar_t
+
+    f and s are MLPs of block-diagonal layers (one block per head) with a GELU after every layer.
+
+    Arguments
+    ---------
+    query : torch.Tensor
+        (B, T, d): the frames of the local branch.
+    summary_layers : sequence of (torch.Tensor, torch.Tensor)
+        (weight, bias) of each layer of s: (nhead, in / nhead, out / nhead), (nhead, out / nhead).
+    local_layers : sequence of (torch.Tensor, torch.Tensor), optional
+        The same for f; None: lite.
+    merge : (torch.Tensor, torch.Tensor), optional
+        W (d_out, local out + summary out) and b (d_out,); None: lite.
+    key : torch.Tensor, optional
+        (B, S, d): the frames of the summary branch; the query itself when not given.
+    key_padding_mask : torch.Tensor, optional
+        (B, S) boolean, True = padding: counts neither in the sums nor in the lengths.
+    attn_mask : ChunkMask or torch.Tensor, optional
+        See `speechbrain_pom.ops.parse_attn_mask`.
+    dropout : float
+        Probability for the elements of the concatenation, drawn for each frame.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, T, d_out), zero in the padding of the query's own frames, of the dtype that a linear
+        layer would return. The means are in fp32 or better whatever the dtype.
+
+    Raises
+    ------
+    ValueError
+        If a mask cannot be honoured.
+
+    Example
+    -------
+    >>> layers = [(torch.randn(2, 3, 5), torch.zeros(2, 5))]
+    >>> frames = torch.randn(1, 7, 6)
+    >>> summary_mixing(frames, layers).shape
+    torch.Size([1, 7, 10])
+    >>> merge = torch.randn(6, 20), torch.zeros(6)
+    >>> summary_mixing(frames, layers, layers, merge).shape
+    torch.Size([1, 7, 6])
+    """
+    itself = key is None or key is query
+    key = query if itself else key
+    check_padding_mask(key_padding_mask, key)
+    visibility = parse_attn_mask(attn_mask, query.shape[1], key.shape[1])
+    key = zero_padding(key, key_padding_mask)  # no gradient is NaN, whatever padding holds
+    local, summary = _branches(key if itself else query, key, local_layers, summary_layers)
+    state = _state(summary, key.shape[:2], key_padding_mask, visibility)
+    if merge is None:
+        mixed = _rows(state, visibility, query.shape[1]).expand(-1, query.shape[1], -1)
+    else:
+        local = local.transpose(0, 1).reshape(*query.shape[:2], -1)
+        mixed = F.gelu(_merge(local, state, merge, visibility, dropout))
+    return zero_padding(mixed, key_padding_mask) if itself else mixed
+
+
+def zero_padding(frames, padding):
+    """Frames with zeros in the padding, even where that holds NaN.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        (B, T, d).
+    padding : torch.Tensor or None
+        (B, T) boolean, True = padding.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, T, d); the same tensor without a mask.
+
+    Example
+    -------
+    >>> zero_padding(torch.ones(1, 3, 1), torch.tensor([[False, False, True]])).flatten()
+    tensor([1., 1., 0.])
+    """
+    return frames if padding is None else frames.masked_fill(padding.unsqueeze(-1), 0.0)
+
+
+def _branches(query, key, local_layers, summary_layers):
+    """Local (nhead, B*T, L / nhead) or None, and summary (nhead, B*S, S / nhead)."""
+    num_heads = summary_layers[0][0].shape[0]
+    if local_layers is None:
+        return None, _mlp(_by_head(key, num_heads), summary_layers)
+    if query is not key:
+        local = _mlp(_by_head(query, num_heads), local_layers)
+        return local, _mlp(_by_head(key, num_heads), summary_layers)
+    # The first layers read the same frames: one product for both.
+    pairs = list(zip(local_layers[0], summary_layers[0], strict=True))
+    both = _mlp(_by_head(key, num_heads), [[torch.cat(pair, dim=-1) for pair in pairs]])
+    local, summary = both.split([tensor.shape[-1] for tensor in pairs[0]], dim=-1)
+    return _mlp(local, local_layers[1:]), _mlp(summary, summary_layers[1:])
+
+
+def _by_head(frames, num_heads):
+    """(B, T, d) as (nhead, B*T, d / nhead), a view."""
+    return frames.reshape(-1, num_heads, frames.shape[-1] // num_heads).transpose(0, 1)
+
+
+def _mlp(frames, layers):
+    """Block-diagonal layers with GELU: (nhead, N, in) to (nhead, N, out)."""
+    for weight, bias in layers:
+        frames = F.gelu(torch.baddbmm(bias.unsqueeze(1), frames, weight))
+    return frames
+
+
+def _state(summary, size, padding, visibility):
+    """The means of what is visible: (B, 1, S), or (B, C, S) with a row per chunk or query."""
+    (batch, num_frames), (num_heads, _, width) = size, summary.shape
+    # A head is a batch of its own, so that nothing is transposed before the sum over time.
+    values = summary.reshape(num_heads * batch, num_frames, width)
+    padding = None if padding is None else padding.repeat(num_heads, 1)
+    with torch.autocast(values.device.type, enabled=False):
+        state = _visible_means(values, padding, visibility)
+    state = state.view(num_heads, batch, -1, width).permute(1, 2, 0, 3)
+    return state.reshape(batch, -1, num_heads * width).to(summary.dtype)
+
+
+def _visible_means(values, padding, visibility):
+    """Means of values (B, S, E) over what is visible, in fp32 or better: (B, C, E)."""
+    dtype = compute_dtype(values.dtype)
+    if isinstance(visibility, torch.Tensor):  # a mask without structure: a mean for each query
+        return means(values.to(dtype), count_frames(values, padding, 1), visibility, padding)
+    values = zero_padding(values, padding)
+    if visibility is None:
+        return means(
+            values.sum(1, keepdim=True, dtype=dtype), count_frames(values, padding, None), None
+        )
+    counts = count_frames(values, padding, visibility.chunk_size)
+    return means(chunk_sums(values.to(dtype), visibility.chunk_size), counts, visibility)
+
+
+def _rows(state, visibility, num_frames):
+    """The state's rows for the frames: (B, 1, S), or (B, T, S) with a mask."""
+    chunked = isinstance(visibility, ChunkMask)
+    return rows_of_frames(state, visibility.chunk_size if chunked else None, 0, num_frames)
+
+
+def _merge(local, state, merge, visibility, dropout):
+    """W [f | s_bar] + b as W_f f + W_s s_bar + b: the concatenation is never written."""
+    weight, bias = merge
+    local_weight, summary_weight = weight.split([local.shape[-1], state.shape[-1]], dim=-1)
+    num_frames = local.shape[1]
+    if dropout:  # each frame drops other elements of the same mean
+        dropped = F.dropout(
+            _rows(state, visibility, num_frames).expand(-1, num_frames, -1), dropout
+        )
+        shared = F.linear(dropped, summary_weight)
+        local = F.dropout(local, dropout)
+    else:
+        shared = _rows(F.linear(state, summary_weight), visibility, num_frames)
+    return F.linear(local, local_weight, bias) + shared
