@@ -61,7 +61,8 @@ bench: $(INSTALLED)
 	$(RUN) benchmarks/mixer_scaling.py --mode infer --lengths 10,20,40,80
 	$(RUN) benchmarks/mixer_scaling.py --mode train --lengths 10,20,40
 	$(RUN) benchmarks/mixer_op.py
-	$(RUN) benchmarks/long_audio.py
+	$(RUN) benchmarks/bounds.py --check
+	$(RUN) benchmarks/long_audio.py --keep_memory --check
 	$(RUN) benchmarks/report.py
 
 clean:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Bandwidth of PoM's Triton kernels on a GPU, and time of the fused projections.
 
-    python benchmarks/gpu_kernels.py --out gpu_kernels.json
+    python benchmarks/gpu_kernels.py --out benchmarks/results/gpu_kernels.json
 
 Each kernel is first compared with the definition in float64, in fp32, bf16 and fp16. Then come
 6 utterances of 2000 frames at the widths of the paper's base and large models (k = 2, D = 2): bytes
@@ -11,16 +11,14 @@ beside the bare product. Figures are medians of interleaved repeats, timed with 
 """
 
 import argparse
-import json
-import platform
 import statistics
 import subprocess
 import sys
-from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from measuring import describe_run, write_json
 
 from speechbrain_pom.ops import triton_polynomial as kernels
 from speechbrain_pom.ops.reference import polynomial_features
@@ -206,32 +204,27 @@ def measure_products(model, dtype_name, repeats):
     ]
 
 
-def describe_run():
-    """GPU, driver, versions, commit, date and command."""
+def driver_version():
+    """NVIDIA's driver; empty if it does not say."""
+    words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.stdout.split("\n")[0]
 
-    def output(*words):
-        done = subprocess.run(
-            words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+
+def show(bandwidth, products):
+    """Both tables."""
+    for row in bandwidth:
+        print(
+            f"{row['kernel']:22} {row['model']:5} {row['dtype']}  {row['time_ms']:7.3f} ms  "
+            f"{row['gb_per_s']:6.0f} GB/s  {row['share_of_copy']:4.0%} of a copy "
+            f"(target {TARGET_SHARE:.0%})"
         )
-        return done.stdout.strip()
-
-    import triton
-
-    changed = "+" if output("git", "status", "--porcelain") else ""
-    query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return {
-        "gpu": torch.cuda.get_device_name(),
-        "driver": output(*query).split("\n")[0],
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "triton": triton.__version__,
-            "cuda": torch.version.cuda,
-        },
-        "commit": output("git", "rev-parse", "--short", "HEAD") + changed,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": "python " + " ".join(sys.argv),
-    }
+    for row in products:
+        print(
+            f"{row['kernel']:22} {row['model']:5} {row['dtype']}  {row['time_ms']:7.3f} ms  "
+            f"F.linear + kernel {row['linear_and_kernel_ms']:7.3f} ms  "
+            f"product alone {row['product_alone_ms']:7.3f} ms"
+        )
 
 
 def main():
@@ -254,21 +247,10 @@ def main():
         for dtype_name in DTYPES:
             bandwidth += measure_bandwidth(model, dtype_name, args.repeats)
             products += measure_products(model, dtype_name, args.repeats)
-    for row in bandwidth:
-        print(
-            f"{row['kernel']:22} {row['model']:5} {row['dtype']}  {row['time_ms']:7.3f} ms  "
-            f"{row['gb_per_s']:6.0f} GB/s  {row['share_of_copy']:4.0%} of a copy "
-            f"(target {TARGET_SHARE:.0%})"
-        )
-    for row in products:
-        print(
-            f"{row['kernel']:22} {row['model']:5} {row['dtype']}  {row['time_ms']:7.3f} ms  "
-            f"F.linear + kernel {row['linear_and_kernel_ms']:7.3f} ms  "
-            f"product alone {row['product_alone_ms']:7.3f} ms"
-        )
+    show(bandwidth, products)
     if args.out:
         record = {
-            "what": "PoM's Triton kernels, medians",
+            "what": "gpu_kernels",
             "batch": BATCH,
             "num_frames": NUM_FRAMES,
             "degree": DEGREE,
@@ -276,12 +258,12 @@ def main():
             "d_model": WIDTHS,
             "fp32_products": "ieee",
             "repeats": args.repeats,
-            **describe_run(),
+            **describe_run("cuda", torch.get_num_threads()),
+            "driver": driver_version(),
             "bandwidth": bandwidth,
             "products": products,
         }
-        args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        print(f"written: {args.out}")
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ SCALING = {
     },
 }
 OPS = {"mixer_op_cpu": "", "mixer_op_cuda": "--device cuda --dtype bf16 --batch 6"}
-LONG_AUDIO = "long_audio_cpu"
+BOUNDS, BOUNDS_OPTIONS = "bounds_cpu", "--check"
+KERNELS, KERNELS_OPTIONS = "gpu_kernels", "--out benchmarks/results/gpu_kernels.json"
+LONG_AUDIO, LONG_AUDIO_OPTIONS = "long_audio_cpu", "--keep_memory --check"
 # arXiv 2603.00683, read off its figure: batch 6 of 80 s, fp16 autocast, forward pass with its graph
 PUBLISHED = {
     "RelPosMHAXL": ("0.475", "34.8"),
@@ -208,6 +210,32 @@ def op_part(results, name, options):
     return "\n".join([*parts, source(name, record), command("mixer_op", options)])
 
 
+def bounds_part(results):
+    """What PoM costs beyond its products, and what it may cost."""
+    record = load(results, BOUNDS)
+    parts = ["What PoM may cost beyond its matrix products, base size, batch 1, fp32, CPU:\n"]
+    if record is not None:
+        rows = [
+            [bound["what"], f"{bound['ratio']:.2f}", f"{bound['limit']:.2f}"]
+            for bound in record["bounds"]
+        ]
+        parts.append(table(["", "ratio", "at most"], rows))
+    return "\n".join([*parts, source(BOUNDS, record), command("bounds", BOUNDS_OPTIONS)])
+
+
+def kernels_part(results):
+    """The Triton kernels: correctness, bandwidth, and the products that run inside of them."""
+    record = load(results, KERNELS)
+    parts = ["Triton kernels on a GPU, pointwise ones against the bandwidth of a copy:\n"]
+    if record is not None:
+        rows = [
+            [k["model"], k["dtype"], k["kernel"], f"{k['share_of_copy']:.0%}"]
+            for k in record["bandwidth"]
+        ]
+        parts.append(table(["model", "dtype", "kernel", "share of a copy"], rows))
+    return "\n".join([*parts, source(KERNELS, record), command("gpu_kernels", KERNELS_OPTIONS)])
+
+
 def long_audio_part(results):
     """Hours in one pass, and the exponents."""
     record = load(results, LONG_AUDIO)
@@ -230,7 +258,9 @@ def long_audio_part(results):
         parts.append(table(header, rows))
         if record["keep_memory"]:
             parts.append("Freed memory is kept in the process (`--keep_memory`).\n")
-    return "\n".join([*parts, source(LONG_AUDIO, record), command("long_audio", "")])
+    return "\n".join(
+        [*parts, source(LONG_AUDIO, record), command("long_audio", LONG_AUDIO_OPTIONS)]
+    )
 
 
 def write_section(results):
@@ -239,6 +269,7 @@ def write_section(results):
     parts += [scaling_part(results, kind) for kind in SCALING]
     parts += [published_part(results), "### The operator alone\n"]
     parts += [op_part(results, name, options) for name, options in OPS.items()]
+    parts += [bounds_part(results), kernels_part(results)]
     parts += ["### Long audio\n", "Inference in one pass, batch 1, fp32, CPU:\n"]
     return "\n".join([BEGIN, "", *parts, long_audio_part(results), END])
 

@@ -70,8 +70,9 @@ def test_make_bench_runs_the_commands_of_the_report(bench):
     report = bench("report")
     for options in report.SCALING["CPU"].values():
         assert f"benchmarks/mixer_scaling.py {options}\n" in makefile
-    for script in ("mixer_op", "long_audio", "report"):
-        assert f"benchmarks/{script}.py\n" in makefile
+    scripts = {"mixer_op": "", "report": "", "bounds": report.BOUNDS_OPTIONS}
+    for script, options in {**scripts, "long_audio": report.LONG_AUDIO_OPTIONS}.items():
+        assert f"benchmarks/{script}.py {options}".rstrip() + "\n" in makefile
 
 
 def test_mixer_scaling(run, tmp_path):
