@@ -57,6 +57,17 @@ COMMANDS = {
         "speechbrain_pom.cli.summary",
         "say what runs have reached, and where their files lie",
     ),
+    # The recipes' own errors pass through `experiments run`: it guards its own checks.
+    "experiments": Command(
+        "speechbrain_pom.cli.experiments",
+        "list, show, run and record the published experiments",
+        takes_overrides=True,
+        guard=nullcontext,
+    ),
+    "compare": Command(
+        "speechbrain_pom.cli.compare",
+        "compare error rates of runs, paired by utterance, and draw their learning curves",
+    ),
 }
 
 

@@ -127,7 +127,7 @@ def _setting(options):
 def _course(folder, records, options):
     """Epochs, steps and time; and each figure from the first epoch to the last."""
     first, last = records[0], records[-1]
-    duration = _training_time(folder / "log.txt")
+    duration = training_time(folder / "log.txt")
     time = f", {duration} in all runs of this folder" if duration else ""
     yield "trained", f"to epoch {last['epoch']}, {last['steps']} steps{time}"
 
@@ -189,7 +189,7 @@ def _places(folder):
             label = ""
 
 
-def _training_time(log):
+def training_time(log):
     """Time between the first and the last line of each start of the run, added up; or None."""
     total, start, last = timedelta(), None, None
     if not log.is_file():

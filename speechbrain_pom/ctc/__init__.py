@@ -5,5 +5,6 @@
 * :mod:`speechbrain_pom.ctc.targets`: checks of all transcripts before training;
 * :mod:`speechbrain_pom.ctc.decoding`: greedy and beam search, with or without an n-gram;
 * :mod:`speechbrain_pom.ctc.language_model`: checks of an n-gram before decoding;
-* :mod:`speechbrain_pom.ctc.scoring`: word and character error rates with bootstrap intervals.
+* :mod:`speechbrain_pom.ctc.scoring`: word and character error rates with bootstrap intervals;
+* :mod:`speechbrain_pom.ctc.significance`: differences of two systems on the same utterances.
 """

@@ -4,13 +4,22 @@ Edits are counted by SpeechBrain's ``ErrorRateStats``; the 95 % intervals are th
 ``confidence_intervals`` package: utterances are drawn with replacement, 1000 times as published.
 """
 
+import itertools
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from confidence_intervals import evaluate_with_conf_int
 from speechbrain.utils.metric_stats import ErrorRateStats
+
+from speechbrain_pom.errors import UserError
+
+# Of an utterance in SpeechBrain's report: "id, %WER 50.00 [ 1 / 2, 0 ins, 0 del, 1 sub ]". The
+# first line of the report has the same without the id.
+_COUNTS = re.compile(r"%WER \S+ \[ (\d+) / (\d+), \d+ ins, \d+ del, \d+ sub \]$")
+_RULE = "=" * 80
 
 
 class ErrorRates:
@@ -133,6 +142,49 @@ class ErrorRates:
             self._words.write_stats(file)
 
 
+def read_word_edits(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
+    """Read the errors of each utterance back from :meth:`ErrorRates.write`.
+
+    Arguments
+    ---------
+    path : str or path
+        ``wer_<set>_<decoder>.txt`` of a run.
+
+    Returns
+    -------
+    dict
+        Utterance id to (edited words, words of the transcript).
+
+    Raises
+    ------
+    UserError
+        If it is no such file, or its utterances do not add up to the total in its first line.
+
+    Example
+    -------
+    >>> rates = ErrorRates()
+    >>> rates.append(["a", "b"], ["ONE TWO", ""], ["ONE TEN", "SIX"])
+    >>> path = getfixture("tmp_path") / "wer.txt"
+    >>> rates.write(path)
+    >>> read_word_edits(path)
+    {'a': (1, 2), 'b': (1, 1)}
+    """
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    total = _COUNTS.match(lines[0])
+    edits = {}
+    for rule, line in itertools.pairwise(lines):
+        found = _COUNTS.search(line) if rule == _RULE else None
+        if found:
+            edits[line[: found.start()].removesuffix(", ")] = (int(found[1]), int(found[2]))
+    sums = tuple(sum(column) for column in zip(*edits.values(), strict=True))
+    if total is None or sums != (int(total[1]), int(total[2])):
+        raise UserError(
+            f"'{path}' is not a whole report of errors: run the test again, so that it is written "
+            "anew"
+        )
+    return edits
+
+
 def format_summary(summary: dict[str, float | int]) -> str:
     """Return a summary as one line; ± is half the width of the 95 % interval.
 
@@ -164,10 +216,36 @@ def format_summary(summary: dict[str, float | int]) -> str:
 
 def _rate_with_interval(scores: list[dict], num_bootstrap: int) -> tuple[float, float, float]:
     """Return an error rate and the ends of its 95 % interval, in percent."""
-    scores = sorted(scores, key=lambda score: score["key"])
+    counts = {score["key"]: (score["num_edits"], score["num_ref_tokens"]) for score in scores}
+    return rate_with_interval(counts, num_bootstrap)
+
+
+def rate_with_interval(
+    counts: dict[str, tuple[int, int]], num_bootstrap: int
+) -> tuple[float, float, float]:
+    """Return an error rate and the ends of its 95 % interval, in percent.
+
+    Arguments
+    ---------
+    counts : dict
+        Utterance id to (edits, tokens of the transcript), as from :func:`read_word_edits`.
+    num_bootstrap : int
+        Number of bootstrap trials; trial ``i`` draws with seed ``i``.
+
+    Returns
+    -------
+    tuple of float
+        The rate, and the lower and upper end.
+
+    Example
+    -------
+    >>> rate_with_interval({"a": (1, 2), "b": (0, 2)}, num_bootstrap=100)
+    (25.0, 0.0, 50.0)
+    """
+    pairs = [counts[key] for key in sorted(counts)]
     rate, (low, high) = evaluate_with_conf_int(
-        samples=np.array([score["num_edits"] for score in scores]),
-        labels=np.array([score["num_ref_tokens"] for score in scores]),
+        samples=np.array([num_edits for num_edits, _ in pairs]),
+        labels=np.array([num_tokens for _, num_tokens in pairs]),
         metric=lambda num_tokens, num_edits: 100.0 * num_edits.sum() / num_tokens.sum(),
         num_bootstraps=num_bootstrap,
         alpha=5,

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from speechbrain_pom.ctc.scoring import ErrorRates, format_summary
+from speechbrain_pom.ctc.scoring import (
+    ErrorRates,
+    format_summary,
+    rate_with_interval,
+    read_word_edits,
+)
 
 WORDS = ["ONE", "TWO", "THREE", "FOUR", "FIVE"]
 
@@ -144,3 +149,26 @@ def test_bad_calls():
     with pytest.raises(ValueError, match="num_bootstrap is 0: give at least 1"):
         rates.summary(num_bootstrap=0)
     assert rates.summary(num_bootstrap=1)["num_utterances"] == 1
+
+
+def test_edits_are_read_back_from_the_alignment_file(tmp_path):
+    path = tmp_path / "wer.txt"
+    rates = make_rates(63)
+    rates.append(["with, comma %WER", "empty"], ["", ""], ["ONE TWO", "SIX"])
+    rates.write(path)
+    edits, summary = read_word_edits(path), rates.summary(num_bootstrap=50)
+    assert edits["with, comma %WER"] == (2, 2)
+    assert edits["empty"] == (1, 1)
+    assert len(edits) == summary["num_utterances"] == 65
+    found = rate_with_interval(edits, num_bootstrap=50)
+    assert found == (summary["wer"], summary["wer_low"], summary["wer_high"])
+
+
+def test_damaged_alignment_files_are_refused(tmp_path):
+    path = tmp_path / "wer.txt"
+    make_rates(20).write(path)
+    lines = path.read_text().splitlines(keepends=True)
+    for damaged in ("", "WER", "".join(lines[:-9]), "".join(lines[1:])):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match="is not a whole report of errors: run the test again"):
+            read_word_edits(path)
