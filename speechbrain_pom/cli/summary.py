@@ -190,7 +190,18 @@ def _places(folder):
 
 
 def training_time(log):
-    """Time between the first and the last line of each start of the run, added up; or None."""
+    """Time between the first and the last line of each start of a run, added up.
+
+    Arguments
+    ---------
+    log : pathlib.Path
+        The run's `log.txt`.
+
+    Returns
+    -------
+    datetime.timedelta or None
+        None if there is no log.
+    """
     total, start, last = timedelta(), None, None
     if not log.is_file():
         return None

@@ -109,9 +109,9 @@ def leave_group():
     """Leave the process group in good order, at the end of a program that has not failed.
 
     A thread of gloo that is not done with the last barrier when the interpreter goes down aborts
-    the process ("terminate called without an active exception"): seen in 2 of 15 runs. The group
-    joins its threads when nothing holds it any more, wrapped models included. After an error it is
-    left to the launcher, since other processes may be waiting in it.
+    the process ("terminate called without an active exception"), now and then. The group joins its
+    threads when nothing holds it any more, wrapped models included. After an error it is left to
+    the launcher, since other processes may be waiting in it.
     """
     if torch.distributed.is_initialized() and getattr(sys, "last_value", None) is None:
         gc.collect()
