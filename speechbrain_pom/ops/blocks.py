@@ -10,10 +10,10 @@ import torch
 from speechbrain_pom.ops.pointwise import compute_dtype, features_backward, features_of, gate_of
 from speechbrain_pom.ops.pooling import chunk_sums, rows_of_frames
 
-# 512 x 1952 floats = 4 MB at the paper's size. Shorter blocks pay for the start of their matrix
+# 1024 x 1952 floats = 8 MB at the paper's size. Shorter blocks pay for the start of their matrix
 # products, longer ones leave the cache. Other devices have no use for blocks: there, starting
 # kernels costs more than memory traffic.
-CPU_BLOCK_FRAMES = 512
+CPU_BLOCK_FRAMES = 1024
 
 
 def block_ranges(batch, num_frames, device, multiple_of=1):
@@ -36,10 +36,10 @@ def block_ranges(batch, num_frames, device, multiple_of=1):
     Example
     -------
     >>> cpu = torch.device("cpu")
-    >>> [(items.start, items.stop) for items, _ in block_ranges(5, 200, cpu)]
+    >>> [(items.start, items.stop) for items, _ in block_ranges(5, 400, cpu)]
     [(0, 2), (2, 4), (4, 5)]
-    >>> [(frames.start, frames.stop) for _, frames in block_ranges(1, 900, cpu, multiple_of=200)]
-    [(0, 400), (400, 800), (800, 900)]
+    >>> [(frames.start, frames.stop) for _, frames in block_ranges(1, 2200, cpu, multiple_of=500)]
+    [(0, 1000), (1000, 2000), (2000, 2200)]
     """
     if device.type != "cpu" or batch * num_frames <= CPU_BLOCK_FRAMES:
         return [(slice(0, batch), slice(0, num_frames))]
