@@ -80,13 +80,14 @@ def test_degrees(make_inputs, degree):
     assert_fused_equals_reference(make_inputs(63, degree=degree, dtype=torch.float64), 1e-11)
 
 
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.bfloat16, 0.03), (torch.float16, 0.004)])
 @pytest.mark.parametrize("mask", ["none", "chunks of 5, 2 left", "arbitrary"])
-def test_bfloat16_without_autocast(make_inputs, random_padding, mask):
-    # The reference computes in fp32 from the same bf16 weights: the fused path rounds a few
-    # times (8 bits each), the gradients once more.
+def test_half_precision_without_autocast(make_inputs, random_padding, mask, dtype, rtol):
+    # The reference computes in fp32 from the same weights: the fused path rounds a few times (8
+    # or 11 bits each), the gradients once more.
     assert_fused_equals_reference(
-        make_inputs(500, "base", degree=2, dtype=torch.bfloat16),
-        0.03,
+        make_inputs(500, "base", degree=2, dtype=dtype),
+        rtol,
         attn_mask=MASKS[mask](500),
         key_padding_mask=random_padding(3, 500),
     )
