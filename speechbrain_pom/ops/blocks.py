@@ -5,6 +5,9 @@ frames. A block writes them into memory that the next block uses again, so they 
 to main memory nor fresh pages; in inference no more than one block of them exists.
 """
 
+import math
+import threading
+
 import torch
 
 from speechbrain_pom.ops.pointwise import compute_dtype, features_backward, features_of, gate_of
@@ -14,6 +17,7 @@ from speechbrain_pom.ops.pooling import chunk_sums, rows_of_frames
 # products, longer ones leave the cache. Other devices have no use for blocks: there, starting
 # kernels costs more than memory traffic.
 CPU_BLOCK_FRAMES = 1024
+_of_thread = threading.local()  # memory of blocks, by dtype and number
 
 
 def block_ranges(batch, num_frames, device, multiple_of=1):
@@ -123,7 +127,8 @@ def feature_sums_backward(
         projected = blocks.projection(kept, x, weight, bias, items, span)
         rows = rows_of_frames(grad_sums[items], chunk_size, span.start, span.stop)
         grad = blocks.scratch(items, span, blocks.dtype, 1)
-        features_backward(projected, rows, degree, activation, out=grad)
+        work = blocks.scratch(items, span, blocks.dtype, 2)
+        features_backward(projected, rows, degree, activation, out=grad, work=work)
         if padding is not None:
             grad.masked_fill_(padding[items, span].unsqueeze(-1), 0.0)
         grads.add(items, span, grad.to(frames.dtype))
@@ -261,6 +266,15 @@ def _add_sums(sums, values, items, span, chunk_size):
         sums[items, rows] = chunk_sums(values, chunk_size)
 
 
+def _kept_scratch(size, dtype, number):
+    """Memory of this thread that stays from call to call, so that its pages are not made anew."""
+    buffers = _of_thread.__dict__
+    if (dtype, number) not in buffers or buffers[dtype, number].numel() < size:
+        with torch.inference_mode(False):  # else it could not be written to outside of that mode
+            buffers[dtype, number] = torch.empty(size, dtype=dtype)
+    return buffers[dtype, number][:size]
+
+
 class _Blocks:
     """The blocks of a pass over the frames, and the memory that they share."""
 
@@ -269,19 +283,16 @@ class _Blocks:
         self.dtype = compute_dtype(frames.dtype)
         self._ranges = block_ranges(batch, num_frames, frames.device, chunk_size or 1)
         self._num_expanded, self._device = num_expanded, frames.device
-        self._buffers = {}
 
     def __iter__(self):
         return iter(self._ranges)
 
     def scratch(self, items, span, dtype, number=0):
         """Memory for the expanded tensor of a block; the same number is the same memory."""
-        num_items, num_frames = items.stop - items.start, span.stop - span.start
-        if (number, dtype) not in self._buffers:  # the first block is the largest
-            shape = num_items * num_frames, self._num_expanded
-            self._buffers[number, dtype] = torch.empty(shape, dtype=dtype, device=self._device)
-        flat = self._buffers[number, dtype][: num_items * num_frames]
-        return flat.view(num_items, num_frames, self._num_expanded)
+        shape = items.stop - items.start, span.stop - span.start, self._num_expanded
+        if self._device.type == "cpu" and shape[0] * shape[1] <= CPU_BLOCK_FRAMES:
+            return _kept_scratch(math.prod(shape), dtype, number).view(shape)
+        return torch.empty(shape, dtype=dtype, device=self._device)
 
     def projection(self, kept, frames, weight, bias, items, span):
         """The projection of a block, kept or computed again, in fp32 or better."""

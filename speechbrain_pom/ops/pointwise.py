@@ -60,7 +60,7 @@ def features_of(projected, degree, activation, out=None):
     return out
 
 
-def features_backward(projected, grad, degree, activation, out=None):
+def features_backward(projected, grad, degree, activation, out=None, work=None):
     """Gradient of `features_of`.
 
     With g_k = dH_k and g_i = dH_i + g_(i+1) h_(i+1): dh_i = g_i H_(i-1), H_0 = 1.
@@ -73,8 +73,8 @@ def features_backward(projected, grad, degree, activation, out=None):
         Gradient of its features, broadcastable to (..., E).
     degree, activation
         As for `features_of`.
-    out : torch.Tensor, optional
-        (..., E), to write the result into; neither of the others.
+    out, work : torch.Tensor, optional
+        (..., E), to write the result and the activations into; none of the others.
 
     Returns
     -------
@@ -86,7 +86,8 @@ def features_backward(projected, grad, degree, activation, out=None):
         torch.clamp(projected, min=0, out=out)
         # 0^0 is 1 for k = 1, hence the comparison.
         return out.pow_(degree - 1).mul_(degree).mul_(projected > 0).mul_(grad)
-    branches = torch.nn.functional.gelu(projected).chunk(degree, dim=-1)
+    work = torch.empty_like(projected) if work is None else work
+    branches = torch.ops.aten.gelu.out(projected, out=work).chunk(degree, dim=-1)
     grads, outs = grad.chunk(degree, dim=-1), out.chunk(degree, dim=-1)
     products = list(branches[:1])
     for branch in branches[1:-1]:

@@ -1,5 +1,7 @@
 """The fused path against the reference: outputs and every gradient, for all masks."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from speechbrain.lobes.models.transformer.Transformer import get_lookahead_mask
@@ -280,3 +282,20 @@ def test_bad_calls_are_quoted(make_inputs, options, message):
     with pytest.raises(ValueError, match=r": (choose|give)") as error:
         polynomial_mix(*inputs.arguments, **{**inputs.options, **options})
     assert str(error.value) == message
+
+
+def test_memory_of_blocks_serves_all_modes_and_threads(make_inputs):
+    """It is kept from call to call: neither inference mode nor another thread may spoil it."""
+    inputs = make_inputs(40)
+    expected = polynomial_mix(*inputs.arguments, **inputs.options)
+    with torch.inference_mode():
+        assert torch.equal(polynomial_mix(*inputs.arguments, **inputs.options), expected)
+    with ThreadPoolExecutor(4) as pool:
+        calls = [
+            pool.submit(polynomial_mix, *inputs.arguments, **inputs.options) for _ in range(40)
+        ]
+        for call in calls:
+            assert torch.equal(call.result(), expected)
+    output = polynomial_mix(*inputs.arguments, **inputs.options)
+    assert torch.equal(output, expected)
+    output.sum().backward()
