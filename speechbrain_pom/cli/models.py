@@ -183,8 +183,8 @@ def describe_encoder(encoder):
     -------
     >>> from speechbrain.lobes.models.transformer.Transformer import TransformerEncoder
     >>> encoder = TransformerEncoder(2, 4, 16, d_model=8, attention_type="regularMHA + PoM(3)")
-    >>> [layer["mixer"] for layer in describe_encoder(encoder)["layers"]]
-    ['regularMHA', "PoM(degree=3, expand=2, variant='base', recompute=False)"]
+    >>> describe_encoder(encoder)["layers"][1]["mixer"]
+    "PoM(degree=3, expand=2, variant='base', recompute=False, backend='auto')"
     """
     layers = [
         {"mixer": mixer_name(mixer_of(layer)), "parameters": _by_group(layer)}

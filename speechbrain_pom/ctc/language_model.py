@@ -34,6 +34,9 @@ def language_model_words(model_path: str, words_path: str | None, units: Units) 
         If a package or file is missing, the words cannot be found, or the units can write none
         of them.
     """
+    for key, path in (("kenlm_model_path", model_path), ("kenlm_words_path", words_path)):
+        if path is not None and not Path(path).is_file():
+            raise ValueError(f"{key}: {str(path)!r} is not a file")
     try:
         import kenlm  # noqa: F401
         import pygtrie  # noqa: F401
@@ -53,9 +56,6 @@ def language_model_words(model_path: str, words_path: str | None, units: Units) 
 
 def _read_words(model_path: str, words_path: str | None) -> set[str]:
     """Read the words from their list, or else from the ARPA file."""
-    for key, path in (("kenlm_model_path", model_path), ("kenlm_words_path", words_path)):
-        if path is not None and not Path(path).is_file():
-            raise ValueError(f"{key}: {str(path)!r} is not a file")
     if words_path is None and _starts_with(model_path, KENLM_BINARY_MAGIC):
         raise ValueError(
             f"kenlm_model_path: {model_path} is a KenLM binary, which does not list its words: "

@@ -1,5 +1,6 @@
 """A row of the table as the two commands that run it from a checkout."""
 
+import contextlib
 import math
 import re
 import shlex
@@ -175,7 +176,11 @@ def run_command(command):
     try:
         words = [sys.executable, *programs[command[0]], *command[1:]]
         processes.append(subprocess.Popen(words))
-        return processes[0].wait()
+        while processes[0].poll() is None:
+            # A signal that came while another thread ran does not wake this one.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                processes[0].wait(timeout=0.5)
+        return processes[0].returncode
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
