@@ -68,6 +68,12 @@ COMMANDS = {
         "speechbrain_pom.cli.compare",
         "compare error rates of runs, paired by utterance, and draw their learning curves",
     ),
+    # Like `experiments`, it guards its own checks.
+    "replica": Command(
+        "speechbrain_pom.cli.replica",
+        "run the scaled replica of the published experiment with all mixers, and report on it",
+        guard=nullcontext,
+    ),
 }
 
 

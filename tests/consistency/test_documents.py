@@ -12,6 +12,7 @@ from speechbrain_pom.attention import parse_spec
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/LibriSpeech/README.md"]
 DOCUMENTS += ["speechbrain_pom/ops/README.md", "tests/data/golden/README.md", "docs/guarantees.md"]
+DOCUMENTS += ["docs/replica.md"]
 
 
 def fences(name, language):

@@ -1,0 +1,223 @@
+"""The generated part of `docs/replica.md`: tables of the results, or how to come by them."""
+
+import re
+from pathlib import Path
+
+from speechbrain_pom.errors import UserError
+from speechbrain_pom.experiments.comparison import table
+from speechbrain_pom.experiments.records import RECORDS_FOLDER
+from speechbrain_pom.experiments.replica import TEST_SETS, load_protocols
+from speechbrain_pom.experiments.replica_records import read_record, record_path
+from speechbrain_pom.experiments.replica_statistics import (
+    NUM_BOOTSTRAP,
+    NUM_RANDOMISATIONS,
+    difference,
+    error_rate,
+    mean_of,
+    pairs_of_mixers,
+)
+from speechbrain_pom.experiments.table import STAGES
+from speechbrain_pom.files import write_atomically
+
+DOCUMENT = "docs/replica.md"
+BEGIN = "<!-- REPLICA: written by python -m speechbrain_pom replica report -->"
+END = "<!-- /REPLICA -->"
+STARTS = {"finetuning": "pretrained", "scratch": "from scratch"}
+
+
+def update_document(path=DOCUMENT, records_folder=RECORDS_FOLDER, check=False):
+    """Write the tables of all protocols into a document, or see whether they are there.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The document; the pictures lie beside it.
+    records_folder : str or pathlib.Path
+    check : bool
+        Only compare.
+
+    Returns
+    -------
+    bool
+        Whether the document had these tables already.
+
+    Raises
+    ------
+    UserError
+        If it has no markers.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    found = re.search(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", text, re.DOTALL)
+    if found is None:
+        raise UserError(f"'{path}' has no lines '{BEGIN}' and '{END}' to write between")
+    blocks = [
+        render(protocol, read_record(record_path(protocol, records_folder)))
+        for protocol in load_protocols().values()
+    ]
+    section = "\n\n".join([BEGIN, *blocks, END])
+    if not check and section != found[0]:
+        write_atomically(path, text[: found.start()] + section + text[found.end() :])
+    return section == found[0]
+
+
+def picture_paths(protocol, folder="docs"):
+    """The pictures of a protocol's results.
+
+    Arguments
+    ---------
+    protocol : Protocol
+    folder : str or pathlib.Path
+
+    Returns
+    -------
+    list of pathlib.Path
+        PNG and SVG.
+
+    Example
+    -------
+    >>> from speechbrain_pom.experiments.replica import find_protocol
+    >>> [path.name for path in picture_paths(find_protocol("small"))]
+    ['replica_small.png', 'replica_small.svg']
+    """
+    return [Path(folder) / f"replica_{protocol.name}.{suffix}" for suffix in ("png", "svg")]
+
+
+def render(protocol, record):
+    """The section of a protocol.
+
+    Arguments
+    ---------
+    protocol : Protocol
+    record : dict or None
+        From `read_record`.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    command = f"python -m speechbrain_pom replica run {protocol.name}"
+    lines = [f"### Protocol `{protocol.name}`: {protocol.hardware}", "", _setting(protocol)]
+    if record is None:
+        return "\n".join([*lines, "", "Not run yet.", "", "```bash", command, "```"])
+    mixers = [mixer for mixer in protocol.mixers if _has_runs(record, mixer)]
+    png = picture_paths(protocol)[0].name
+    lines += ["", _origin(record), "", f"![WER and learning curves]({png})"]
+    lines += ["", "WER (%), mean over the seeds; 95 % interval; lowest and highest seed:"]
+    lines += ["", *table(_rates(protocol, record, mixers))]
+    lines += ["", "With pretraining minus from scratch, points of WER:"]
+    lines += ["", *table(_gains(record, mixers))]
+    for split in TEST_SETS:
+        pairs = pairs_of_mixers(record, mixers, "finetuning", split)
+        if pairs:
+            lines += ["", f"Pairs of mixers, pretrained, {split}, points of WER:"]
+            rows = [(f"{a} - {b}", *_cells(found)) for a, b, found in pairs]
+            lines += ["", *table([_DIFFERENCE_HEADS, *rows])]
+    lines += ["", "Time (minutes, with validation and tests), speed and peak memory of a run:"]
+    lines += ["", *table(_costs(record, mixers)), "", _METHOD, "", "```bash", command]
+    lines += [f"python -m speechbrain_pom replica report {protocol.name}", "```"]
+    return "\n".join(lines)
+
+
+_DIFFERENCE_HEADS = (
+    "difference",
+    "WER (points)",
+    "95 % interval",
+    "p",
+    "utterances better",
+    "worse",
+)
+_METHOD = (
+    f"Intervals: {NUM_BOOTSTRAP} bootstrap trials over utterances, alike for all systems; an "
+    f"utterance counts with the errors of all seeds. p: {NUM_RANDOMISATIONS} random exchanges of "
+    "these errors, two-sided, not corrected for the number of comparisons. Both know the chance "
+    "of the utterances; that of training shows in the range of the seeds alone."
+)
+
+
+def _setting(protocol):
+    corpus = protocol.corpus
+    steps = [getattr(protocol, stage)["optimizer_step_limit"] for stage in STAGES]
+    sizes = [facts["parameters"][1] / 1e6 for facts in protocol.mixers.values()]
+    return (
+        f"Mini corpus of {corpus['duration_min']} minutes (seed {corpus['seed']}); "
+        f"{protocol.options['num_encoder_layers']} layers, {min(sizes):.2f} to {max(sizes):.2f} "
+        f"million parameters; {steps[0]} steps of pretraining, {steps[1]} of fine-tuning; seeds "
+        f"{', '.join(map(str, protocol.seeds))}; {len(protocol.mixers)} mixers."
+    )
+
+
+def _has_runs(record, mixer):
+    return any(run["mixer"] == mixer for run in record["runs"])
+
+
+def _origin(record):
+    """Commits, machines, and what is missing."""
+    commits = dict.fromkeys(str(run["commit"]) for run in record["runs"])
+    parts = [f"{len(record['runs'])} runs at commit {', '.join(commits)}"]
+    for machine in record["machines"]:
+        versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+        parts.append(
+            f"{machine['hardware']}; {machine['jobs']} at a time with {machine['threads']} "
+            f"threads each; {versions}"
+        )
+    text = ". ".join(parts) + "."
+    if record["missing"]:
+        text += f" Not finished: {'; '.join(record['missing'])}."
+    return text
+
+
+def _rates(protocol, record, mixers):
+    heads = [f"{split}, {start}" for split in TEST_SETS for start in STARTS.values()]
+    yield "mixer", "d_model", "parameters", *heads
+    for mixer in mixers:
+        facts = protocol.mixers[mixer]
+        rates = [error_rate(record, mixer, kind, split) for split in TEST_SETS for kind in STARTS]
+        yield (
+            mixer,
+            str(facts["d_model"]),
+            f"{facts['parameters'][1]:,}",
+            *(_rate(found) for found in rates),
+        )
+
+
+def _rate(found):
+    if found is None:
+        return ""
+    return (
+        f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f}; "
+        f"{min(found.seeds):.2f}, {max(found.seeds):.2f})"
+    )
+
+
+def _gains(record, mixers):
+    yield ("mixer", "test set", *_DIFFERENCE_HEADS[1:])
+    for mixer in mixers:
+        for split in TEST_SETS:
+            found = difference(record, *((mixer, kind) for kind in STARTS), split)
+            if found is not None:
+                yield mixer, split, *_cells(found)
+
+
+def _cells(found):
+    return (
+        f"{found.difference:+.2f}",
+        f"{found.low:+.2f} to {found.high:+.2f}",
+        f"{found.p_value:.4f}",
+        str(found.num_better),
+        str(found.num_worse),
+    )
+
+
+def _costs(record, mixers):
+    stages = dict(zip(STAGES, ("pretraining", "fine-tuning"), strict=True))
+    heads = ("minutes", "s of audio per s", "MiB")
+    yield "mixer", *(f"{name}: {head}" for name in stages.values() for head in heads)
+    figures = (("duration_s", 1 / 60, 1), ("audio_s_per_s", 1, 0), ("peak_memory_mib", 1, 0))
+    for mixer in mixers:
+        cells = []
+        for kind in stages:
+            for figure, factor, digits in figures:
+                mean = mean_of(record, mixer, kind, figure)
+                cells.append("" if mean is None else f"{factor * mean:.{digits}f}")
+        yield mixer, *cells

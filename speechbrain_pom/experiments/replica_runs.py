@@ -1,0 +1,170 @@
+"""The runs of a replica as processes, some of them side by side; one that fails stops no other."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from speechbrain_pom.data.workers import num_processes
+from speechbrain_pom.errors import UserError
+from speechbrain_pom.experiments.records import describe_machine
+from speechbrain_pom.files import write_atomically
+from speechbrain_pom.training.run_folder import FINISHED_FILE
+
+CONDITIONS_FILE = "conditions.json"
+_PACKAGES = ("speechbrain-pom", "speechbrain", "torch", "torchaudio")
+
+
+def run_chains(chains, num_jobs, log_folder, show=print):
+    """Run chains of runs, `num_jobs` chains at a time, each to its end or its first failure.
+
+    Every recipe goes on where it was stopped, and does nothing if it is finished. SIGTERM is
+    passed on, and Ctrl-C reaches the recipes by itself: they save, and nothing more is started.
+
+    Arguments
+    ---------
+    chains : list of list of ReplicaRun
+        From `plan_runs`.
+    num_jobs : int
+        Each run gets its share of the CPU cores as OMP_NUM_THREADS.
+    log_folder : str or pathlib.Path
+        Gets what the recipes print, in a file for each run.
+    show : callable
+        Takes a line of progress.
+
+    Returns
+    -------
+    int
+        0; 1 if a run failed; 128 + number of the signal if one stopped them.
+
+    Raises
+    ------
+    UserError
+        If num_jobs is less than 1.
+    """
+    if num_jobs < 1:
+        raise UserError(f"--jobs is {num_jobs}: give at least 1")
+    Path(log_folder).mkdir(parents=True, exist_ok=True)
+    runner = _Runner(sum(map(len, chains)), num_jobs, Path(log_folder), show)
+    with runner.signals_noted(), ThreadPoolExecutor(num_jobs) as executor:
+        list(executor.map(runner.run_chain, chains))
+    for label in runner.failed:
+        show(f"failed: {label}")
+    if runner.signal_number is not None:
+        show("stopped: the same command goes on")
+        return 128 + runner.signal_number
+    return 1 if runner.failed else 0
+
+
+class _Runner:
+    """The state that the threads of `run_chains` share."""
+
+    def __init__(self, num_runs, num_jobs, log_folder, show):
+        self.num_runs = num_runs
+        self.log_folder = log_folder
+        self.show = show
+        self.num_done = 0
+        self.failed = []
+        self.signal_number = None
+        self._processes = set()
+        self._lock = threading.RLock()  # a signal's handler may interrupt its holder
+        num_threads = max(1, num_processes(None) // num_jobs)
+        # Waiting threads that spin slow down the run beside them.
+        self._environment = {
+            "OMP_WAIT_POLICY": "PASSIVE",
+            **os.environ,
+            "OMP_NUM_THREADS": str(num_threads),
+        }
+        self._conditions = {
+            "hardware": describe_machine(),
+            "jobs": num_jobs,
+            "threads": num_threads,
+            "versions": {package: version(package) for package in _PACKAGES},
+        }
+
+    @contextmanager
+    def signals_noted(self):
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        former = {number: signal.signal(number, self._stop) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number, _frame):
+        with self._lock:
+            self.signal_number = number
+            for process in self._processes if number == signal.SIGTERM else ():
+                process.send_signal(number)
+
+    def run_chain(self, chain):
+        for position, run in enumerate(chain):
+            if not self._run(run):
+                left = chain[position + 1 :] if self.signal_number is None else ()
+                for left_out in left:
+                    self._tell(left_out, f"left out, as {run.kind} is not finished")
+                return
+
+    def _run(self, run):
+        """Whether the run is finished."""
+        log = self.log_folder / f"{run.mixer}-{run.seed}-{run.kind}.log"
+        before, start = _stamp(run.folder / FINISHED_FILE), time.monotonic()
+        code = self._call(run, log)
+        if code is None:
+            return False
+        if code == 0:
+            repeated = before is not None and _stamp(run.folder / FINISHED_FILE) == before
+            if not repeated:
+                conditions = json.dumps(self._conditions, indent=1) + "\n"
+                write_atomically(run.folder / CONDITIONS_FILE, conditions)
+            passed_s = round(time.monotonic() - start)
+            took = f"finished in {passed_s // 60}:{passed_s % 60:02d}"
+            self._tell(run, "was finished" if repeated else took)
+            return True
+        if self.signal_number is None:
+            self._tell(run, f"FAILED with exit code {code}: {_last_line(log)}")
+            self.failed.append(f"{run.label}: see {log}")
+        else:
+            self._tell(run, "stopped")
+        return False
+
+    def _call(self, run, log):
+        """Exit code of the recipe; None if it was not started, as a signal has come."""
+        with open(log, "a", encoding="utf-8") as stream:
+            with self._lock:
+                if self.signal_number is not None:
+                    return None
+                process = subprocess.Popen(
+                    [sys.executable, *run.command[1:]],
+                    env=self._environment,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                )
+                self._processes.add(process)
+            code = process.wait()
+            with self._lock:
+                self._processes.discard(process)
+            return code
+
+    def _tell(self, run, text):
+        with self._lock:
+            self.num_done += 1
+            width = len(str(self.num_runs))
+            self.show(f"[{self.num_done:{width}}/{self.num_runs}] {run.label}: {text}")
+
+
+def _stamp(path):
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def _last_line(log):
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")

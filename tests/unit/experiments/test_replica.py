@@ -1,0 +1,126 @@
+"""Protocols of the scaled replica: equal sizes, equal options, and their commands."""
+
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+
+from speechbrain_pom.experiments.replica import (
+    PROTOCOLS_PATH,
+    find_protocol,
+    load_protocols,
+    plan_runs,
+    runs_folder,
+)
+from speechbrain_pom.experiments.replica_report import update_document
+from speechbrain_pom.training.options import parse_command_line
+
+ROOT = Path(__file__).parents[3]
+TOLERANCE = 0.03
+MIXERS = [(name, mixer) for name, found in load_protocols().items() for mixer in found.mixers]
+
+
+@pytest.fixture(autouse=True)
+def in_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def requests_of(protocol, mixer, seed, **kwargs):
+    """Kind to what the recipe understands of its command."""
+    chains = plan_runs(protocol, mixers=[mixer], seeds=[seed], **kwargs)
+    return {
+        run.kind: parse_command_line(list(run.command[2:])) for chain in chains for run in chain
+    }
+
+
+def count(*modules):
+    return sum(weight.numel() for module in modules for weight in module.parameters())
+
+
+@pytest.mark.parametrize(("name", "mixer"), MIXERS)
+def test_parameters_of_a_mixer(name, mixer):
+    protocol = find_protocol(name)
+    request = requests_of(protocol, mixer, 1)["pretraining"]
+    with open(request.yaml_path, encoding="utf-8") as stream, torch.device("meta"):
+        built = load_hyperpyyaml(stream, request.overrides)
+    encoder = count(built["wrapper"])
+    counts = [encoder, encoder + count(built["CNN"], built["linear"])]
+    assert counts == protocol.mixers[mixer]["parameters"]
+    for number, of_pom in zip(counts, protocol.mixers["PoM"]["parameters"], strict=True):
+        assert abs(number / of_pom - 1) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", load_protocols())
+def test_mixers_differ_in_spec_and_width_alone(name):
+    protocol = find_protocol(name)
+    found = {mixer: requests_of(protocol, mixer, 2) for mixer in ("PoM", "SummaryMixing")}
+    different = {"attention_type", "d_model", "output_folder", "pretrained"}
+    for kind in ("pretraining", "finetuning", "scratch"):
+        first, second = ({**found[m][kind].overrides} for m in found)
+        assert first["d_model"] == protocol.mixers["PoM"]["d_model"]
+        assert second["attention_type"].startswith("SummaryMixing(")
+        assert first["seed"] == 2
+        assert first["data_folder"] == f"{runs_folder(protocol)}/corpus"
+        for key in different:
+            first.pop(key, None)
+            second.pop(key, None)
+        assert first == second
+
+
+def test_fine_tuning_differs_in_its_start_alone():
+    found = requests_of(find_protocol("small"), "hypermixing", 3, folder="out")
+    first, second = (found[kind].overrides for kind in ("finetuning", "scratch"))
+    assert first.pop("pretrained") == "out/hypermixing/3/pretraining"
+    assert second.pop("pretrained") is None
+    assert first.pop("output_folder") == "out/hypermixing/3/finetuning"
+    assert second.pop("output_folder") == "out/hypermixing/3/scratch"
+    assert first == second
+    assert found["pretraining"].overrides["output_folder"] == "out/hypermixing/3/pretraining"
+
+
+def test_runs_come_seed_by_seed_and_pretraining_first():
+    protocol = find_protocol("small")
+    chains = plan_runs(protocol, mixers=["regularMHA", "PoM"], seeds=[3, 1])
+    kinds = [["pretraining", "finetuning"], ["scratch"]]
+    assert [[run.kind for run in chain] for chain in chains] == 4 * kinds
+    assert [(c[0].seed, c[0].mixer) for c in chains[::2]] == [
+        (1, "PoM"),
+        (1, "regularMHA"),
+        (3, "PoM"),
+        (3, "regularMHA"),
+    ]
+    assert chains[0][1].label == "PoM, seed 1, finetuning"
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"mixers": ["LSTM"]}, "mixer 'LSTM' is not of protocol small: it has PoM, RelPosMHAXL, r"),
+        ({"mixers": ["RelPosMHA"]}, "not of protocol small: did you mean RelPosMHAXL? it has PoM"),
+        ({"seeds": [7]}, "seed '7' is not of protocol small: it has 1, 2, 3"),
+    ],
+)
+def test_what_is_not_of_the_protocol_is_refused(choice, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        plan_runs(find_protocol("small"), **choice)
+
+
+def test_protocols_that_do_not_exist():
+    with pytest.raises(ValueError, match="unknown protocol 'smal': choose one of small, large"):
+        find_protocol("smal")
+    with pytest.raises(ValueError, match=r"no such file of protocols: '/nowhere\.yaml'"):
+        load_protocols("/nowhere.yaml")
+
+
+def test_the_protocols_are_installed_with_the_package():
+    config = configparser.ConfigParser()
+    config.read("setup.cfg")
+    files = config["options.package_data"]["speechbrain_pom.experiments"].split()
+    assert PROTOCOLS_PATH.name in files
+
+
+def test_the_document_is_what_the_records_say():
+    assert update_document(check=True), "run `python -m speechbrain_pom replica report small`"

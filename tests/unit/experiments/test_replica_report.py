@@ -1,0 +1,204 @@
+"""Results of a replica: gathered from made-up runs, over the seeds, in the document, drawn."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from speechbrain_pom.ctc.scoring import ErrorRates
+from speechbrain_pom.experiments import replica_statistics
+from speechbrain_pom.experiments.replica import find_protocol, plan_runs
+from speechbrain_pom.experiments.replica_figure import draw_replica
+from speechbrain_pom.experiments.replica_records import (
+    collect,
+    read_record,
+    record_path,
+    write_record,
+)
+from speechbrain_pom.experiments.replica_report import (
+    BEGIN,
+    END,
+    picture_paths,
+    render,
+    update_document,
+)
+from speechbrain_pom.experiments.replica_statistics import (
+    difference,
+    error_rate,
+    mean_of,
+    pairs_of_mixers,
+)
+from speechbrain_pom.training.experiment import Experiment as Run
+from speechbrain_pom.training.logs import EpochHistory
+from speechbrain_pom.training.options import parse_command_line
+from speechbrain_pom.training.run_folder import configuration
+
+ROOT = Path(__file__).parents[3]
+REFERENCES = ["ONE TWO THREE FOUR"] * 20
+CONDITIONS = {"hardware": "an abacus", "jobs": 2, "threads": 1, "versions": {"torch": "2.11"}}
+
+
+@pytest.fixture(autouse=True)
+def few_trials(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(replica_statistics, "NUM_BOOTSTRAP", 40)
+    monkeypatch.setattr(replica_statistics, "NUM_RANDOMISATIONS", 400)
+
+
+@pytest.fixture(scope="module")
+def protocol():
+    """Of two mixers and two seeds."""
+    small = find_protocol("small")
+    mixers = {name: small.mixers[name] for name in ("PoM", "regularMHA")}
+    return replace(small, mixers=mixers, seeds=[1, 2])
+
+
+def num_wrong(run):
+    """How many of 20 utterances a run gets wrong: PoM none with seed 1 and 4 with seed 2."""
+    return {"PoM": 0, "regularMHA": 8}[run.mixer] + 4 * (run.seed - 1) + 6 * (run.kind == "scratch")
+
+
+def write_run(run, utterances=20):
+    """One finished run as the recipe leaves it."""
+    run.folder.mkdir(parents=True)
+    request = parse_command_line(list(run.command[2:]))
+    begun = Run({}, request.run_options, request.overrides, {}, False, request.yaml_path)
+    (run.folder / "finished.json").write_text(json.dumps(configuration(begun, 1)))
+    (run.folder / "conditions.json").write_text(json.dumps(CONDITIONS))
+    (run.folder / "env.log").write_text("====\nGit revision:\nabc1234\n====\n")
+    (run.folder / "log.txt").write_text(
+        "2026-01-01 10:00:00,000 - quirks - INFO - Applied quirks (see ...): []\n"
+        "2026-01-01 10:03:00,000 - train - INFO - done\n"
+    )
+    history = EpochHistory(run.folder / "history.jsonl")
+    for epoch in (1, 2):
+        train = {"loss": 5.0, "audio_s_per_s": 40.0 * epoch, "peak_memory_mib": 100.0 * epoch}
+        valid = {"loss": 4.0 / epoch, "accuracy": 0.5, "wer": 50.0 / epoch}
+        history.append({"epoch": epoch, "steps": 9 * epoch, "train": train, "valid": valid})
+    if run.kind == "pretraining":
+        return
+    results = {}
+    for split in ("test-clean", "test-other"):
+        rates, wrong = ErrorRates(), num_wrong(run)
+        texts = ["ONE TWO THREE TEN"] * wrong + REFERENCES[wrong:]
+        ids = [f"u{i:02d}" for i in range(utterances)]
+        rates.append(ids, texts[:utterances], REFERENCES[:utterances])
+        rates.write(run.folder / f"wer_{split}_no_lm.txt")
+        results[split] = {"no_lm": rates.summary(10)}
+    (run.folder / "results.json").write_text(json.dumps(results))
+
+
+@pytest.fixture(scope="module")
+def folder(protocol, tmp_path_factory):
+    """All runs of the protocol but one."""
+    folder = tmp_path_factory.mktemp("replica")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        for chain in plan_runs(protocol, folder):
+            for run in chain:
+                if (run.mixer, run.seed, run.kind) != ("regularMHA", 2, "scratch"):
+                    write_run(run)
+    return folder
+
+
+@pytest.fixture
+def record(protocol, folder, tmp_path):
+    """As it is read from its file."""
+    path = record_path(protocol, tmp_path / "results")
+    write_record(collect(protocol, folder), path)
+    return read_record(path)
+
+
+def test_a_record_has_what_the_runs_left(record, folder, protocol):
+    assert record["missing"] == ["regularMHA, seed 2, scratch"]
+    assert len(record["runs"]) == 11
+    assert record["machines"] == [CONDITIONS]
+    assert record["corpus"] == protocol.corpus
+    run = next(run for run in record["runs"] if run["kind"] == "finetuning" and run["seed"] == 2)
+    assert (run["mixer"], run["commit"], run["duration_s"]) == ("PoM", "abc1234", 180)
+    assert (run["peak_memory_mib"], run["audio_s_per_s"], run["num_steps"]) == (200.0, 60.0, 18)
+    assert run["curve"] == {"steps": [9, 18], "loss": [4.0, 2.0], "wer": [50.0, 25.0]}
+    assert run["edits"]["test-other"] == [1] * 4 + [0] * 16
+    assert run["results"]["test-clean"]["wer"] == 5.0
+    assert record["utterances"]["test-clean"]["u07"] == 4
+    assert run["command"].startswith("python recipes/LibriSpeech/train_ctc.py hparams/pom_ctc.yaml")
+    assert "--data_folder results/replica/small/corpus" in run["command"]
+    assert str(folder) not in json.dumps(record)
+
+
+def test_figures_over_the_seeds(record):
+    rate = error_rate(record, "PoM", "finetuning", "test-clean")
+    assert (rate.mean, rate.seeds) == (2.5, [0.0, 5.0])
+    assert rate.low < rate.mean < rate.high
+    found = difference(record, ("PoM", "finetuning"), ("regularMHA", "finetuning"), "test-clean")
+    assert (found.difference, found.num_better, found.num_worse) == (-10.0, 12, 0)
+    # Of the scratch runs of regularMHA seed 2 is missing, so that seed 1 alone is compared.
+    found = difference(
+        record, ("regularMHA", "finetuning"), ("regularMHA", "scratch"), "test-other"
+    )
+    assert (found.difference, found.num_better) == (-7.5, 6)
+    ((first, second, found),) = pairs_of_mixers(
+        record, ["PoM", "regularMHA", "hypermixing"], "finetuning", "test-clean"
+    )
+    assert (first, second) == ("PoM", "regularMHA")
+    assert mean_of(record, "PoM", "pretraining", "duration_s") == 180
+    assert mean_of(record, "hypermixing", "pretraining", "duration_s") is None
+
+
+def test_the_document(protocol, record, tmp_path):
+    text = render(protocol, record)
+    rows = [line for line in text.splitlines() if line.startswith("| PoM ")]
+    assert re.search(r"\| 96 +\| 1,268,864 +\| 2\.50 \(.* to .*; 0\.00, 5\.00\)", rows[0])
+    assert "| PoM - regularMHA | -10.00 " in text
+    assert "Not finished: regularMHA, seed 2, scratch." in text
+    assert "an abacus; 2 at a time with 1 threads each; torch 2.11" in text
+    assert "![WER and learning curves](replica_small.png)" in text
+
+    document = tmp_path / "replica.md"
+    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    assert not update_document(document, tmp_path, check=True)
+    assert "old" in document.read_text()
+    assert not update_document(document, tmp_path)
+    assert update_document(document, tmp_path, check=True)
+    written = document.read_text()
+    assert written.startswith(f"before\n{BEGIN}\n\n### Protocol `small`: 2 CPU cores\n")
+    assert written.endswith(f"{END}\nafter\n")
+    assert written.count("Not run yet.") == 2
+    assert "python -m speechbrain_pom replica run large\n" in written
+
+    document.write_text("no markers")
+    with pytest.raises(ValueError, match=r"replica\.md' has no lines '<!-- REPLICA: .* to write"):
+        update_document(document, tmp_path)
+
+
+def test_pictures(protocol, record, tmp_path):
+    paths = picture_paths(protocol, tmp_path)
+    draw_replica(record, protocol.mixers, paths)
+    png, svg = (path.read_bytes() for path in paths)
+    assert png[1:4] == b"PNG"
+    assert b"<svg" in svg
+    draw_replica(record, protocol.mixers, paths)
+    assert [path.read_bytes() for path in paths] == [png, svg]
+    record["runs"][1]["edits"]["test-clean"][-1] = 4
+    draw_replica(record, protocol.mixers, paths)
+    assert paths[0].read_bytes() != png
+
+
+def test_runs_that_do_not_belong_together_are_refused(protocol, folder, tmp_path):
+    message = r"no finished run of protocol small in '.*': make them with `replica run small`"
+    with pytest.raises(ValueError, match=message):
+        collect(protocol, tmp_path / "nowhere")
+    longer = {**protocol.pretraining, "optimizer_step_limit": 10**6}
+    message = (
+        r"pretraining' is no run of protocol small as it is now: its optimizer_step_limit is 700; "
+        "give another folder with --out, and run it again"
+    )
+    with pytest.raises(ValueError, match=message):
+        collect(replace(protocol, pretraining=longer), folder)
+    one, other = plan_runs(protocol, tmp_path, ["PoM"])[0:3:2]
+    write_run(one[1])
+    write_run(other[1], utterances=19)
+    with pytest.raises(ValueError, match="was tested on other utterances of test-clean than the r"):
+        collect(protocol, tmp_path)
