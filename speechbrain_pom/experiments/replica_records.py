@@ -58,9 +58,9 @@ def collect(protocol, folder):
         protocol, corpus; machines (hardware, runs side by side, threads, versions); utterances
         (test set to utterance id to number of words); missing (labels of the runs that are not
         finished); and runs: mixer, seed, kind, commit, command (in the default folder), machine
-        (its number), duration_s, peak_memory_mib, audio_s_per_s, num_steps, curve (by step), and
-        of fine-tuning results (as in results.json) and edits (test set to edited words of the
-        utterances, in their order).
+        (its number), duration_s (training), cpu_s (the whole recipe, with loading and tests),
+        peak_memory_mib, audio_s_per_s, num_steps, curve (by step), and of fine-tuning results (as
+        in results.json) and edits (test set to edited words of the utterances, in their order).
 
     Raises
     ------
@@ -158,14 +158,16 @@ def _read_run(run, command, record):
     environment = (run.folder / "env.log").read_text(encoding="utf-8")
     commit = re.search(r"Git revision:\n(\w+)", environment)
     trained = [epoch["train"] for epoch in history]
+    conditions = _conditions(run)
     facts = {
         "mixer": run.mixer,
         "seed": run.seed,
         "kind": run.kind,
         "commit": commit[1] if commit else None,
         "command": command,
-        "machine": _machine(run, record["machines"]),
+        "machine": _number_of(conditions["machine"], record["machines"]),
         "duration_s": int(training_time(run.folder / "log.txt").total_seconds()),
+        "cpu_s": conditions["cpu_s"],
         "peak_memory_mib": round(max(epoch["peak_memory_mib"] for epoch in trained), 1),
         "audio_s_per_s": round(sum(e["audio_s_per_s"] for e in trained) / len(trained), 1),
         "num_steps": history[-1]["steps"],
@@ -181,12 +183,17 @@ def _read_run(run, command, record):
     return facts
 
 
-def _machine(run, machines):
-    """Number of the machine that a run had; None if it was started by hand."""
+def _conditions(run):
+    """What `replica run` has noted; nothing is known of a run that was started by hand."""
     path = run.folder / CONDITIONS_FILE
     if not path.is_file():
+        return {"machine": None, "cpu_s": None}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _number_of(machine, machines):
+    if machine is None:
         return None
-    machine = json.loads(path.read_text(encoding="utf-8"))
     if machine not in machines:
         machines.append(machine)
     return machines.index(machine)

@@ -211,9 +211,9 @@ def _cells(found):
 
 def _costs(record, mixers):
     stages = dict(zip(STAGES, ("pretraining", "fine-tuning"), strict=True))
-    heads = ("minutes", "s of audio per s", "MiB")
+    heads = ("CPU minutes", "minutes", "MiB")
     yield "mixer", *(f"{name}: {head}" for name in stages.values() for head in heads)
-    figures = (("duration_s", 1 / 60, 1), ("audio_s_per_s", 1, 0), ("peak_memory_mib", 1, 0))
+    figures = (("cpu_s", 1 / 60, 1), ("duration_s", 1 / 60, 1), ("peak_memory_mib", 1, 0))
     for mixer in mixers:
         cells = []
         for kind in stages:

@@ -103,7 +103,7 @@ class _Runner:
         with self._lock:
             self.signal_number = number
             for process in self._processes if number == signal.SIGTERM else ():
-                process.send_signal(number)
+                os.kill(process.pid, number)
 
     def run_chain(self, chain):
         for position, run in enumerate(chain):
@@ -117,14 +117,13 @@ class _Runner:
         """Whether the run is finished."""
         log = self.log_folder / f"{run.mixer}-{run.seed}-{run.kind}.log"
         before, start = _stamp(run.folder / FINISHED_FILE), time.monotonic()
-        code = self._call(run, log)
+        code, cpu_s = self._call(run, log)
         if code is None:
             return False
+        repeated = before is not None and _stamp(run.folder / FINISHED_FILE) == before
+        if not repeated and run.folder.is_dir():
+            self._note_conditions(run, cpu_s)
         if code == 0:
-            repeated = before is not None and _stamp(run.folder / FINISHED_FILE) == before
-            if not repeated:
-                conditions = json.dumps(self._conditions, indent=1) + "\n"
-                write_atomically(run.folder / CONDITIONS_FILE, conditions)
             passed_s = round(time.monotonic() - start)
             took = f"finished in {passed_s // 60}:{passed_s % 60:02d}"
             self._tell(run, "was finished" if repeated else took)
@@ -137,11 +136,11 @@ class _Runner:
         return False
 
     def _call(self, run, log):
-        """Exit code of the recipe; None if it was not started, as a signal has come."""
+        """Exit code and seconds of CPU time; None for both if a signal came before the start."""
         with open(log, "a", encoding="utf-8") as stream:
             with self._lock:
                 if self.signal_number is not None:
-                    return None
+                    return None, None
                 process = subprocess.Popen(
                     [sys.executable, *run.command[1:]],
                     env=self._environment,
@@ -149,10 +148,22 @@ class _Runner:
                     stderr=subprocess.STDOUT,
                 )
                 self._processes.add(process)
-            code = process.wait()
+            # Popen.wait() would not tell what this child has used. It is reaped under the lock, so
+            # that no signal goes to a number that is another process by then.
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             with self._lock:
+                _, status, usage = os.wait4(process.pid, 0)
                 self._processes.discard(process)
-            return code
+                process.returncode = os.waitstatus_to_exitcode(status)
+            return process.returncode, usage.ru_utime + usage.ru_stime
+
+    def _note_conditions(self, run, cpu_s):
+        """What the run was made with; the CPU time of its parts, if it was stopped, adds up."""
+        path = run.folder / CONDITIONS_FILE
+        if path.is_file():
+            cpu_s += json.loads(path.read_text(encoding="utf-8"))["cpu_s"]
+        conditions = {"machine": self._conditions, "cpu_s": round(cpu_s, 3)}
+        write_atomically(path, json.dumps(conditions, indent=1) + "\n")
 
     def _tell(self, run, text):
         with self._lock:

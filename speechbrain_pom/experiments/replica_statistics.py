@@ -125,10 +125,10 @@ def mean_of(record, mixer, kind, figure):
     Returns
     -------
     float or None
-        None if no seed is finished.
+        None if no seed is finished, or the figure of one is not known.
     """
     values = [run[figure] for run in runs_of(record, mixer, kind).values()]
-    return sum(values) / len(values) if values else None
+    return sum(values) / len(values) if values and None not in values else None
 
 
 def _pooled(record, runs, seeds, split):

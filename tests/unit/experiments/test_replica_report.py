@@ -37,7 +37,7 @@ from speechbrain_pom.training.run_folder import configuration
 
 ROOT = Path(__file__).parents[3]
 REFERENCES = ["ONE TWO THREE FOUR"] * 20
-CONDITIONS = {"hardware": "an abacus", "jobs": 2, "threads": 1, "versions": {"torch": "2.11"}}
+MACHINE = {"hardware": "an abacus", "jobs": 2, "threads": 1, "versions": {"torch": "2.11"}}
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def write_run(run, utterances=20):
     request = parse_command_line(list(run.command[2:]))
     begun = Run({}, request.run_options, request.overrides, {}, False, request.yaml_path)
     (run.folder / "finished.json").write_text(json.dumps(configuration(begun, 1)))
-    (run.folder / "conditions.json").write_text(json.dumps(CONDITIONS))
+    (run.folder / "conditions.json").write_text(json.dumps({"machine": MACHINE, "cpu_s": 240.0}))
     (run.folder / "env.log").write_text("====\nGit revision:\nabc1234\n====\n")
     (run.folder / "log.txt").write_text(
         "2026-01-01 10:00:00,000 - quirks - INFO - Applied quirks (see ...): []\n"
@@ -114,7 +114,7 @@ def record(protocol, folder, tmp_path):
 def test_a_record_has_what_the_runs_left(record, folder, protocol):
     assert record["missing"] == ["regularMHA, seed 2, scratch"]
     assert len(record["runs"]) == 11
-    assert record["machines"] == [CONDITIONS]
+    assert record["machines"] == [MACHINE]
     assert record["corpus"] == protocol.corpus
     run = next(run for run in record["runs"] if run["kind"] == "finetuning" and run["seed"] == 2)
     assert (run["mixer"], run["commit"], run["duration_s"]) == ("PoM", "abc1234", 180)
@@ -144,6 +144,7 @@ def test_figures_over_the_seeds(record):
     )
     assert (first, second) == ("PoM", "regularMHA")
     assert mean_of(record, "PoM", "pretraining", "duration_s") == 180
+    assert mean_of(record, "PoM", "pretraining", "cpu_s") == 240
     assert mean_of(record, "hypermixing", "pretraining", "duration_s") is None
 
 

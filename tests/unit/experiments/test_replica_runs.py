@@ -57,9 +57,11 @@ def test_all_runs_and_then_none(chains):
     assert all(": finished in 0:0" in line for line in lines)
     for kind in ("pretraining", "finetuning", "scratch"):
         conditions = json.loads(Path(f"out/PoM/1/{kind}/conditions.json").read_text())
-        assert conditions["jobs"] == 2
+        machine = conditions["machine"]
+        assert machine["jobs"] == 2
+        assert 0 < conditions["cpu_s"] < 10
         threads = Path(f"out/PoM/1/{kind}/threads").read_text()
-        assert int(threads) == conditions["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
+        assert int(threads) == machine["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
     code, lines = run(chains)
     assert code == 0
     assert all(line.endswith(": was finished") for line in lines)
