@@ -16,7 +16,7 @@ from encoders import FLOOR, MODES, SIZES
 from measuring import FOLDER, MIB, RESULTS
 
 from speechbrain_pom.errors import UserError, exit_on_user_error
-from speechbrain_pom.files import write_atomically
+from speechbrain_pom.files import replace_section
 
 README = FOLDER.parent / "README.md"
 BEGIN = "<!-- PERFORMANCE: written by benchmarks/report.py -->"
@@ -264,14 +264,14 @@ def long_audio_part(results):
 
 
 def write_section(results):
-    """The whole section, between its markers."""
+    """The whole section, without its markers."""
     parts = [INTRODUCTION, "### Encoders at equal parameters\n"]
     parts += [scaling_part(results, kind) for kind in SCALING]
     parts += [published_part(results), "### The operator alone\n"]
     parts += [op_part(results, name, options) for name, options in OPS.items()]
     parts += [bounds_part(results), kernels_part(results)]
     parts += ["### Long audio\n", "Inference in one pass, batch 1, fp32, CPU:\n"]
-    return "\n".join([BEGIN, "", *parts, long_audio_part(results), END])
+    return "\n".join([*parts, long_audio_part(results)]).strip("\n")
 
 
 @exit_on_user_error()
@@ -284,15 +284,8 @@ def main(words=None):
     parser.add_argument("--readme", type=Path, default=README, help="the file with the markers")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     args = parser.parse_args(words)
-    text = args.readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{args.readme}: no lines {BEGIN!r} and {END!r}: put the section back")
-    written = before + write_section(args.results) + after
-    if not args.check:
-        write_atomically(args.readme, written)
-    elif written != text:
+    current = replace_section(args.readme, BEGIN, END, write_section(args.results), args.check)
+    if args.check and not current:
         raise SystemExit(
             f"error: {args.readme.name} differs from the results: run python benchmarks/report.py"
         )

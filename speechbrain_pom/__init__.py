@@ -6,10 +6,17 @@ Importing this package registers them: `attention_type: PoM` then works in any h
 from speechbrain_pom import ops
 from speechbrain_pom.attention import (
     attention_types,
+    convert_attention,
     register,
     register_attention,
     unregister,
     unregister_attention,
+)
+from speechbrain_pom.inference import (
+    SpeechEncoder,
+    SpeechRecogniser,
+    load_encoder,
+    load_recogniser,
 )
 from speechbrain_pom.nnet import Fastformer, Mamba, PolynomialMixer, SummaryMixing
 
@@ -18,8 +25,13 @@ __all__ = [
     "Fastformer",
     "Mamba",
     "PolynomialMixer",
+    "SpeechEncoder",
+    "SpeechRecogniser",
     "SummaryMixing",
     "attention_types",
+    "convert_attention",
+    "load_encoder",
+    "load_recogniser",
     "ops",
     "register",
     "register_attention",

@@ -64,6 +64,18 @@ COMMANDS = {
         takes_overrides=True,
         guard=nullcontext,
     ),
+    "encode": Command(
+        "speechbrain_pom.cli.encode",
+        "write the frames of a pretrained encoder for audio files of any number and length",
+    ),
+    "transcribe": Command(
+        "speechbrain_pom.cli.transcribe",
+        "write what is said in audio files: text, JSON with word times, or subtitles",
+    ),
+    "export": Command(
+        "speechbrain_pom.cli.export",
+        "make a folder of a trained model that SpeechBrain and load_encoder load, with a card",
+    ),
     "compare": Command(
         "speechbrain_pom.cli.compare",
         "compare error rates of runs, paired by utterance, and draw their learning curves",

@@ -4,6 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from speechbrain_pom.errors import UserError
+
 
 def write_atomically(path, content):
     """Replace a file in one step, so that a reader or a killed run never sees half of it.
@@ -39,6 +41,50 @@ def write_atomically(path, content):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_section(path, begin, end, content, check=False):
+    """Replace the generated section of a document, or see whether it is what it should be.
+
+    Arguments
+    ---------
+    path : str or Path
+        The document.
+    begin, end : str
+        The lines around the section.
+    content : str
+        What is to stand between them, without empty lines around it.
+    check : bool
+        Only compare.
+
+    Returns
+    -------
+    bool
+        Whether the document had this section already.
+
+    Raises
+    ------
+    UserError
+        If it does not have the two lines.
+
+    Example
+    -------
+    >>> document = getfixture("tmp_path") / "a.md"
+    >>> _ = document.write_text("# Title\\n<!-- A -->\\nold\\n<!-- /A -->\\n")
+    >>> replace_section(document, "<!-- A -->", "<!-- /A -->", "new")
+    False
+    >>> replace_section(document, "<!-- A -->", "<!-- /A -->", "new", check=True)
+    True
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    before, first, rest = text.partition(begin)
+    _, last, after = rest.partition(end)
+    if not (first and last):
+        raise UserError(f"'{path}' has no lines '{begin}' and '{end}' to write between")
+    written = f"{before}{begin}\n\n{content}\n\n{end}{after}"
+    if not check and written != text:
+        write_atomically(path, written)
+    return written == text
 
 
 def flush_to_disk(path):

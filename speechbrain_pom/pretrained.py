@@ -24,6 +24,7 @@ SILENT_KEYS = ("nhead", "positional_encoding", "sample_rate", "n_fft", "hop_leng
 FROM_SCRATCH = "from scratch"
 MODEL_FILE = "model.ckpt"
 NORMALIZE_FILE = "normalize.ckpt"
+CHECKPOINT_FILES = (METAFNAME, MODEL_FILE, NORMALIZE_FILE)
 
 
 def describe_encoder(hparams):
@@ -64,17 +65,38 @@ def find_checkpoint(path):
     UserError
         If there is none.
     """
-    path = Path(path)
-    candidates = [path, *path.glob("CKPT+*"), *path.glob("save/CKPT+*")]
-    files = (METAFNAME, MODEL_FILE, NORMALIZE_FILE)
-    found = [folder for folder in candidates if all((folder / name).is_file() for name in files)]
+    found = find_checkpoints(path)
     if not found:
-        problem = "holds no checkpoint with an encoder" if path.exists() else "does not exist"
+        problem = "holds no checkpoint with an encoder" if Path(path).exists() else "does not exist"
         raise UserError(
             f"pretrained: '{path}' {problem}: give a run's folder or one CKPT+... folder "
-            f"(with {', '.join(files)}) by --pretrained, or --pretrained null to start from scratch"
+            f"(with {', '.join(CHECKPOINT_FILES)}) by --pretrained, or --pretrained null to start "
+            "from scratch"
         )
-    return max(found, key=lambda folder: read_meta(folder).get("unixtime", 0.0))
+    return found[-1]
+
+
+def find_checkpoints(path):
+    """All checkpoints with an encoder.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        A run's output folder, its `save` folder, or one `CKPT+...` folder.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The oldest first.
+    """
+    path = Path(path)
+    candidates = [path, *path.glob("CKPT+*"), *path.glob("save/CKPT+*")]
+    found = [
+        folder
+        for folder in candidates
+        if all((folder / name).is_file() for name in CHECKPOINT_FILES)
+    ]
+    return sorted(found, key=lambda folder: read_meta(folder).get("unixtime", 0.0))
 
 
 def read_meta(checkpoint):
@@ -130,8 +152,8 @@ def load_pretrained(checkpoint, *, model, normalize, encoder):
         )
         raise UserError(f"pretrained: {checkpoint} was made with {differing}: set these alike")
     path = checkpoint / MODEL_FILE
-    state = _read_tensors(path)
-    _read_tensors(checkpoint / NORMALIZE_FILE)
+    state = read_tensors(path, "pretrained: ")
+    read_tensors(checkpoint / NORMALIZE_FILE, "pretrained: ")
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -153,8 +175,24 @@ def load_pretrained(checkpoint, *, model, normalize, encoder):
     return sha256_of(path)
 
 
-def _read_tensors(path):
-    """A dict of tensors; nothing else in the file is ever executed."""
+def read_tensors(path, where=""):
+    """A dict of tensors from a checkpoint; nothing else in the file is ever executed.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+    where : str
+        Beginning of the message.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    UserError
+        If the file is damaged or holds more than tensors and plain numbers.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         problem = None if isinstance(state, dict) else f"it holds a {type(state).__name__}"
@@ -162,8 +200,8 @@ def _read_tensors(path):
         problem = one_line(error)
     if problem is not None:
         raise UserError(
-            f"pretrained: {path} is damaged or no file of tensors ({problem[:200]}): choose "
-            "another checkpoint"
+            f"{where}{path} is damaged or no file of tensors ({problem[:200]}): choose another "
+            "checkpoint"
         )
     return state
 

@@ -1,5 +1,6 @@
 """Attention types for SpeechBrain's encoders: registry, spec parser, seams, versions."""
 
+from speechbrain_pom.attention.convert import convert_attention
 from speechbrain_pom.attention.registry import (
     attention_types,
     register_attention,
@@ -11,6 +12,7 @@ from speechbrain_pom.attention.spec import LayerSpec, parse_spec
 __all__ = [
     "LayerSpec",
     "attention_types",
+    "convert_attention",
     "mixer_of",
     "parse_spec",
     "register",

@@ -6,8 +6,12 @@ of each convolution: zeros where SpeechBrain pads the end of a sequence with zer
 own reflection where it reflects it. Nothing is added where there is no padding mask.
 """
 
+import itertools
+import operator
+from contextlib import contextmanager
+
 import torch
-from speechbrain.nnet.CNN import Conv1d
+from speechbrain.nnet.CNN import Conv1d, Conv2d
 
 
 class PaddingSeam:
@@ -21,8 +25,16 @@ class PaddingSeam:
 
     def __init__(self, layer):
         self.key_padding_mask = None
-        layer.register_forward_pre_hook(self._open, with_kwargs=True)
-        layer.register_forward_hook(self._close, always_call=True)
+        self.only_for_spec = True
+        self._handles = [
+            layer.register_forward_pre_hook(self._open, with_kwargs=True),
+            layer.register_forward_hook(self._close, always_call=True),
+        ]
+
+    def remove(self):
+        """Take all hooks away."""
+        for handle in self._handles:
+            handle.remove()
 
     def _open(self, layer, args, kwargs):
         # forward(x, src_mask, src_key_padding_mask, ...) in all three kinds of encoder layer
@@ -34,7 +46,7 @@ class PaddingSeam:
 
     def zero_output(self, module):
         """Zero the padded frames of a module's output (B, C, T): what a zero-padded conv reads."""
-        module.register_forward_hook(self._zero_channels_first)
+        self._handles.append(module.register_forward_hook(self._zero_channels_first))
 
     def _zero_channels_first(self, module, args, output):
         if self.key_padding_mask is None:
@@ -45,8 +57,8 @@ class PaddingSeam:
         """Make a reflecting "same" convolution (B, T, C) reflect each utterance at its own end."""
         if conv.padding != "same" or conv.padding_mode != "reflect":
             return
-        conv.register_forward_pre_hook(self._append_reflection)
-        conv.register_forward_hook(self._cut_to_input)
+        self._handles.append(conv.register_forward_pre_hook(self._append_reflection))
+        self._handles.append(conv.register_forward_hook(self._cut_to_input))
 
     def _append_reflection(self, conv, args):
         (frames,) = args
@@ -90,15 +102,22 @@ def reflected_indices(valid, reach):
     return torch.minimum(position, 2 * last - position).clamp(min=0)
 
 
-def stop_leaks(layer):
-    """Install the hooks that a SpeechBrain encoder layer needs.
+def stop_leaks(layer, only_for_spec=False):
+    """Install the hooks that a SpeechBrain encoder layer needs, unless it has them.
 
     Arguments
     ---------
     layer : torch.nn.Module
         Layer of SpeechBrain's Conformer, Branchformer or Transformer encoder.
+    only_for_spec : bool
+        Whether `allow_leaks` may take them away. A call without it keeps them for good.
     """
-    seam = PaddingSeam(layer)
+    has_seam = hasattr(layer, "_padding_seam")
+    seam = layer._padding_seam if has_seam else PaddingSeam(layer)
+    seam.only_for_spec = seam.only_for_spec and only_for_spec
+    if has_seam:
+        return
+    layer._padding_seam = seam
     if hasattr(layer, "convolution_module"):  # Conformer: zeros into the depthwise convolution
         seam.zero_output(layer.convolution_module.bottleneck)
     elif hasattr(layer, "convolution_branch"):  # Branchformer: a reflecting depthwise convolution
@@ -107,3 +126,96 @@ def stop_leaks(layer):
         for module in layer.pos_ffn.modules():
             if isinstance(module, Conv1d):
                 seam.reflect_input(module)
+
+
+def allow_leaks(layer):
+    """Take away the hooks that a layer has only because of its encoder's former attention spec.
+
+    Arguments
+    ---------
+    layer : torch.nn.Module
+        As `stop_leaks` takes it.
+    """
+    if hasattr(layer, "_padding_seam") and layer._padding_seam.only_for_spec:
+        layer._padding_seam.remove()
+        del layer._padding_seam
+
+
+class ReflectedEnds:
+    """Lets each utterance of a batch end in a front end as it would alone.
+
+    SpeechBrain's convolutions reflect the end of the batch, and a shorter utterance ends in
+    padding instead. Hooks reflect each utterance at its own end, where a convolution reaches
+    beyond it: one with a kernel of 3 and a stride of 2, as in the recipes, does not.
+
+    Arguments
+    ---------
+    front_end : torch.nn.Module
+        SpeechBrain's `ConvolutionFrontEnd`.
+    """
+
+    def __init__(self, front_end):
+        self.lengths = None
+        for block, stride in zip(front_end.children(), _strides(front_end), strict=True):
+            for conv in block.convs.modules():
+                if isinstance(conv, (Conv1d, Conv2d)):
+                    reach = _reach_beyond_end(conv)
+                    if reach > 0:
+                        _EndSeam(self, conv, stride, reach)
+                    stride *= _time(conv.stride)
+
+    @contextmanager
+    def of(self, lengths):
+        """Within this context the front end is given utterances of these lengths (B,) in frames."""
+        self.lengths = lengths
+        try:
+            yield
+        finally:
+            self.lengths = None
+
+
+class _EndSeam:
+    """Hooks of a convolution: it is given `reach` frames more, and its output is cut again.
+
+    A class, as methods follow a deep copy of the model where closures would not.
+    """
+
+    def __init__(self, ends, conv, stride_before, reach):
+        self.ends = ends
+        self.stride_before = stride_before
+        self.reach = reach
+        conv.register_forward_pre_hook(self._append)
+        conv.register_forward_hook(self._cut)
+
+    def _append(self, conv, args):
+        (frames,) = args
+        positions = torch.arange(frames.shape[1], device=frames.device)
+        valid = positions < (self.ends.lengths // self.stride_before).unsqueeze(1)
+        index = reflected_indices(valid, self.reach)
+        index = index.reshape(*index.shape, *[1] * (frames.dim() - 2))
+        return (frames.gather(1, index.expand(-1, -1, *frames.shape[2:])),)
+
+    def _cut(self, conv, args, output):
+        return output[:, : (args[0].shape[1] - self.reach) // _time(conv.stride)]
+
+
+def _strides(front_end):
+    """Of the front end's input in time, before each of its blocks."""
+    blocks = front_end.children()
+    strides = [block.get_filter_properties().stride for block in blocks]
+    return itertools.accumulate(strides[:-1], operator.mul, initial=1)
+
+
+def _reach_beyond_end(conv):
+    """Frames that the last output of an utterance needs after its last input."""
+    if conv.padding != "same" or conv.padding_mode != "reflect":
+        return 0
+    kernel, stride, dilation = map(_time, (conv.kernel_size, conv.stride, conv.dilation))
+    span = dilation * (kernel - 1)
+    before = kernel // 2 if stride > 1 else span // 2  # as SpeechBrain's get_padding_elem
+    return span - before - stride + 1
+
+
+def _time(size):
+    """Of the sizes of a 2d convolution the one in time, which SpeechBrain has last."""
+    return size[-1] if isinstance(size, (list, tuple)) else size

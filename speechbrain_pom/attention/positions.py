@@ -72,11 +72,24 @@ class RelativePositions(nn.Module):
             Gives the attention module of a layer.
         """
         encoder.add_module("relative_positions", self)
-        encoder.register_forward_pre_hook(_compute_positions, with_kwargs=True)
+        self._handles = [encoder.register_forward_pre_hook(_compute_positions, with_kwargs=True)]
         for layer in encoder.layers:
             if not isinstance(mixer_of(layer), RelPosMHAXL):
                 # Other mixers ignore positions, but regularMHA would add them to its mask.
-                layer.register_forward_pre_hook(_drop_positions, with_kwargs=True)
+                handle = layer.register_forward_pre_hook(_drop_positions, with_kwargs=True)
+                self._handles.append(handle)
+
+    def remove(self, encoder):
+        """Take itself and all hooks away.
+
+        Arguments
+        ---------
+        encoder : torch.nn.Module
+            Where it was installed.
+        """
+        for handle in self._handles:
+            handle.remove()
+        del encoder.relative_positions
 
 
 def _compute_positions(encoder, args, kwargs):
@@ -116,3 +129,17 @@ def set_positions(transformer, d_model, max_length, positional_encoding, needs_s
         transformer.positional_encoding = NoPositions()
     else:
         transformer.positional_encoding = ExtendedSinePositions(d_model, max_length)
+
+
+def extend_positions(transformer):
+    """Let a model with SpeechBrain's own sines read more than its table; the rest stays as it is.
+
+    Arguments
+    ---------
+    transformer : torch.nn.Module
+        A TransformerInterface.
+    """
+    sines = getattr(transformer, "positional_encoding", None)
+    if type(sines) is PositionalEncoding:
+        extended = ExtendedSinePositions(sines.pe.shape[2], sines.max_len)
+        transformer.positional_encoding = extended.to(sines.pe)

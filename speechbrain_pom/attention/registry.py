@@ -19,6 +19,25 @@ LAYER_ARGUMENTS = ("nhead", "dropout", "causal", "d_ffn")
 _registered = {}
 
 
+def is_builtin(spec):
+    """Whether an attention spec is just the name of one of SpeechBrain's own types.
+
+    Arguments
+    ---------
+    spec : object
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> is_builtin("RoPEMHA"), is_builtin("RoPEMHA*2")
+    (True, False)
+    """
+    return isinstance(spec, str) and spec in BUILTIN_TYPES
+
+
 @dataclass(frozen=True)
 class AttentionType:
     """A registered attention type.

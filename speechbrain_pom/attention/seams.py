@@ -9,51 +9,29 @@ names used here are in `tests/unit/attention/test_contract.py`.
 
 import functools
 import inspect
-import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 from packaging.version import Version
 from speechbrain import __version__ as speechbrain_version
-from speechbrain.lobes.models.transformer import Branchformer, Conformer, Transformer
+from speechbrain.lobes.models.transformer import Conformer, Transformer
 from speechbrain.lobes.models.transformer import TransformerASR as asr
-from speechbrain.utils.logger import get_logger
 
-from speechbrain_pom.attention.padding import stop_leaks
-from speechbrain_pom.attention.positions import NoPositions, RelativePositions, set_positions
-from speechbrain_pom.attention.registry import BUILTIN_TYPES, get_type
-from speechbrain_pom.attention.spec import parse_spec
-from speechbrain_pom.ops import ChunkMask
-
-logger = get_logger(__name__)
+from speechbrain_pom.attention.layers import ENCODERS, LAYERS, mixer_of
+from speechbrain_pom.attention.masks import checked_streaming, compact_src_mask, with_compact_masks
+from speechbrain_pom.attention.padding import allow_leaks, stop_leaks
+from speechbrain_pom.attention.positions import RelativePositions, set_positions
+from speechbrain_pom.attention.registry import get_type, is_builtin
+from speechbrain_pom.attention.spec import LayerSpec, parse_spec
 
 SUPPORTED_SPEECHBRAIN = ("1.1.2", "1.2")  # first version that works, first that is not tested
 
-ENCODERS = (
-    Conformer.ConformerEncoder,
-    Transformer.TransformerEncoder,
-    Branchformer.BranchformerEncoder,
-)
-LAYERS = (
-    Conformer.ConformerEncoderLayer,
-    Transformer.TransformerEncoderLayer,
-    Branchformer.BranchformerEncoderLayer,
-)
 # The built-in types that take no positions from the encoder's input.
 OWN_POSITIONS = ("RelPosMHAXL", "RoPEMHA", "hypermixing")
 
 STAND_IN = "regularMHA"
 _interface_spec = ContextVar("interface_spec", default=None)
 _layer_queue = ContextVar("layer_queue", default=None)
-
-
-class _Compact(threading.local):
-    """Whether this thread is in a model that needs no (T, T) masks."""
-
-    on = False  # not a ContextVar: torch.compile cannot follow those
-
-
-_compact_masks = _Compact()
 
 
 def check_version(version=speechbrain_version):
@@ -77,28 +55,6 @@ def check_version(version=speechbrain_version):
         )
 
 
-def mixer_of(layer):
-    """The attention module of an encoder layer.
-
-    Arguments
-    ---------
-    layer : torch.nn.Module
-        Layer of one of SpeechBrain's encoders.
-
-    Returns
-    -------
-    torch.nn.Module or None
-
-    Example
-    -------
-    >>> layer = Transformer.TransformerEncoderLayer(8, 2, d_model=4)
-    >>> type(mixer_of(layer)).__name__
-    'MultiheadAttention'
-    """
-    name = "mha_layer" if not isinstance(layer, LAYERS[1]) else "self_att"
-    return getattr(layer, name, None)
-
-
 @contextmanager
 def _set(variable, value):
     token = variable.set(value)
@@ -108,12 +64,17 @@ def _set(variable, value):
         variable.reset(token)
 
 
-def _is_builtin(spec):
-    return isinstance(spec, str) and spec in BUILTIN_TYPES
+def one_builtin(layers):
+    """The name of the built-in type that all layers have, or None.
 
+    Arguments
+    ---------
+    layers : list of LayerSpec
 
-def _one_builtin(layers):
-    """The name of the built-in type that all layers have, if that is so."""
+    Returns
+    -------
+    str or None
+    """
     names = {layer.name for layer in layers}
     return names.pop() if len(names) == 1 and layers[0].is_builtin else None
 
@@ -139,26 +100,37 @@ def _bound(wrap):
 def _interface_init(original, self, call):
     """TransformerInterface: accept specs, and see to the positions."""
     named = call.arguments
-    spec, num_layers = named["attention_type"], named["num_encoder_layers"]
-    if _is_builtin(spec):
-        return original(*call.args, **call.kwargs)
-    layers = parse_spec(spec, num_layers)
-    builtin = _one_builtin(layers)
-    if builtin is not None:
-        named["attention_type"] = builtin
-        return original(*call.args, **call.kwargs)
-    named["attention_type"] = STAND_IN
-    with _set(_interface_spec, spec):
+    spec = named["attention_type"]
+    layers = None if is_builtin(spec) else parse_spec(spec, named["num_encoder_layers"])
+    builtin = spec if layers is None else one_builtin(layers)
+    named["attention_type"] = builtin or STAND_IN
+    with _set(_interface_spec, None if builtin else spec):
         original(*call.args, **call.kwargs)
-    self.attention_type = spec
+    names = ("d_model", "max_length", "positional_encoding")
+    self.position_arguments = {name: named[name] for name in names}
+    if hasattr(self, "encoder"):
+        self.encoder.is_in_interface = True
+    if builtin is None:
+        give_positions(self, spec, layers)
+
+
+def give_positions(transformer, spec, layers):
+    """Set what a TransformerInterface with the stand-in needs for a spec, beside its encoder.
+
+    Arguments
+    ---------
+    transformer : torch.nn.Module
+        With the positions of the stand-in.
+    spec : str
+    layers : list of LayerSpec
+        What the spec says; not one built-in type.
+    """
+    transformer.attention_type = spec
     set_positions(
-        self,
-        named["d_model"],
-        named["max_length"],
-        named["positional_encoding"],
+        transformer,
+        **transformer.position_arguments,
         needs_sines=any(layer.name not in OWN_POSITIONS for layer in layers),
     )
-    return None
 
 
 @_bound
@@ -166,27 +138,39 @@ def _encoder_init(original, self, call):
     """Encoders: hand each layer its own part of the spec, bottom first."""
     named = call.arguments
     spec = _interface_spec.get() or named["attention_type"]
-    if _is_builtin(spec):
+    if is_builtin(spec):
         return original(*call.args, **call.kwargs)
     layers = parse_spec(spec, named["num_layers"])
-    builtin = _one_builtin(layers)
+    builtin = one_builtin(layers)
     if builtin is not None:
         named["attention_type"] = builtin
         return original(*call.args, **call.kwargs)
     named["attention_type"] = spec
     with _set(_interface_spec, None), _set(_layer_queue, iter(layers)):
         original(*call.args, **call.kwargs)
-    if any(layer.name == "RelPosMHAXL" for layer in layers):
-        RelativePositions(named["d_model"]).install(self, mixer_of)
+    give_relative_positions(self, layers)
     return None
+
+
+def give_relative_positions(encoder, layers):
+    """Install `RelativePositions` in an encoder with several types, RelPosMHAXL among them.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+    layers : list of LayerSpec
+    """
+    if any(layer.name == "RelPosMHAXL" for layer in layers):
+        RelativePositions(encoder.layers[0].built_from[1]["d_model"]).install(encoder, mixer_of)
 
 
 @_bound
 def _layer_init(original, self, call):
     """Encoder layers: build the registered mixer where SpeechBrain builds none."""
     named = call.arguments
+    arguments = {name: value for name, value in named.items() if name != "self"}
     queue = _layer_queue.get()
-    if queue is None and _is_builtin(named["attention_type"]):
+    if queue is None and is_builtin(named["attention_type"]):
         layer = None
     else:
         layer = next(queue) if queue else parse_spec(named["attention_type"], 1)[0]
@@ -196,14 +180,62 @@ def _layer_init(original, self, call):
         if layer is not None and not layer.is_builtin:
             _add_mixer(self, layer, named)
     if layer is not None:  # the built-in layers of a mixed encoder too: no leak anywhere in it
-        stop_leaks(self)
-        if layer.name == "hypermixing":
-            self.register_forward_pre_hook(_refuse_mask, with_kwargs=True)
+        guard_layer(self, layer)
+    self.built_from = layer or LayerSpec(named["attention_type"]), arguments
     if mixer_of(self) is None:
         raise ValueError(
             f"attention_type {named['attention_type']!r} is not available in SpeechBrain's "
             f"{type(self).__name__}: it would be built without a mixer; choose another type"
         )
+
+
+def build_layer(layer_class, arguments, layer_spec):
+    """Make an encoder layer as an encoder with a spec makes it.
+
+    Arguments
+    ---------
+    layer_class : type
+        One of `LAYERS`.
+    arguments : dict
+        Of its constructor; `attention_type` is that of `layer_spec`.
+    layer_spec : LayerSpec
+
+    Returns
+    -------
+    torch.nn.Module
+    """
+    with _set(_layer_queue, iter([layer_spec])):
+        return layer_class(**arguments)
+
+
+def guard_layer(layer, layer_spec):
+    """Install what a layer of an encoder that is not of one built-in type needs around its mixer.
+
+    Arguments
+    ---------
+    layer : torch.nn.Module
+    layer_spec : LayerSpec
+        Of its mixer.
+    """
+    stop_leaks(layer, only_for_spec=True)
+    if layer_spec.name == "hypermixing":
+        layer.mask_refusal = layer.register_forward_pre_hook(_refuse_mask, with_kwargs=True)
+
+
+def unguard_layer(layer, keep_padding):
+    """Take away what `guard_layer` installed.
+
+    Arguments
+    ---------
+    layer : torch.nn.Module
+    keep_padding : bool
+        Whether the hooks of `stop_leaks` stay.
+    """
+    if hasattr(layer, "mask_refusal"):
+        layer.mask_refusal.remove()
+        del layer.mask_refusal
+    if not keep_padding:
+        allow_leaks(layer)
 
 
 def _refuse_mask(layer, args, kwargs):
@@ -239,93 +271,6 @@ def _decoder_layer_init(original, self, call):
     original(*call.args, **call.kwargs)
 
 
-def takes_chunk_masks(encoder):
-    """Whether all mixers of an encoder accept a `ChunkMask` in place of a (T, T) tensor."""
-    return all(getattr(mixer_of(layer), "accepts_chunk_mask", False) for layer in encoder.layers)
-
-
-@functools.cache
-def _say_once(message):
-    logger.warning(message)
-
-
-def _warn_of_hypermixing(masked):
-    """SpeechBrain's own type stays as it is, but not without a word."""
-    if masked:
-        _say_once(
-            "attention_type hypermixing ignores causal and chunk masks (SpeechBrain's own): this "
-            "model sees the future; choose another type for streaming"
-        )
-
-
-def _with_compact_masks(original):
-    """TransformerASR.encode and .forward: no (T, T) tensor where no layer needs one."""
-
-    @functools.wraps(original)
-    def method(self, *args, **kwargs):
-        if self.attention_type == "hypermixing":
-            _warn_of_hypermixing(self.causal or kwargs.get("dynchunktrain_config"))
-        compact = (
-            not _is_builtin(self.attention_type)
-            and hasattr(self, "encoder")
-            and takes_chunk_masks(self.encoder)
-        )
-        if not compact:
-            return original(self, *args, **kwargs)
-        outside, _compact_masks.on = _compact_masks.on, True
-        try:
-            return original(self, *args, **kwargs)
-        finally:
-            _compact_masks.on = outside
-
-    return method
-
-
-def _make_src_mask(original):
-    """make_transformer_src_mask: two numbers instead of a (T, T) tensor, where that is enough."""
-
-    @functools.wraps(original)
-    def make_transformer_src_mask(src, causal=False, dynchunktrain_config=None):
-        if not _compact_masks.on or not (causal or dynchunktrain_config):
-            return original(src, causal=causal, dynchunktrain_config=dynchunktrain_config)
-        if not dynchunktrain_config:
-            return ChunkMask(1)
-        if causal:
-            raise ValueError("causal: True excludes dynamic chunks: set causal: False")
-        return ChunkMask(dynchunktrain_config.chunk_size, dynchunktrain_config.left_context_size)
-
-    return make_transformer_src_mask
-
-
-def _encode_streaming(original):
-    """TransformerASR.encode_streaming: it restarts the sines in every chunk, so refuse those."""
-
-    @functools.wraps(original)
-    def encode_streaming(self, *args, **kwargs):
-        relative = hasattr(self.encoder, "relative_positions")
-        no_positions = isinstance(getattr(self, "positional_encoding", None), NoPositions)
-        if relative or not (no_positions or _is_builtin(self.attention_type)):
-            spec = getattr(self.encoder, "attention_type", self.attention_type)
-            raise ValueError(
-                f"attention_type {spec!r} cannot stream with {'relative' if relative else 'sine'} "
-                "positions (SpeechBrain restarts them in every chunk): train with "
-                "positional_encoding: null and without RelPosMHAXL layers"
-            )
-        stuck = [
-            type(mixer).__name__
-            for mixer in map(mixer_of, self.encoder.layers)
-            if not getattr(mixer, "can_stream", True)
-        ]
-        if stuck:
-            raise ValueError(
-                f"{stuck[0]} cannot stream: a chunk and its left context do not determine its "
-                "output; choose another attention_type"
-            )
-        return original(self, *args, **kwargs)
-
-    return encode_streaming
-
-
 def _keep_own_initialisation(original):
     """TransformerASR draws every matrix anew; of some mixers the first numbers have a meaning."""
 
@@ -346,10 +291,10 @@ PATCHES = (
     (Transformer.TransformerDecoderLayer, "__init__", _decoder_layer_init),
     (Conformer.ConformerDecoderLayer, "__init__", _decoder_layer_init),
     (asr.TransformerASR, "_init_params", _keep_own_initialisation),
-    (asr.TransformerASR, "encode", _with_compact_masks),
-    (asr.TransformerASR, "forward", _with_compact_masks),
-    (asr.TransformerASR, "encode_streaming", _encode_streaming),
-    (asr, "make_transformer_src_mask", _make_src_mask),
+    (asr.TransformerASR, "encode", with_compact_masks),
+    (asr.TransformerASR, "forward", with_compact_masks),
+    (asr.TransformerASR, "encode_streaming", checked_streaming),
+    (asr, "make_transformer_src_mask", compact_src_mask),
 )
 _originals = []
 

@@ -21,6 +21,7 @@ from speechbrain_pom.data.mini_corpus_files import (
 )
 from speechbrain_pom.data.mini_corpus_plan import CORPUS_VERSION, plan_corpus
 from speechbrain_pom.data.mini_corpus_write import expected_files, write_corpus
+from speechbrain_pom.data.workers import num_processes
 from speechbrain_pom.files import rename_durably
 
 __all__ = ["add_arguments", "demo_corpus", "make_mini_corpus", "run", "verify_mini_corpus"]
@@ -96,7 +97,7 @@ def make_mini_corpus(
                 if defect:
                     logger.warning("%s: making the mini corpus again", defect)
                 if num_workers is None:
-                    num_workers = 1 if duration_min <= _SINGLE_PROCESS_MIN else _num_cpus()
+                    num_workers = 1 if duration_min <= _SINGLE_PROCESS_MIN else num_processes(None)
                 _replace(out, options, plan, num_workers, show_progress)
     except OSError as err:
         raise ValueError(f"cannot make a mini corpus in '{out}': {err}") from err
@@ -295,8 +296,3 @@ def _replace(out, options, plan, num_workers, show_progress):
         os.rename(out, old)
     rename_durably(partial, out)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _num_cpus():
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

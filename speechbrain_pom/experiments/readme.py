@@ -1,9 +1,5 @@
 """The tables of the recipes' README: the experiments, with published figures and our own."""
 
-import re
-from pathlib import Path
-
-from speechbrain_pom.errors import UserError
 from speechbrain_pom.experiments.commands import format_command
 from speechbrain_pom.experiments.table import (
     FIGURES,
@@ -11,7 +7,7 @@ from speechbrain_pom.experiments.table import (
     format_figure,
     load_experiments,
 )
-from speechbrain_pom.files import write_atomically
+from speechbrain_pom.files import replace_section
 
 README = "recipes/LibriSpeech/README.md"
 BEGIN = "<!-- EXPERIMENTS: written by python -m speechbrain_pom experiments readme -->"
@@ -62,14 +58,7 @@ def update_readme(records, path=README, check=False):
     UserError
         If it has no markers.
     """
-    text = Path(path).read_text(encoding="utf-8")
-    found = re.search(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", text, re.DOTALL)
-    if found is None:
-        raise UserError(f"'{path}' has no lines '{BEGIN}' and '{END}' to write between")
-    section = f"{BEGIN}\n\n{render(records)}\n{END}"
-    if not check and section != found[0]:
-        write_atomically(path, text[: found.start()] + section + text[found.end() :])
-    return section == found[0]
+    return replace_section(path, BEGIN, END, render(records).strip("\n"), check)
 
 
 def render(records):

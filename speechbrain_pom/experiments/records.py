@@ -19,7 +19,7 @@ from speechbrain_pom.files import write_atomically
 from speechbrain_pom.training.experiment import Experiment as Run
 from speechbrain_pom.training.fingerprints import read_fingerprint
 from speechbrain_pom.training.options import read_tree
-from speechbrain_pom.training.run_folder import FINISHED_FILE, configuration
+from speechbrain_pom.training.run_folder import FINISHED_FILE, configuration, git_revision
 from speechbrain_pom.training.values import parse_value
 
 RECORDS_FOLDER = "recipes/LibriSpeech/results"
@@ -78,7 +78,7 @@ def build_record(experiment, folders):
         "hardware": describe_machine(),
         "versions": {
             "python": platform.python_version(),
-            **{package: version(package) for package in _PACKAGES},
+            **installed_versions(),
         },
         **{stage: _run_facts(folders[stage], finished[stage]) for stage in STAGES},
     }
@@ -232,6 +232,21 @@ def _configuration(experiment, stage, overrides):
     return configuration(run, _PROCESSES[stage])
 
 
+def installed_versions():
+    """Versions of what results depend on, by package.
+
+    Returns
+    -------
+    dict of str to str
+
+    Example
+    -------
+    >>> sorted(installed_versions())
+    ['speechbrain', 'speechbrain-pom', 'torch', 'torchaudio']
+    """
+    return {package: version(package) for package in _PACKAGES}
+
+
 def _per_step(config):
     """Seconds of audio, or utterances, of an optimizer step on all processes."""
     return math.prod(float(config[key]) for key in _BATCH if key in config)
@@ -243,13 +258,11 @@ def _is_object(pair):
 
 def _run_facts(folder, finished):
     """Commit, hours, processes and command of one run."""
-    environment = (folder / "env.log").read_text(encoding="utf-8")
-    commit = re.search(r"Git revision:\n(\w+)", environment)
     duration = training_time(folder / "log.txt")
     command = (folder / "hyperparams.yaml").read_text(encoding="utf-8").splitlines()[0]
     processes = int(finished["processes"])
     return {
-        "commit": commit[1] if commit else None,
+        "commit": git_revision(folder),
         "hours": duration and round(duration.total_seconds() / 3600, 2),
         "processes": processes,
         "command": " ".join([*launcher(processes), command.removeprefix("# Command: ")]),

@@ -1,7 +1,6 @@
 """What the finished runs of a replica have come to: one JSON file, from which all else follows."""
 
 import json
-import re
 from pathlib import Path
 
 from speechbrain_pom.cli.summary import training_time
@@ -15,7 +14,7 @@ from speechbrain_pom.files import write_atomically
 from speechbrain_pom.training.experiment import Experiment as Run
 from speechbrain_pom.training.logs import EpochHistory
 from speechbrain_pom.training.options import parse_command_line
-from speechbrain_pom.training.run_folder import FINISHED_FILE, configuration
+from speechbrain_pom.training.run_folder import FINISHED_FILE, configuration, git_revision
 
 # Of an epoch's validation, what a curve is drawn of.
 _CURVES = {"pretraining": ("loss", "accuracy"), "finetuning": ("loss", "wer")}
@@ -155,15 +154,13 @@ def _check_configuration(run, protocol):
 def _read_run(run, command, record):
     """The figures of a run; its machine and utterances go into the record."""
     history = EpochHistory(run.folder / "history.jsonl").records()
-    environment = (run.folder / "env.log").read_text(encoding="utf-8")
-    commit = re.search(r"Git revision:\n(\w+)", environment)
     trained = [epoch["train"] for epoch in history]
     conditions = _conditions(run)
     facts = {
         "mixer": run.mixer,
         "seed": run.seed,
         "kind": run.kind,
-        "commit": commit[1] if commit else None,
+        "commit": git_revision(run.folder),
         "command": command,
         "machine": _number_of(conditions["machine"], record["machines"]),
         "duration_s": int(training_time(run.folder / "log.txt").total_seconds()),

@@ -1,9 +1,7 @@
 """The generated part of `docs/replica.md`: tables of the results, or how to come by them."""
 
-import re
 from pathlib import Path
 
-from speechbrain_pom.errors import UserError
 from speechbrain_pom.experiments.comparison import table
 from speechbrain_pom.experiments.records import RECORDS_FOLDER
 from speechbrain_pom.experiments.replica import TEST_SETS, load_protocols
@@ -17,7 +15,7 @@ from speechbrain_pom.experiments.replica_statistics import (
     pairs_of_mixers,
 )
 from speechbrain_pom.experiments.table import STAGES
-from speechbrain_pom.files import write_atomically
+from speechbrain_pom.files import replace_section
 
 DOCUMENT = "docs/replica.md"
 BEGIN = "<!-- REPLICA: written by python -m speechbrain_pom replica report -->"
@@ -46,18 +44,11 @@ def update_document(path=DOCUMENT, records_folder=RECORDS_FOLDER, check=False):
     UserError
         If it has no markers.
     """
-    text = Path(path).read_text(encoding="utf-8")
-    found = re.search(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", text, re.DOTALL)
-    if found is None:
-        raise UserError(f"'{path}' has no lines '{BEGIN}' and '{END}' to write between")
     blocks = [
         render(protocol, read_record(record_path(protocol, records_folder)))
         for protocol in load_protocols().values()
     ]
-    section = "\n\n".join([BEGIN, *blocks, END])
-    if not check and section != found[0]:
-        write_atomically(path, text[: found.start()] + section + text[found.end() :])
-    return section == found[0]
+    return replace_section(path, BEGIN, END, "\n\n".join(blocks), check)
 
 
 def picture_paths(protocol, folder="docs"):

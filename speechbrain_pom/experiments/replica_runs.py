@@ -9,17 +9,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 from speechbrain_pom.data.workers import num_processes
 from speechbrain_pom.errors import UserError
-from speechbrain_pom.experiments.records import describe_machine
+from speechbrain_pom.experiments.records import describe_machine, installed_versions
 from speechbrain_pom.files import write_atomically
 from speechbrain_pom.training.run_folder import FINISHED_FILE
 
 CONDITIONS_FILE = "conditions.json"
-_PACKAGES = ("speechbrain-pom", "speechbrain", "torch", "torchaudio")
 
 
 def run_chains(chains, num_jobs, log_folder, show=print):
@@ -86,7 +84,7 @@ class _Runner:
             "hardware": describe_machine(),
             "jobs": num_jobs,
             "threads": num_threads,
-            "versions": {package: version(package) for package in _PACKAGES},
+            "versions": installed_versions(),
         }
 
     @contextmanager

@@ -2,8 +2,10 @@
 
 from torch import nn
 
+from speechbrain_pom.nnet.polynomial_mixer import weights_of
 from speechbrain_pom.nnet.summary_mixing import check_size
 from speechbrain_pom.ops import fastformer
+from speechbrain_pom.ops.fastformer import fastformer_sums, mix_with_sums
 
 
 class Fastformer(nn.Module):
@@ -40,6 +42,7 @@ class Fastformer(nn.Module):
 
     accepts_chunk_mask = True  # it refuses one without building a (T, T) tensor first
     can_stream = False  # its softmaxes run over the whole utterance
+    num_sweeps = 2  # over a sequence, by `summarise`, before `mix`: one for each softmax
 
     def __init__(self, d_model, nhead):
         super().__init__()
@@ -99,14 +102,63 @@ class Fastformer(nn.Module):
                     f"Fastformer: {name} is another tensor than query: it mixes one sequence "
                     "with itself; pass the query"
                 )
-        layers = (self.query_proj, self.query_attn, self.key_proj, self.key_attn, self.out_proj)
         mixed = fastformer(
-            query,
-            *((layer.weight, layer.bias) for layer in layers),
-            key_padding_mask=key_padding_mask,
-            attn_mask=attn_mask,
+            query, *self._weights(), key_padding_mask=key_padding_mask, attn_mask=attn_mask
         )
         return mixed, None
+
+    def summarise(self, key, key_padding_mask=None, earlier=None):
+        """What the mixer knows of a sequence, in two sweeps over it; it may be given in parts.
+
+        Arguments
+        ---------
+        key : torch.Tensor
+            (B, T, d_model): the sequence, or a part of it.
+        key_padding_mask : torch.Tensor, optional
+            (B, T) boolean, True = padding.
+        earlier : speechbrain_pom.ops.pooling.SoftmaxSums, optional
+            In the second sweep: the first one's summary of the whole sequence.
+
+        Returns
+        -------
+        speechbrain_pom.ops.pooling.SoftmaxSums
+            Those of the parts, added up, are that of the whole.
+
+        Example
+        -------
+        >>> import torch
+        >>> mixer, frames = Fastformer(d_model=8, nhead=2), torch.randn(1, 50, 8)
+        >>> parts, summary = frames.split(20, dim=1), None
+        >>> for _ in range(mixer.num_sweeps):
+        ...     first, second, third = (mixer.summarise(part, earlier=summary) for part in parts)
+        ...     summary = first + second + third
+        >>> torch.allclose(mixer.mix(parts[1], summary), mixer(frames)[0][:, 20:40], atol=1e-5)
+        True
+        """
+        weights = self._weights()[:4]
+        return fastformer_sums(key, *weights, key_padding_mask=key_padding_mask, earlier=earlier)
+
+    def mix(self, query, summary):
+        """Mix frames of a sequence whose summary is known.
+
+        Arguments
+        ---------
+        query : torch.Tensor
+            (B, T, d_model).
+        summary : speechbrain_pom.ops.pooling.SoftmaxSums
+            Of the whole sequence, from the second sweep.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, T, d_model), as `forward` gives it for these frames.
+        """
+        query_proj, _, key_proj, _, out_proj = self._weights()
+        return mix_with_sums(query, summary, query_proj, key_proj, out_proj)
+
+    def _weights(self):
+        layers = (self.query_proj, self.query_attn, self.key_proj, self.key_attn, self.out_proj)
+        return weights_of(layers)
 
     def extra_repr(self):
         """The options, for `print(model)`."""

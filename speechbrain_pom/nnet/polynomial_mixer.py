@@ -6,6 +6,7 @@ from torch import nn
 
 from speechbrain_pom.ops import polynomial_mix
 from speechbrain_pom.ops.backends import BACKENDS
+from speechbrain_pom.ops.polynomial import mix_with_sums, polynomial_sums
 
 VARIANTS = ("base", "selective", "frequency2", "frequency3")
 
@@ -60,6 +61,7 @@ class PolynomialMixer(nn.Module):
     """
 
     accepts_chunk_mask = True  # attn_mask may be a ChunkMask instead of a (T, T) tensor
+    num_sweeps = 1  # over a sequence, by `summarise`, before `mix`
 
     def __init__(
         self, d_model, degree=2, expand=2, variant="base", recompute=False, backend="auto"
@@ -138,8 +140,8 @@ class PolynomialMixer(nn.Module):
             )
         mixed = polynomial_mix(
             query,
-            [(proj.weight, proj.bias) for proj in self.poly_proj],
-            [(proj.weight, proj.bias) for proj in self.gate_proj],
+            weights_of(self.poly_proj),
+            weights_of(self.gate_proj),
             self.out_proj.weight,
             self.out_proj.bias,
             degree=self.degree,
@@ -152,12 +154,85 @@ class PolynomialMixer(nn.Module):
         )
         return self.norm(mixed), None
 
+    def summarise(self, key, key_padding_mask=None, earlier=None):
+        """What the mixer knows of a sequence that has no mask; it may be given in parts.
+
+        Arguments
+        ---------
+        key : torch.Tensor
+            (B, T, d_model): the sequence, or a part of it.
+        key_padding_mask : torch.Tensor, optional
+            (B, T) boolean, True = padding.
+        earlier : None
+            Only for the protocol: there is one sweep.
+
+        Returns
+        -------
+        speechbrain_pom.ops.pooling.TimeSums
+            Those of the parts, added up, are that of the whole.
+
+        Example
+        -------
+        >>> mixer, frames = PolynomialMixer(d_model=8), torch.randn(1, 50, 8)
+        >>> first, second = frames.split(30, dim=1)
+        >>> summary = mixer.summarise(first) + mixer.summarise(second)
+        >>> torch.allclose(mixer.mix(second, summary), mixer(frames)[0][:, 30:], atol=1e-5)
+        True
+        """
+        return polynomial_sums(
+            key,
+            weights_of(self.poly_proj),
+            degree=self.degree,
+            activation=self.activation,
+            key_padding_mask=key_padding_mask,
+            backend=self.backend,
+        )
+
+    def mix(self, query, summary):
+        """Mix frames of a sequence whose summary is known.
+
+        Arguments
+        ---------
+        query : torch.Tensor
+            (B, T, d_model).
+        summary : speechbrain_pom.ops.pooling.TimeSums
+            Of the whole sequence.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, T, d_model), as `forward` gives it for these frames.
+        """
+        out = self.out_proj
+        gates = weights_of(self.gate_proj)
+        mixed = mix_with_sums(query, summary, gates, out.weight, out.bias, backend=self.backend)
+        return self.norm(mixed)
+
     def extra_repr(self):
         """The options, for `print(model)`."""
         return (
             f"d_model={self.d_model}, degree={self.degree}, expand={self.expand}, "
             f"variant={self.variant!r}"
         )
+
+
+def weights_of(layers):
+    """Weights and biases of layers, as the functions of `speechbrain_pom.ops` take them.
+
+    Arguments
+    ---------
+    layers : iterable of torch.nn.Module
+
+    Returns
+    -------
+    list of (torch.Tensor, torch.Tensor)
+
+    Example
+    -------
+    >>> [[tuple(tensor.shape) for tensor in pair] for pair in weights_of([nn.Linear(2, 3)])]
+    [[(3, 2), (3,)]]
+    """
+    return [(layer.weight, layer.bias) for layer in layers]
 
 
 def _group_widths(d_model, variant):

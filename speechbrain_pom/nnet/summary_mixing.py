@@ -6,7 +6,9 @@ import re
 import torch
 from torch import nn
 
+from speechbrain_pom.nnet.polynomial_mixer import weights_of
 from speechbrain_pom.ops import summary_mixing
+from speechbrain_pom.ops.summary_mixing import mix_with_sums, summary_sums
 
 MODES = ("full", "lite")
 
@@ -61,6 +63,7 @@ class SummaryMixing(nn.Module):
     """
 
     accepts_chunk_mask = True  # attn_mask may be a ChunkMask instead of a (T, T) tensor
+    num_sweeps = 1  # over a sequence, by `summarise`, before `mix`
 
     def __init__(
         self,
@@ -156,18 +159,53 @@ class SummaryMixing(nn.Module):
                 "SummaryMixing: value is another tensor than key: it has no separate values; "
                 "pass the key"
             )
-        full = self.mode == "full"
         mixed = summary_mixing(
             query,
-            [(layer.weight, layer.bias) for layer in self.summary_proj],
-            [(layer.weight, layer.bias) for layer in self.local_proj] if full else None,
-            (self.merge_proj.weight, self.merge_proj.bias) if full else None,
+            weights_of(self.summary_proj),
+            *self._local_weights(),
             key=source,
             key_padding_mask=key_padding_mask,
             attn_mask=attn_mask,
             dropout=self.dropout if self.training else 0.0,
         )
         return mixed, None
+
+    def summarise(self, key, key_padding_mask=None, earlier=None):
+        """What the mixer knows of a sequence that has no mask; see `PolynomialMixer.summarise`.
+
+        Arguments
+        ---------
+        key : torch.Tensor
+            (B, T, d_model): the sequence, or a part of it.
+        key_padding_mask, earlier
+            As for `PolynomialMixer.summarise`.
+
+        Returns
+        -------
+        speechbrain_pom.ops.pooling.TimeSums
+        """
+        return summary_sums(key, weights_of(self.summary_proj), key_padding_mask=key_padding_mask)
+
+    def mix(self, query, summary):
+        """Mix frames of a sequence whose summary is known, without dropout.
+
+        Arguments
+        ---------
+        query, summary
+            As for `PolynomialMixer.mix`.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, T, d_model), as `forward` gives it for these frames in eval mode.
+        """
+        return mix_with_sums(query, summary, *self._local_weights())
+
+    def _local_weights(self):
+        """Those of f and of the merging layer; None twice in mode lite."""
+        if self.mode == "lite":
+            return None, None
+        return weights_of(self.local_proj), (self.merge_proj.weight, self.merge_proj.bias)
 
     def extra_repr(self):
         """The options, for `print(model)`."""

@@ -4,11 +4,12 @@ Equations and shapes: README.md beside this file. Slow version: `reference.polyn
 """
 
 import torch
+import torch.nn.functional as F
 
 from speechbrain_pom.ops import fused, reference
 from speechbrain_pom.ops.backends import choose_backend
 from speechbrain_pom.ops.pointwise import compute_dtype
-from speechbrain_pom.ops.pooling import count_frames, means
+from speechbrain_pom.ops.pooling import TimeSums, count_frames, means, zero_padding
 from speechbrain_pom.ops.visibility import ChunkMask, check_padding_mask, parse_attn_mask
 
 ACTIVATIONS = ("gelu_product", "relu_power")
@@ -89,13 +90,15 @@ def polynomial_mix(
     >>> torch.allclose(polynomial_mix(x, *weights, degree=2), slow, atol=1e-4)
     True
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+    _check_activation(activation)
     cast = _autocast(query.device.type)
+    itself = key is None or key is query
+    key = query if itself else key
+    check_padding_mask(key_padding_mask, key)
+    key = zero_padding(key, key_padding_mask)  # no gradient is NaN, whatever padding holds
+    query = key if itself else query
     mixed_query = cast(query)
     backend = choose_backend(backend, query.device, mixed_query.dtype)
-    key = query if key is None else key
-    check_padding_mask(key_padding_mask, key)
     visibility = parse_attn_mask(attn_mask, query.shape[1], key.shape[1])
     if backend == "reference":
         return reference.polynomial_mix(
@@ -110,7 +113,7 @@ def polynomial_mix(
             key_padding_mask=key_padding_mask,
             attn_mask=visibility,
         )
-    mixed_key = mixed_query if key is query else cast(key)
+    mixed_key = mixed_query if itself else cast(key)
     sizes = [weight.shape[1] for weight, _ in poly_weights]
     expanded = [weight.shape[0] for weight, _ in gate_weights]
     with torch.autocast(query.device.type, enabled=False):
@@ -125,6 +128,121 @@ def polynomial_mix(
         )
 
 
+def polynomial_sums(
+    frames, poly_weights, *, degree, activation, key_padding_mask=None, backend="auto"
+):
+    """What PoM knows of a sequence: the sums over time of its polynomial features.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        (B, T, d): the sequence, or a part of it.
+    poly_weights, degree, activation, key_padding_mask, backend
+        As for `polynomial_mix`.
+
+    Returns
+    -------
+    TimeSums
+        Of all groups of features, (B, 1, E). Those of parts of a sequence add up to the whole's.
+
+    Raises
+    ------
+    ValueError
+        As `polynomial_mix`.
+
+    Example
+    -------
+    >>> weights = [(torch.randn(16, 4), torch.zeros(16))]
+    >>> frames = torch.randn(2, 5, 4)
+    >>> polynomial_sums(frames, weights, degree=2, activation="gelu_product").sums.shape
+    torch.Size([2, 1, 16])
+    """
+    _check_activation(activation)
+    check_padding_mask(key_padding_mask, frames)
+    cast = _autocast(frames.device.type)
+    mixed = zero_padding(cast(frames), key_padding_mask)
+    backend = choose_backend(backend, frames.device, mixed.dtype)
+    sums = []
+    with torch.autocast(frames.device.type, enabled=False):
+        groups = _split(mixed, [weight.shape[1] for weight, _ in poly_weights])
+        for group, pair in zip(groups, poly_weights, strict=True):
+            if backend == "reference":
+                features = _reference_features(group, pair, degree, activation)
+                sums.append(zero_padding(features, key_padding_mask).sum(1, keepdim=True))
+                continue
+            how = None, degree, activation, torch.is_grad_enabled(), backend
+            sums.append(fused.feature_sums(group, *map(cast, pair), key_padding_mask, *how)[0])
+    return TimeSums(torch.cat(sums, -1), count_frames(frames, key_padding_mask, None))
+
+
+def mix_with_sums(query, summary, gate_weights, out_weight, out_bias, *, backend="auto"):
+    """PoM of frames that all see one summary.
+
+    Arguments
+    ---------
+    query : torch.Tensor
+        (B, T, d).
+    summary : TimeSums
+        From `polynomial_sums`.
+    gate_weights, out_weight, out_bias, backend
+        As for `polynomial_mix`.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, T, d_out).
+
+    Raises
+    ------
+    ValueError
+        For a backend that is not available.
+
+    Example
+    -------
+    >>> linear = lambda rows, cols: (torch.randn(rows, cols), torch.randn(rows))
+    >>> poly, gate, out = [linear(16, 4)], [linear(16, 4)], linear(4, 16)
+    >>> frames = torch.randn(1, 5, 4)
+    >>> summary = polynomial_sums(frames, poly, degree=2, activation="gelu_product")
+    >>> mixed = mix_with_sums(frames, summary, gate, *out)
+    >>> torch.allclose(mixed, polynomial_mix(frames, poly, gate, *out, degree=2), atol=1e-5)
+    True
+    """
+    cast = _autocast(query.device.type)
+    mixed_query = cast(query)
+    backend = choose_backend(backend, query.device, mixed_query.dtype)
+    dtype = compute_dtype(mixed_query.dtype)
+    expanded = [weight.shape[0] for weight, _ in gate_weights]
+    groups = zip(
+        _split(mixed_query, [weight.shape[1] for weight, _ in gate_weights]),
+        _split(summary.mean().to(dtype), expanded),
+        gate_weights,
+        _split(cast(out_weight), expanded),
+        strict=True,
+    )
+    mixed = cast(out_bias)
+    with torch.autocast(query.device.type, enabled=False):
+        for q, state, gate, weight in groups:
+            if backend == "reference":
+                gate = torch.sigmoid(F.linear(*(tensor.to(dtype) for tensor in (q, *gate))))
+                mixed = mixed + F.linear(gate * state, weight.to(dtype))
+            else:
+                how = None, torch.is_grad_enabled(), backend
+                mixed = mixed + fused.select(q, state, *map(cast, gate), weight, None, *how)[0]
+    return mixed.to(mixed_query.dtype)
+
+
+def _check_activation(activation):
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+
+
+def _reference_features(frames, pair, degree, activation):
+    """The polynomial features of each frame, in fp32 or better."""
+    dtype = compute_dtype(frames.dtype)
+    wide = (tensor.to(dtype) for tensor in (frames, *pair))
+    return reference.polynomial_features(*wide, degree, activation)
+
+
 def _mix_groups(queries, keys, poly_weights, gate_weights, out_weights, out_bias, options):
     """Sum of the groups' W_o,g (S_g * H_g), and the bias: (B, T, d_out)."""
     degree, activation, padding, visibility, recompute, backend = options
@@ -135,9 +253,7 @@ def _mix_groups(queries, keys, poly_weights, gate_weights, out_weights, out_bias
         queries, keys, poly_weights, gate_weights, out_weights, strict=True
     ):
         if isinstance(visibility, torch.Tensor):  # any other mask: a state for each query
-            dtype = compute_dtype(k.dtype)
-            wide = (tensor.to(dtype) for tensor in (k, *poly))
-            features = reference.polynomial_features(*wide, degree, activation)
+            features = _reference_features(k, poly, degree, activation)
             state = means(features, count_frames(k, padding, 1), visibility, padding)
             chunk_size = 1
         else:

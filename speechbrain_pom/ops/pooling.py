@@ -5,9 +5,136 @@ No sum is ever formed by subtracting two others: what a frame may not see does n
 its mean at all, so it changes nothing, not even the last bit.
 """
 
+from typing import NamedTuple
+
 import torch
 
 from speechbrain_pom.ops.visibility import ChunkMask
+
+
+class TimeSums(NamedTuple):
+    """What a mixer needs to know of a sequence, as sums over time: those of its parts add up.
+
+    Example
+    -------
+    >>> one = torch.ones(1, 1, 1)
+    >>> (TimeSums(3 * one, one) + TimeSums(6 * one, 2 * one)).mean()
+    tensor([[[3.]]])
+    """
+
+    sums: torch.Tensor  # (B, 1, E), fp32 or better
+    counts: torch.Tensor  # (B or 1, 1, 1): valid frames of each utterance
+
+    def __add__(self, other):
+        return TimeSums(self.sums + other.sums, self.counts + other.counts)
+
+    def mean(self):
+        """(B, 1, E); zeros for an utterance without a frame."""
+        return means(*self, None)
+
+
+class SoftmaxSums(NamedTuple):
+    """As `TimeSums` for a mean with softmax weights: exp(score - peak) is what is added up.
+
+    Example
+    -------
+    >>> scores, values = torch.randn(1, 5, 1), torch.randn(1, 5, 2)
+    >>> parts = [softmax_sums(scores[:, t:t + 2], values[:, t:t + 2], None) for t in (0, 2, 4)]
+    >>> whole = parts[0] + parts[1] + parts[2]
+    >>> torch.allclose(whole.mean(), scores.softmax(1).transpose(1, 2) @ values, atol=1e-6)
+    True
+    """
+
+    sums: torch.Tensor  # (B, H, d): weighted values, of each head
+    weights: torch.Tensor  # (B, H, 1)
+    peaks: torch.Tensor  # (B, H, 1): the largest score
+    global_query: torch.Tensor | None = None  # (B, 1, d): what the scores depend on, if anything
+
+    def __add__(self, other):
+        peaks = torch.maximum(self.peaks, other.peaks)
+        mine, theirs = (self.peaks - peaks).exp(), (other.peaks - peaks).exp()
+        return SoftmaxSums(
+            mine * self.sums + theirs * other.sums,
+            mine * self.weights + theirs * other.weights,
+            peaks,
+            self.global_query,
+        )
+
+    def mean(self):
+        """(B, H, d); zeros for an utterance without a frame."""
+        return self.sums / self.weights.clamp(min=torch.finfo(self.weights.dtype).tiny)
+
+
+def softmax_sums(scores, values, padding):
+    """The softmax-weighted sums over time of a part of a sequence.
+
+    Arguments
+    ---------
+    scores : torch.Tensor
+        (B, T, H).
+    values : torch.Tensor
+        (B, T, d), finite in the padding too.
+    padding : torch.Tensor or None
+        (B, T) boolean, True = padding.
+
+    Returns
+    -------
+    SoftmaxSums
+        In fp32 or better.
+    """
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    scores = scores.to(dtype)
+    if padding is not None:  # the smallest number instead of -inf: all padding is no NaN
+        scores = scores.masked_fill(padding.unsqueeze(-1), torch.finfo(dtype).min)
+    peaks = scores.amax(1, keepdim=True)
+    weights = zero_padding((scores - peaks).exp(), padding).transpose(1, 2)
+    with torch.autocast(values.device.type, enabled=False):
+        sums = weights @ values.to(dtype)
+    return SoftmaxSums(sums, weights.sum(2, keepdim=True), peaks.transpose(1, 2))
+
+
+def moved(summary, *where):
+    """A summary with its tensors on another device or of another dtype.
+
+    Arguments
+    ---------
+    summary : TimeSums or SoftmaxSums
+    *where
+        As `torch.Tensor.to` takes it.
+
+    Returns
+    -------
+    TimeSums or SoftmaxSums
+
+    Example
+    -------
+    >>> moved(TimeSums(torch.zeros(1, 1, 3), torch.ones(1, 1, 1)), torch.float64).sums.dtype
+    torch.float64
+    """
+    return type(summary)(*(None if part is None else part.to(*where) for part in summary))
+
+
+def zero_padding(frames, padding):
+    """Frames with zeros in the padding, even where that holds NaN.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        (B, T, d).
+    padding : torch.Tensor or None
+        (B, T) boolean, True = padding.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, T, d); the same tensor without a mask.
+
+    Example
+    -------
+    >>> zero_padding(torch.ones(1, 3, 1), torch.tensor([[False, False, True]])).flatten()
+    tensor([1., 1., 0.])
+    """
+    return frames if padding is None else frames.masked_fill(padding.unsqueeze(-1), 0.0)
 
 
 def window_sums(chunk_sums, left_context_chunks):

@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from speechbrain_pom.ops.pointwise import compute_dtype
-from speechbrain_pom.ops.pooling import chunk_sums, count_frames, means, rows_of_frames
+from speechbrain_pom.ops.pooling import (
+    TimeSums,
+    chunk_sums,
+    count_frames,
+    means,
+    rows_of_frames,
+    zero_padding,
+)
 from speechbrain_pom.ops.visibility import ChunkMask, check_padding_mask, parse_attn_mask
 
 
@@ -84,27 +91,68 @@ def summary_mixing(
     return zero_padding(mixed, key_padding_mask) if itself else mixed
 
 
-def zero_padding(frames, padding):
-    """Frames with zeros in the padding, even where that holds NaN.
+def summary_sums(frames, summary_layers, *, key_padding_mask=None):
+    """What SummaryMixing knows of a sequence: the sums over time of its summary branch.
 
     Arguments
     ---------
     frames : torch.Tensor
-        (B, T, d).
-    padding : torch.Tensor or None
+        (B, T, d): the sequence, or a part of it.
+    summary_layers : sequence of (torch.Tensor, torch.Tensor)
+        As for `summary_mixing`.
+    key_padding_mask : torch.Tensor, optional
         (B, T) boolean, True = padding.
 
     Returns
     -------
-    torch.Tensor
-        (B, T, d); the same tensor without a mask.
+    TimeSums
+        The sums of parts of a sequence add up to those of the whole.
 
     Example
     -------
-    >>> zero_padding(torch.ones(1, 3, 1), torch.tensor([[False, False, True]])).flatten()
-    tensor([1., 1., 0.])
+    >>> summary_sums(torch.randn(1, 7, 6), [(torch.randn(2, 3, 5), torch.zeros(2, 5))]).sums.shape
+    torch.Size([1, 1, 10])
     """
-    return frames if padding is None else frames.masked_fill(padding.unsqueeze(-1), 0.0)
+    check_padding_mask(key_padding_mask, frames)
+    frames = zero_padding(frames, key_padding_mask)
+    _, summary = _branches(frames, frames, None, summary_layers)
+    values, padding = _heads_as_batch(summary, frames.shape[:2], key_padding_mask)
+    sums = _sums(values, padding)
+    counts = count_frames(frames, key_padding_mask, None)
+    return TimeSums(_heads_as_features(sums, frames.shape[0]), counts)
+
+
+def mix_with_sums(query, summary, local_layers=None, merge=None):
+    """SummaryMixing of frames that all see one summary, without dropout.
+
+    Arguments
+    ---------
+    query : torch.Tensor
+        (B, T, d).
+    summary : TimeSums
+        From `summary_sums`.
+    local_layers, merge
+        As for `summary_mixing`; None: lite.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, T, d_out).
+
+    Example
+    -------
+    >>> layers, frames = [(torch.randn(2, 3, 5), torch.zeros(2, 5))], torch.randn(1, 7, 6)
+    >>> merge = torch.randn(6, 20), torch.zeros(6)
+    >>> mixed = mix_with_sums(frames, summary_sums(frames, layers), layers, merge)
+    >>> torch.allclose(mixed, summary_mixing(frames, layers, layers, merge), atol=1e-5)
+    True
+    """
+    state = summary.mean().to(query.dtype)
+    if merge is None:
+        return state.expand(-1, query.shape[1], -1)
+    local = _mlp(_by_head(query, local_layers[0][0].shape[0]), local_layers)
+    local = local.transpose(0, 1).reshape(*query.shape[:2], -1)
+    return F.gelu(_merge(local, state, merge, None, 0.0))
 
 
 def _branches(query, key, local_layers, summary_layers):
@@ -136,14 +184,29 @@ def _mlp(frames, layers):
 
 def _state(summary, size, padding, visibility):
     """The means of what is visible: (B, 1, S), or (B, C, S) with a row per chunk or query."""
-    (batch, num_frames), (num_heads, _, width) = size, summary.shape
-    # A head is a batch of its own, so that nothing is transposed before the sum over time.
-    values = summary.reshape(num_heads * batch, num_frames, width)
-    padding = None if padding is None else padding.repeat(num_heads, 1)
+    values, padding = _heads_as_batch(summary, size, padding)
     with torch.autocast(values.device.type, enabled=False):
         state = _visible_means(values, padding, visibility)
+    return _heads_as_features(state, size[0]).to(summary.dtype)
+
+
+def _heads_as_batch(summary, size, padding):
+    """A head is a batch of its own, so that nothing is transposed before the sum over time."""
+    (batch, num_frames), (num_heads, _, width) = size, summary.shape
+    values = summary.reshape(num_heads * batch, num_frames, width)
+    return values, None if padding is None else padding.repeat(num_heads, 1)
+
+
+def _heads_as_features(state, batch):
+    """(nhead * B, C, S / nhead) to (B, C, S)."""
+    num_heads, width = state.shape[0] // batch, state.shape[2]
     state = state.view(num_heads, batch, -1, width).permute(1, 2, 0, 3)
-    return state.reshape(batch, -1, num_heads * width).to(summary.dtype)
+    return state.reshape(batch, -1, num_heads * width)
+
+
+def _sums(values, padding):
+    """Sums over time, in fp32 or better: (B, 1, E)."""
+    return zero_padding(values, padding).sum(1, keepdim=True, dtype=compute_dtype(values.dtype))
 
 
 def _visible_means(values, padding, visibility):
@@ -151,11 +214,9 @@ def _visible_means(values, padding, visibility):
     dtype = compute_dtype(values.dtype)
     if isinstance(visibility, torch.Tensor):  # a mask without structure: a mean for each query
         return means(values.to(dtype), count_frames(values, padding, 1), visibility, padding)
-    values = zero_padding(values, padding)
     if visibility is None:
-        return means(
-            values.sum(1, keepdim=True, dtype=dtype), count_frames(values, padding, None), None
-        )
+        return means(_sums(values, padding), count_frames(values, padding, None), None)
+    values = zero_padding(values, padding)
     counts = count_frames(values, padding, visibility.chunk_size)
     return means(chunk_sums(values.to(dtype), visibility.chunk_size), counts, visibility)
 

@@ -22,6 +22,7 @@ from speechbrain_pom.files import flush_to_disk, rename_durably, sha256_of
 logger = get_logger(__name__)
 
 CHECKSUMS_FILE = "checksums.json"
+HPARAMS_FILE = "hyperparams.yaml"  # SpeechBrain's name for it, in a run's folder
 SAVING_FOLDER = ".saving"
 DELETING_FOLDER = ".deleting"
 
@@ -193,7 +194,7 @@ class SafeCheckpointer(Checkpointer):
         return None
 
 
-def find_damage(folder, read_all=True):
+def find_damage(folder, read_all=True, only=None):
     """What is wrong with the files of a checkpoint.
 
     Arguments
@@ -203,6 +204,8 @@ def find_damage(folder, read_all=True):
     read_all : bool
         Compare all contents (SHA-256); else those of the marker, and that all files are there in
         full length.
+    only : collection of str, optional
+        Names of the files to look at; all that were saved by default.
 
     Returns
     -------
@@ -218,6 +221,8 @@ def find_damage(folder, read_all=True):
     except (ValueError, LookupError, TypeError, AttributeError, OSError):
         return f"{CHECKSUMS_FILE} cannot be read"
     for name, (num_bytes, sha256) in expected.items():
+        if only is not None and name not in only:
+            continue
         try:
             damage = _find_file_damage(folder / name, num_bytes, sha256, read_all)
         except OSError as error:
@@ -239,6 +244,9 @@ def _find_file_damage(path, num_bytes, sha256, read_all):
 
 def _publish(saved, visible):
     """Flush a saved checkpoint to the disk and give it its name, in this order."""
+    hparams_file = visible.parent / HPARAMS_FILE
+    if hparams_file.is_file():  # so that a checkpoint says by itself what model it is of
+        shutil.copyfile(hparams_file, saved.path / HPARAMS_FILE)
     files = sorted(path for path in saved.path.iterdir() if path.is_file())
     checksums = {
         path.name: {"num_bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files

@@ -39,6 +39,12 @@ _PANELS = (
         "zero",
     ),
     _Panel(
+        "Classification",
+        "error rate (%)",
+        (("train", "error_rate", "train"), ("valid", "error_rate", "valid")),
+        "zero",
+    ),
+    _Panel(
         "Learning rate",
         "learning rate",
         (("", "lr", "all"), ("", "lr_encoder", "encoder"), ("", "lr_head", "head")),
@@ -66,14 +72,14 @@ def draw_curves(history, out_png):
 
     The figures drawn are `lr`, `lr_encoder`, `lr_head`; of `train` loss, accuracy, grad_norm,
     audio_s_per_s; of `valid` loss, accuracy, top_code_share, code_perplexity, codes_in_use,
-    wer, cer. A panel without figures is left out. The picture is 1200 pixels wide. Values that
-    are not finite leave a gap and are named in the panel.
+    wer, cer, error_rate (of `train` too). A panel without figures is left out. The picture is 1200
+    pixels wide. Values that are not finite leave a gap and are named in the panel.
 
     Arguments
     ---------
     history : list of dict
         One record per epoch, as in `EpochHistory`: `{"epoch": 1, "lr": ..., "train": {...},
-        "valid": {...}}`. wer and cer in %, accuracy and shares from 0 to 1.
+        "valid": {...}}`. wer, cer and error_rate in %, accuracy and shares from 0 to 1.
     out_png : str or Path
         Replaced in one step.
 

@@ -1,6 +1,7 @@
 """One folder, one run: locked while it runs, refused to another configuration, and done once."""
 
 import json
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -31,6 +32,7 @@ NO_EFFECT = {
     "log_config",
     "device",
     "distributed_backend",
+    "max_cache_gib",
 }
 # May differ when a run is continued: how long it goes on, and its tests. What `pretrained` points
 # to is compared by content.
@@ -48,6 +50,7 @@ CONTINUES = {
     "alpha",
     "beta",
     "num_bootstrap",
+    "num_trials",
     "valid_batch_size",
 }
 CONFIGURATION_FILE = "configuration.json"
@@ -123,6 +126,25 @@ def configuration(experiment, world_size, without=frozenset()):
         **{key: str(value) for key, value in options.items() if key not in left_out},
         "processes": str(world_size),
     }
+
+
+def git_revision(folder):
+    """The commit of the code that a run was made with, as SpeechBrain noted it.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        Of the run, with its env.log.
+
+    Returns
+    -------
+    str or None
+        None if it was not run from a checkout, or nothing was noted.
+    """
+    log = folder / "env.log"
+    environment = log.read_text(encoding="utf-8") if log.is_file() else ""
+    found = re.search(r"Git revision:\n(\w+)", environment)
+    return found[1] if found else None
 
 
 def _text(node):

@@ -75,6 +75,8 @@ def _script(words):
 def _overrides(words):
     """An hparams file of ours with overrides: keys, kinds of values, attention specs."""
     overrides, tree = parse_command_line(words).overrides, read_tree(words[0])
+    if "attention_type" not in tree:  # its encoder is loaded
+        return
     num_layers = overrides.get("num_encoder_layers", tree["num_encoder_layers"])
     parse_spec(overrides.get("attention_type", tree["attention_type"]), num_layers)
 

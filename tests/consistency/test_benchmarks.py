@@ -344,7 +344,7 @@ def test_report_finds_edits_and_missing_markers(bench, tmp_path, capsys):
     readme.write_text("no section\n")
     with pytest.raises(SystemExit):
         report.main(where)
-    assert "put the section back" in capsys.readouterr().err
+    assert "to write between" in capsys.readouterr().err
     readme.write_text(text)
     (tmp_path / "mixer_op_cpu.json").write_text("{")
     with pytest.raises(SystemExit):

@@ -5,14 +5,17 @@ import re
 from pathlib import Path
 
 import pytest
+import soundfile
+import torch
 from ruamel.yaml import YAML
 
+from speechbrain_pom.__main__ import main
 from speechbrain_pom.attention import parse_spec
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/LibriSpeech/README.md"]
 DOCUMENTS += ["speechbrain_pom/ops/README.md", "tests/data/golden/README.md", "docs/guarantees.md"]
-DOCUMENTS += ["docs/replica.md"]
+DOCUMENTS += ["docs/replica.md", "recipes/Probe/README.md"]
 
 
 def fences(name, language):
@@ -54,6 +57,19 @@ def test_wrong_commands_are_found(line, check_command):
         check_command(line)
 
 
+@pytest.fixture
+def demo(tmp_path, monkeypatch, make_run):
+    """A current folder with the runs of `make demo` (random weights) and an audio file."""
+    size = {"d_model": 144, "d_ffn": 576, "nhead": 4, "num_encoder_layers": 4, "cnn_channels": 32}
+    make_run(tmp_path / "results/demo/bestrq_pom", **size)
+    make_run(tmp_path / "results/demo/ctc_pom", "ctc", dnn_neurons=256, **size)
+    main(["export", str(tmp_path / "results/demo/ctc_pom"), str(tmp_path / "exported/ctc_pom")])
+    noise = 0.1 * torch.randn(2 * 44100, 2)
+    soundfile.write(tmp_path / "speech.flac", noise.numpy(), 44100)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("demo")
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_python_examples_run(name):
     blocks = fences(name, "python")
@@ -69,7 +85,8 @@ def test_python_examples_run(name):
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_yaml_examples_are_yaml(name):
     for block in fences(name, "yaml"):
-        parse_spec(YAML().load(block)["attention_type"], 12)
+        loaded = YAML().load(block)
+        parse_spec(loaded.get("attention_type", "PoM"), 12)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

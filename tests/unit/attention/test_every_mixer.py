@@ -205,7 +205,7 @@ def test_gradients_are_finite_reach_everything_and_equal_those_in_float64(spec):
     assert found["x"][~padding].any(-1).all()
 
 
-@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec != "PoM"])  # PoM gates padding too
+@every_mixer
 def test_gradients_do_not_depend_on_what_padding_holds(spec):
     mixer = build(spec)
     x, padding = pad([torch.randn(length, D_MODEL) for length in (63, 20, 1)])

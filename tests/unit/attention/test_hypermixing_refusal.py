@@ -6,7 +6,7 @@ import pytest
 import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
-from speechbrain_pom.attention import seams
+from speechbrain_pom.attention import masks
 
 MESSAGE = (
     "hypermixing cannot honour a causal or chunk mask: it mixes all frames; set causal: False and "
@@ -22,7 +22,7 @@ CHUNKS = DynChunkTrainConfig(4, 1)
 @pytest.fixture
 def warnings(caplog):
     """The warnings of a process that has not warned yet."""
-    seams._say_once.cache_clear()
+    masks._say_once.cache_clear()
     caplog.set_level(logging.WARNING)
     return caplog
 

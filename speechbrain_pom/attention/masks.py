@@ -1,0 +1,109 @@
+"""Causal and chunk masks on their way through a TransformerASR: compact, honoured, or refused."""
+
+import functools
+import threading
+
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_pom.attention.layers import mixer_of
+from speechbrain_pom.attention.positions import NoPositions
+from speechbrain_pom.attention.registry import is_builtin
+from speechbrain_pom.ops import ChunkMask
+
+logger = get_logger(__name__)
+
+
+class _Compact(threading.local):
+    """Whether this thread is in a model that needs no (T, T) masks."""
+
+    on = False  # not a ContextVar: torch.compile cannot follow those
+
+
+_compact_masks = _Compact()
+
+
+def takes_chunk_masks(encoder):
+    """Whether all mixers of an encoder accept a `ChunkMask` in place of a (T, T) tensor."""
+    return all(getattr(mixer_of(layer), "accepts_chunk_mask", False) for layer in encoder.layers)
+
+
+@functools.cache
+def _say_once(message):
+    logger.warning(message)
+
+
+def _warn_of_hypermixing(masked):
+    """SpeechBrain's own type stays as it is, but not without a word."""
+    if masked:
+        _say_once(
+            "attention_type hypermixing ignores causal and chunk masks (SpeechBrain's own): this "
+            "model sees the future; choose another type for streaming"
+        )
+
+
+def with_compact_masks(original):
+    """TransformerASR.encode and .forward: no (T, T) tensor where no layer needs one."""
+
+    @functools.wraps(original)
+    def method(self, *args, **kwargs):
+        if self.attention_type == "hypermixing":
+            _warn_of_hypermixing(self.causal or kwargs.get("dynchunktrain_config"))
+        compact = (
+            not is_builtin(self.attention_type)
+            and hasattr(self, "encoder")
+            and takes_chunk_masks(self.encoder)
+        )
+        if not compact:
+            return original(self, *args, **kwargs)
+        outside, _compact_masks.on = _compact_masks.on, True
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            _compact_masks.on = outside
+
+    return method
+
+
+def compact_src_mask(original):
+    """make_transformer_src_mask: two numbers instead of a (T, T) tensor, where that is enough."""
+
+    @functools.wraps(original)
+    def make_transformer_src_mask(src, causal=False, dynchunktrain_config=None):
+        if not _compact_masks.on or not (causal or dynchunktrain_config):
+            return original(src, causal=causal, dynchunktrain_config=dynchunktrain_config)
+        if not dynchunktrain_config:
+            return ChunkMask(1)
+        if causal:
+            raise ValueError("causal: True excludes dynamic chunks: set causal: False")
+        return ChunkMask(dynchunktrain_config.chunk_size, dynchunktrain_config.left_context_size)
+
+    return make_transformer_src_mask
+
+
+def checked_streaming(original):
+    """TransformerASR.encode_streaming: it restarts the sines in every chunk, so refuse those."""
+
+    @functools.wraps(original)
+    def encode_streaming(self, *args, **kwargs):
+        relative = hasattr(self.encoder, "relative_positions")
+        no_positions = isinstance(getattr(self, "positional_encoding", None), NoPositions)
+        if relative or not (no_positions or is_builtin(self.attention_type)):
+            spec = getattr(self.encoder, "attention_type", self.attention_type)
+            raise ValueError(
+                f"attention_type {spec!r} cannot stream with {'relative' if relative else 'sine'} "
+                "positions (SpeechBrain restarts them in every chunk): train with "
+                "positional_encoding: null and without RelPosMHAXL layers"
+            )
+        stuck = [
+            type(mixer).__name__
+            for mixer in map(mixer_of, self.encoder.layers)
+            if not getattr(mixer, "can_stream", True)
+        ]
+        if stuck:
+            raise ValueError(
+                f"{stuck[0]} cannot stream: a chunk and its left context do not determine its "
+                "output; choose another attention_type"
+            )
+        return original(self, *args, **kwargs)
+
+    return encode_streaming

@@ -1,0 +1,222 @@
+"""Transcripts as files: plain text, JSON with the times of words, SubRip captions (SRT).
+
+The JSON of a file, times in seconds:
+
+    {"file": "talks/a.flac",         as it was given
+     "duration_s": 61.25,
+     "text": "HELLO WORLD ...",      all segments, joined by spaces
+     "segments": [                   in order, separated by pauses
+       {"start_s": 0.515, "end_s": 1.395, "text": "HELLO WORLD", "confidence": 0.9312,
+        "words": [{"text": "HELLO", "start_s": 0.515, "end_s": 0.875, "confidence": 0.9705}, ...]},
+       ...]}
+"""
+
+import json
+from typing import NamedTuple
+
+MAX_LINE = 42
+"""Characters in a line of a caption, as subtitles for television and film have them."""
+
+LINES = 2
+"""Lines in a caption."""
+
+MIN_CAPTION_MS = 1000
+"""How long a caption stays at least, where the next one leaves the time."""
+
+
+class Caption(NamedTuple):
+    """A caption of an SRT file.
+
+    Arguments
+    ---------
+    start_ms, end_ms : int
+    lines : list of str
+        One or two, of at most 42 characters.
+    """
+
+    start_ms: int
+    end_ms: int
+    lines: list[str]
+
+
+def as_text(transcript, file=None):
+    """A transcript as one line of plain text.
+
+    Arguments
+    ---------
+    transcript : Transcript
+    file : str, optional
+        Not used; all formats are called alike.
+
+    Returns
+    -------
+    str
+        With its line end.
+
+    Example
+    -------
+    >>> from speechbrain_pom.inference.transcription import Transcript
+    >>> as_text(Transcript([], duration_s=1.0))
+    '\\n'
+    """
+    return f"{transcript.text}\n"
+
+
+def as_json(transcript, file, indent=2):
+    """A transcript as JSON, in the schema above.
+
+    Arguments
+    ---------
+    transcript : Transcript
+    file : str
+        The audio file.
+    indent : int or None
+        None: all in one line.
+
+    Returns
+    -------
+    str
+        With its line end.
+
+    Example
+    -------
+    >>> from speechbrain_pom.inference.transcription import Transcript
+    >>> as_json(Transcript([], duration_s=1.0), "a.wav", indent=None)
+    '{"file": "a.wav", "duration_s": 1.0, "text": "", "segments": []}\\n'
+    """
+    record = {
+        "file": file,
+        "duration_s": round(transcript.duration_s, 3),
+        "text": transcript.text,
+        "segments": [
+            {**_times(segment), "words": [_times(word) for word in segment.words]}
+            for segment in transcript.segments
+        ],
+    }
+    return json.dumps(record, indent=indent, ensure_ascii=False) + "\n"
+
+
+def as_srt(transcript, file=None):
+    """A transcript as SubRip captions.
+
+    Arguments
+    ---------
+    transcript : Transcript
+    file : str, optional
+        Not used; all formats are called alike.
+
+    Returns
+    -------
+    str
+        Empty where nothing was recognised.
+
+    Example
+    -------
+    >>> from speechbrain_pom.ctc.alignment import Word
+    >>> from speechbrain_pom.inference.transcription import Segment, Transcript
+    >>> word = Word("HELLO", 0.5, 1.9, 0.97)
+    >>> print(as_srt(Transcript([Segment(0.5, 1.9, "HELLO", [word], 0.97)], 2.0)))
+    1
+    00:00:00,500 --> 00:00:01,900
+    HELLO
+    <BLANKLINE>
+    """
+    blocks = (
+        f"{number}\n{_clock(one.start_ms)} --> {_clock(one.end_ms)}\n" + "\n".join(one.lines) + "\n"
+        for number, one in enumerate(captions(transcript), start=1)
+    )
+    return "\n".join(blocks)
+
+
+FORMATS = {"text": (".txt", as_text), "json": (".json", as_json), "srt": (".srt", as_srt)}
+"""Format to the extension of its files and the function that makes their content."""
+
+
+def captions(transcript):
+    """Cut a transcript into captions: at pauses, and between words where a caption is full.
+
+    Arguments
+    ---------
+    transcript : Transcript
+
+    Returns
+    -------
+    list of Caption
+        In order, none overlapping and none of zero length.
+
+    Example
+    -------
+    >>> from speechbrain_pom.ctc.alignment import Word
+    >>> from speechbrain_pom.inference.transcription import Segment, Transcript
+    >>> words = [Word("CAPTION", i, i + 0.5, 0.9) for i in range(20)]
+    >>> segment = Segment(0, 20, " ".join(word.text for word in words), words, 0.9)
+    >>> for one in captions(Transcript([segment], 20.0)):
+    ...     print(one.start_ms, one.end_ms, [len(line) for line in one.lines])
+    0 9500 [39, 39]
+    10000 19500 [39, 39]
+    """
+    drafts = [
+        Caption(_ms(parts[0][0][1]), _ms(parts[-1][-1][2]), [_join(line) for line in parts])
+        for segment in transcript.segments
+        for parts in _full_captions(segment.words)
+    ]
+    starts = [draft.start_ms for draft in drafts] + [_ms(transcript.duration_s)]
+    placed, end = [], 0
+    for draft, next_start in zip(drafts, starts[1:], strict=True):
+        start = max(draft.start_ms, end)
+        end = max(min(max(draft.end_ms, start + MIN_CAPTION_MS), next_start), start + 1)
+        placed.append(Caption(start, end, draft.lines))
+    return placed
+
+
+def _full_captions(words):
+    """Yields captions as lists of lines, which are lists of (text, start_s, end_s)."""
+    lines = [[]]
+    for part in (part for word in words for part in _short_parts(word)):
+        if lines[-1] and len(_join([*lines[-1], part])) > MAX_LINE:
+            if len(lines) == LINES:
+                yield lines
+                lines = []
+            lines.append([])
+        lines[-1].append(part)
+    if lines[-1]:
+        yield lines
+
+
+def _short_parts(word):
+    """A word as parts that fit into a line, its time shared by their characters."""
+    length = len(word.text)
+    per_character_s = (word.end_s - word.start_s) / length
+    for first in range(0, length, MAX_LINE):
+        last = min(first + MAX_LINE, length)
+        yield (
+            word.text[first:last],
+            word.start_s + first * per_character_s,
+            word.start_s + last * per_character_s,
+        )
+
+
+def _join(line):
+    return " ".join(text for text, _, _ in line)
+
+
+def _times(thing):
+    """What a segment and a word have in common, in milliseconds' precision."""
+    return {
+        "start_s": round(thing.start_s, 3),
+        "end_s": round(thing.end_s, 3),
+        "text": thing.text,
+        "confidence": round(thing.confidence, 4),
+    }
+
+
+def _ms(time_s):
+    return round(1000 * time_s)
+
+
+def _clock(time_ms):
+    """HH:MM:SS,mmm"""
+    seconds, milliseconds = divmod(time_ms, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{seconds:02},{milliseconds:03}"

@@ -1,0 +1,83 @@
+"""The encoder of a probe: as pretrained, or with random weights to compare with; and its hash."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from speechbrain_pom.errors import UserError
+from speechbrain_pom.inference.architecture import build_parts, read_architecture
+from speechbrain_pom.inference.encoder import SpeechEncoder
+from speechbrain_pom.inference.export import is_export
+from speechbrain_pom.inference.loading import find_saved, load_encoder
+from speechbrain_pom.training.checkpoints import HPARAMS_FILE
+from speechbrain_pom.training.seeding import seeded
+
+
+def load_frozen_encoder(pretrained, *, random_encoder=False, seed=0):
+    """Load an encoder whose weights are not trained.
+
+    Arguments
+    ---------
+    pretrained : str or pathlib.Path
+        As `speechbrain_pom.load_encoder` takes it.
+    random_encoder : bool
+        Whether all weights are made anew, as they were when pretraining began; only the
+        statistics of the features stay. What it reaches is what pretraining has to beat.
+    seed : int
+        Of these weights.
+
+    Returns
+    -------
+    SpeechEncoder
+        In eval mode, without gradients.
+
+    Raises
+    ------
+    UserError
+        If there is none, or it cannot be loaded in full.
+    """
+    if pretrained is None:
+        raise UserError(
+            "pretrained is null, and a probe needs an encoder: give a run's folder by "
+            "--pretrained; --random_encoder True takes its architecture with random weights"
+        )
+    encoder = load_encoder(pretrained)
+    if random_encoder:
+        encoder = _randomised(encoder, pretrained, seed)
+    return encoder.requires_grad_(False).eval()
+
+
+def _randomised(encoder, path, seed):
+    exported = is_export(path)
+    hparams_file = Path(path) / HPARAMS_FILE if exported else find_saved(path).hparams_file
+    with seeded("random encoder", seed):
+        parts = build_parts(read_architecture(hparams_file), hparams_file)
+    names = ("compute_features", "normalize", "CNN", "Transformer")
+    fresh = SpeechEncoder(*(parts[name] for name in names))
+    fresh.features.load_state_dict(encoder.features.state_dict())
+    return fresh
+
+
+def hash_of_tensors(module):
+    """SHA-256 of a module's names, shapes and values.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+
+    Returns
+    -------
+    str
+        Hexadecimal.
+
+    Example
+    -------
+    >>> hash_of_tensors(torch.nn.Identity())[:8]
+    'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,170 @@
+"""Figures of a probe: accuracy with its interval, confusions, equal error rate."""
+
+from collections import Counter
+
+import torch
+from speechbrain.utils.metric_stats import EER
+
+from speechbrain_pom.ctc.scoring import rate_with_interval
+from speechbrain_pom.training.seeding import permutation, philox
+
+_MAX_CONFUSIONS = 10
+_MAX_UTTERANCES = 2000  # of the trials: two million pairs, of which some are drawn
+
+
+class ClassificationScores:
+    """Right and wrong answers of a set of utterances.
+
+    Example
+    -------
+    >>> scores = ClassificationScores()
+    >>> scores.append(["a", "b", "c", "d"], ["RED", "RED", "RED", "BLUE"], ["RED"] * 3 + ["GREEN"])
+    >>> summary = scores.summary(num_bootstrap=100)
+    >>> summary["accuracy"], summary["commonest_class"], summary["confusions"]
+    (75.0, 75.0, [{'class': 'GREEN', 'taken_for': 'BLUE', 'count': 1, 'of': 1}])
+    """
+
+    def __init__(self):
+        self._answers = {}
+
+    def append(self, ids, predictions, references):
+        """Add utterances.
+
+        Arguments
+        ---------
+        ids : sequence of str
+            Each utterance counts once.
+        predictions, references : sequence of str
+            Names of classes.
+        """
+        for key, prediction, reference in zip(ids, predictions, references, strict=True):
+            self._answers[key] = (reference, prediction)
+
+    def error_rate(self):
+        """Share of wrong answers, in percent."""
+        wrong = sum(reference != prediction for reference, prediction in self._answers.values())
+        return 100.0 * wrong / len(self._answers)
+
+    def summary(self, num_bootstrap=1000):
+        """Accuracy with its 95 % interval, and where the errors are.
+
+        The interval is that of utterances drawn with replacement, as for word error rates: it
+        does not show what other speakers would change.
+
+        Arguments
+        ---------
+        num_bootstrap : int
+            Number of bootstrap trials.
+
+        Returns
+        -------
+        dict
+            `accuracy`, `accuracy_low`, `accuracy_high` (%); `commonest_class`, the accuracy (%)
+            of always naming the commonest class; `num_utterances`; `classes`, for each one its
+            number of utterances and of right answers; `confusions`, the worst pairs.
+        """
+        counts = {key: (int(a == b), 1) for key, (a, b) in self._answers.items()}
+        accuracy, low, high = rate_with_interval(counts, num_bootstrap)
+        pairs = Counter(self._answers.values())
+        totals = Counter(reference for reference, _ in self._answers.values())
+        wrong = {pair: count for pair, count in pairs.items() if pair[0] != pair[1]}
+        worst = sorted(wrong, key=lambda pair: (-wrong[pair], totals[pair[0]], pair))
+        return {
+            "accuracy": accuracy,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "commonest_class": 100.0 * max(totals.values()) / len(counts),
+            "num_utterances": len(counts),
+            "classes": {
+                name: {"utterances": totals[name], "right": pairs[name, name]}
+                for name in sorted(totals)
+            },
+            "confusions": [
+                {"class": a, "taken_for": b, "count": wrong[a, b], "of": totals[a]}
+                for a, b in worst[:_MAX_CONFUSIONS]
+            ],
+        }
+
+
+def format_scores(summary):
+    """A summary in one line.
+
+    Arguments
+    ---------
+    summary : dict
+        From `ClassificationScores.summary`.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> scores = ClassificationScores()
+    >>> scores.append(["a", "b"], ["RED", "RED"], ["RED", "RED"])
+    >>> format_scores(scores.summary(num_bootstrap=100))
+    'accuracy 100.00 % (100.00 to 100.00), 2 utterances of 1 classes, commonest class 100.00 %'
+    """
+    pairs = [
+        "{count} of {of} {class} as {taken_for}".format(**pair)
+        for pair in summary["confusions"][:3]
+    ]
+    return (
+        "accuracy {accuracy:.2f} % ({accuracy_low:.2f} to {accuracy_high:.2f}), {num_utterances} "
+        "utterances of {num_classes} classes, commonest class {commonest_class:.2f} %"
+    ).format(**summary, num_classes=len(summary["classes"])) + (
+        f"; worst: {', '.join(pairs)}" if pairs else ""
+    )
+
+
+def equal_error_rate(embeddings, speakers, num_trials=20000):
+    """Verification of speakers: the error rate where misses and false alarms are equally many.
+
+    Trials are pairs of utterances, scored by the cosine of their embeddings: half of them of the
+    same speaker, half of different ones, or all where there are fewer. They are drawn by the ids
+    of the utterances alone, the same for every encoder and seed.
+
+    Arguments
+    ---------
+    embeddings : dict of str to torch.Tensor
+        Utterance id to (d_model,).
+    speakers : dict of str to str
+        Utterance id to speaker.
+    num_trials : int
+        At most so many.
+
+    Returns
+    -------
+    dict or None
+        `eer` (%), `num_same`, `num_different` (trials), `num_speakers`. None where no two
+        utterances are of the same speaker, or all are.
+
+    Example
+    -------
+    >>> vectors = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]
+    >>> embeddings = {key: torch.tensor(x) for key, x in zip("abcd", vectors)}
+    >>> equal_error_rate(embeddings, {"a": "1", "b": "1", "c": "2", "d": "2"})
+    {'eer': 0.0, 'num_same': 2, 'num_different': 4, 'num_speakers': 2}
+    """
+    keys = sorted(embeddings)
+    chosen = permutation(philox("utterances of trials"), len(keys))[:_MAX_UTTERANCES]
+    keys = [keys[index] for index in sorted(chosen)]
+    vectors = torch.nn.functional.normalize(torch.stack([embeddings[key] for key in keys]), dim=-1)
+    names = sorted({speakers[key] for key in keys})
+    numbers = torch.tensor([names.index(speakers[key]) for key in keys])
+    first, second = torch.triu_indices(len(keys), len(keys), offset=1)
+    same = numbers[first] == numbers[second]
+    scores = []
+    for kind, wanted in (("same", same), ("different", ~same)):
+        pairs = wanted.nonzero().squeeze(1)
+        drawn = permutation(philox("trials", kind), len(pairs))[: max(1, num_trials // 2)]
+        pairs = pairs[torch.from_numpy(drawn)]
+        scores.append((vectors[first[pairs]] * vectors[second[pairs]]).sum(-1))
+    if not all(map(len, scores)):
+        return None
+    return {
+        "eer": 100.0 * EER(*scores)[0],
+        "num_same": len(scores[0]),
+        "num_different": len(scores[1]),
+        "num_speakers": len(names),
+    }

@@ -1,0 +1,154 @@
+"""Means over time of all layers of a frozen encoder, once per utterance.
+
+A weighted sum over the layers and a mean over time commute, and so does standardising each
+dimension: means of the layers, (layers + 1) x d_model numbers per utterance, are all that a probe
+ever needs of an utterance, whatever weights it learns. They are exact as long as nothing changes
+the waveforms, hence no augmentation.
+"""
+
+import time
+
+import torch
+from speechbrain.dataio.dataloader import make_dataloader
+from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+from speechbrain_pom.errors import UserError
+from speechbrain_pom.training.data import make_sampler
+
+logger = get_logger(__name__)
+
+
+def layer_means(encoder, wavs, lengths=None):
+    """The mean of each layer's frames over the valid ones.
+
+    Arguments
+    ---------
+    encoder : speechbrain_pom.inference.encoder.SpeechEncoder
+        Frozen, in eval mode.
+    wavs : torch.Tensor
+        (B, samples), padded on the right.
+    lengths : torch.Tensor, optional
+        (B,), relative or in samples.
+
+    Returns
+    -------
+    torch.Tensor
+        (B, num_layers + 1, d_model) in fp32, without gradient.
+    """
+    with torch.no_grad():
+        states, num_frames = encoder(wavs, lengths, layers=range(encoder.num_layers + 1))
+        # Frames of padding are zero.
+        sums = torch.stack([state.float().sum(1) for state in states], dim=1)
+    return sums / num_frames.view(-1, 1, 1)
+
+
+def encode_dataset(encoder, dataset, *, max_batch_duration_s, num_workers=0, title=None):
+    """Encode all utterances of a dataset, the longest first.
+
+    Arguments
+    ---------
+    encoder : speechbrain_pom.inference.encoder.SpeechEncoder
+        Frozen, in eval mode; decides the device.
+    dataset : speechbrain.dataio.dataset.DynamicItemDataset
+        From `speechbrain_pom.training.data.audio_dataset`.
+    max_batch_duration_s : float
+        Seconds of audio per batch, padding included.
+    num_workers : int
+        Processes that read audio.
+    title : str, optional
+        Of the progress bar; none is shown without it.
+
+    Yields
+    ------
+    ids : list of str
+    states : torch.Tensor
+        (B, num_layers + 1, d_model) from `layer_means`, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If an utterance is longer than a batch.
+    """
+    sampler = make_sampler(
+        dataset, max_batch_duration_s=max_batch_duration_s, order="descending", seed=0
+    )
+    loader = make_dataloader(dataset, batch_sampler=sampler, num_workers=num_workers)
+    begun_s = time.perf_counter()
+    for batch in tqdm(loader, desc=title, disable=title is None, dynamic_ncols=True):
+        wavs, lengths = (part.to(encoder.device) for part in batch.sig)
+        yield batch.id, layer_means(encoder, wavs, lengths).cpu()
+    if if_main_process():
+        audio_s = sum(float(row["duration"]) for row in dataset.data.values())
+        wall_s = time.perf_counter() - begun_s
+        logger.info(
+            "Encoded %d utterances (%.1f min) in %.1f s: %.0f times real time",
+            len(dataset),
+            audio_s / 60,
+            wall_s,
+            audio_s / wall_s,
+        )
+
+
+class Statistics:
+    """Mean and standard deviation per layer and dimension, summed in fp64.
+
+    Example
+    -------
+    >>> statistics = Statistics()
+    >>> statistics.add(torch.tensor([[[1.0, 5.0]], [[3.0, 5.0]]]))
+    >>> statistics.mean(), statistics.std()
+    (tensor([[2., 5.]]), tensor([[1., 1.]]))
+    """
+
+    def __init__(self):
+        self._count, self._sum, self._squares = 0, 0.0, 0.0
+
+    def add(self, states):
+        """Count in utterances.
+
+        Arguments
+        ---------
+        states : torch.Tensor
+            (B, num_states, d_model)
+        """
+        states = states.double()
+        self._count += len(states)
+        self._sum = self._sum + states.sum(0)
+        self._squares = self._squares + states.square().sum(0)
+
+    def mean(self):
+        """(num_states, d_model)"""
+        return (self._sum / self._count).float()
+
+    def std(self):
+        """(num_states, d_model); 1 where a dimension does not vary."""
+        variance = self._squares / self._count - (self._sum / self._count).square()
+        scale = self._squares / self._count
+        return torch.where(variance > 1e-10 * scale, variance.clamp(min=0).sqrt(), 1.0).float()
+
+
+def check_cache_size(num_utterances, encoder, max_cache_gib):
+    """Refuse a cache that would take more memory than is allowed.
+
+    Arguments
+    ---------
+    num_utterances : int
+        Of all parts of the data.
+    encoder : speechbrain_pom.inference.encoder.SpeechEncoder
+    max_cache_gib : float
+        Of each process, in GiB.
+
+    Raises
+    ------
+    UserError
+    """
+    num_states = encoder.num_layers + 1
+    size_gib = num_utterances * num_states * encoder.d_model * 4 / 2**30
+    if size_gib > max_cache_gib:
+        raise UserError(
+            f"max_cache_gib is {max_cache_gib:g}, but {num_utterances} utterances x {num_states} "
+            f"layers x {encoder.d_model} numbers take {size_gib:.3g} GiB: raise it, or encode in "
+            "every epoch with --cache_features False"
+        )

@@ -1,0 +1,145 @@
+"""Manifests of both tasks from both layouts, and data that cannot be a task."""
+
+import pytest
+
+from speechbrain_pom.data.manifest import read_manifest
+from speechbrain_pom.data.mini_corpus import make_mini_corpus
+from speechbrain_pom.errors import UserError
+from speechbrain_pom.probe import prepare_probe
+
+QUIET = {"show_progress": False, "num_workers": 1}
+SPLITS = {"train_splits": ["train-clean-100"], "valid_split": "dev-clean"}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_mini_corpus(tmp_path_factory.mktemp("data") / "mini", 1, show_progress=False)
+
+
+def words(root, write_audio, classes=("go", "stop"), num_speakers=30):
+    for number, label in enumerate(classes):
+        for speaker in range(num_speakers):
+            write_audio(root / label / f"{speaker:02d}_nohash_0.wav", 1000 + speaker + 100 * number)
+    return root
+
+
+def prepare(data_folder, folder, **options):
+    return prepare_probe(data_folder, folder, **{**QUIET, **options})
+
+
+def ids(path):
+    return set(read_manifest(path))
+
+
+def test_speakers_of_librispeech(corpus, tmp_path):
+    options = {"task": "speaker", "data_layout": "librispeech", **SPLITS}
+    data = prepare(corpus, tmp_path, **options, verification_splits=["test-clean"], test_share=0.4)
+    train, test = read_manifest(data.train), read_manifest(data.tests["test"])
+    assert all(row["label"] == row["spk_id"] for row in train.values())
+    assert {row["label"] for row in test.values()} <= {row["label"] for row in train.values()}
+    assert not train.keys() & test.keys() | train.keys() & ids(data.valid)
+    trials = read_manifest(data.trials)
+    assert all("/test-clean/" in row["wav"] for row in trials.values())
+    with pytest.raises(UserError, match=r"speaker '\d+', who is in training too"):
+        prepare(corpus, tmp_path, **options, verification_splits=["train-clean-100"])
+
+
+def test_keywords_of_librispeech(corpus, tmp_path):
+    keywords = ["UNDER", "BEHIND", "NEAR"]
+    options = {"task": "keyword", "data_layout": "librispeech", **SPLITS}
+    options["test_splits"] = ["test-clean", "test-other"]
+    data = prepare(corpus, tmp_path, keywords=keywords, **options)
+    assert data.trials is None
+    assert data.tests.keys() == {"test-clean", "test-other"}
+    for path in (data.train, data.valid, *data.tests.values()):
+        for row in read_manifest(path).values():
+            assert set(row["wrd"].split()) & set(keywords) == {row["label"]}
+    with pytest.raises(UserError, match="keywords is null: the keyword task"):
+        prepare(corpus, tmp_path, **options)
+    with pytest.raises(UserError, match=r"are of 0 class\(es\): a keyword probe needs two"):
+        prepare(corpus, tmp_path, keywords=["OVER", "BESIDE"], **options)
+
+
+def test_folders_of_keywords(write_audio, tmp_path):
+    root = words(tmp_path / "words", write_audio, ("go", "stop", "yes"))
+    write_audio(root / "_background_noise_/noise.wav")
+    write_audio(root / "loose.wav")
+    options = {"task": "keyword", "data_layout": "folder"}
+    data = prepare(root, tmp_path / "csv", **options)
+    parts = [ids(path) for path in (data.train, data.valid, data.tests["test"])]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 90
+    chosen = prepare(root, tmp_path / "csv", **options, keywords=["go", "yes"])
+    assert {row["label"] for row in read_manifest(chosen.train).values()} == {"go", "yes"}
+    assert ids(chosen.train) < ids(data.train) | parts[0]
+    with pytest.raises(UserError, match="keywords has 'no', and there is no folder of that name"):
+        prepare(root, tmp_path / "csv", **options, keywords=["go", "no"])
+
+
+def test_lists_of_speech_commands_decide(write_audio, tmp_path):
+    root = words(tmp_path / "words", write_audio)
+    (root / "testing_list.txt").write_text("go/03_nohash_0.wav\nstop/04_nohash_0.wav\n")
+    options = {"task": "keyword", "data_layout": "folder"}
+    data = prepare(root, tmp_path / "csv", **options)
+    assert ids(data.tests["test"]) == {"go/03_nohash_0.wav", "stop/04_nohash_0.wav"}
+    (root / "validation_list.txt").write_text("go/05_nohash_0.wav\n")
+    data = prepare(root, tmp_path / "csv", **options)
+    assert ids(data.valid) == {"go/05_nohash_0.wav"}
+    assert len(ids(data.train)) == 57
+
+
+def test_folders_of_parts_decide(write_audio, tmp_path):
+    root = tmp_path / "data"
+    words(root / "train", write_audio)
+    words(root / "test", write_audio, num_speakers=2)
+    options = {"task": "keyword", "data_layout": "folder"}
+    data = prepare(root, tmp_path / "csv", **options)
+    assert all(key.startswith("test/") for key in ids(data.tests["test"]))
+    assert len(ids(data.tests["test"])) == 4
+    assert len(ids(data.train) | ids(data.valid)) == 60
+    write_audio(root / "test/left/a.wav")
+    with pytest.raises(UserError, match="'test' has utterances of left, and training has none"):
+        prepare(root, tmp_path / "csv", **options)
+
+
+def test_folders_of_speakers(write_audio, tmp_path):
+    for speaker in range(12):
+        for number in range(15):
+            write_audio(tmp_path / f"data/id{speaker}/v{number % 3}/{number}.wav", 1000 + number)
+    options = {"task": "speaker", "data_layout": "folder", "verification_share": 0.3}
+    data = prepare(tmp_path / "data", tmp_path / "csv", **options)
+    labels = {
+        name: {row["label"] for row in read_manifest(path).values()}
+        for name, path in {"train": data.train, "trials": data.trials, **data.tests}.items()
+    }
+    assert labels["train"] == labels["test"]
+    assert labels["trials"]
+    assert not labels["trials"] & labels["train"]
+
+
+def test_bad_files_are_counted(write_audio, tmp_path):
+    root = words(tmp_path / "words", write_audio)
+    (root / "go/broken.wav").write_text("no audio")
+    options = {"task": "keyword", "data_layout": "folder"}
+    with pytest.raises(ValueError, match=r"go/broken\.wav"):
+        prepare(root, tmp_path / "csv", **options)
+    data = prepare(root, tmp_path / "csv", **options, max_bad_share=0.1)
+    parts = (data.train, data.valid, data.tests["test"])
+    assert sum(len(ids(path)) for path in parts) == 60
+
+
+def test_calls_that_cannot_work(write_audio, tmp_path):
+    root = words(tmp_path / "words", write_audio, num_speakers=1)
+    options = {"task": "keyword", "data_layout": "folder"}
+    cases = {
+        "task is 'emotion': choose speaker or keyword": {"task": "emotion"},
+        "data_layout is 'csv': choose librispeech or folder": {"data_layout": "csv"},
+        "test_share is 0.5: give a share, 0 <= x < 0.5": {"test_share": 0.5},
+        "no utterance is left for": {"test_share": 0.0},
+    }
+    for words_, wrong in cases.items():
+        with pytest.raises(UserError, match=words_):
+            prepare(root, tmp_path / "csv", **{**options, **wrong})
+    for number in range(2):
+        write_audio(tmp_path / f"flat/{number}.wav")
+    with pytest.raises(UserError, match="has no folders of classes: data_layout folder is"):
+        prepare(tmp_path / "flat", tmp_path / "csv2", **options)
