@@ -1,11 +1,19 @@
 """Fine-tuning by its real command: from a pretrained encoder, frozen, from scratch, resumed."""
 
+import csv
 import importlib.util
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
+
+from speechbrain_pom.__main__ import main
+from speechbrain_pom.ctc.decoding import make_beam_searcher
+from speechbrain_pom.ctc.scoring import ErrorRates
+from speechbrain_pom.data.audio_reader import AudioReader
+from speechbrain_pom.inference import load_encoder, load_recogniser
 
 STATE = ("model", "layer_sum", "head", "normalize", "head_optimizer", "encoder_optimizer")
 SPLITS = ("test-clean", "test-other")
@@ -190,3 +198,38 @@ def test_another_start_is_refused_in_an_old_folder(recipes, pretrained, fine_tun
         result.returncode, result.stderr, "pretrained is not what this run began with"
     )
     assert recipes.differing(before, recipes.tensors(fine_tuned[0], "model")) == []
+
+
+def test_the_saved_model_is_the_one_that_was_tested(fine_tuned, corpus, tmp_path):
+    """Each file by itself, through the loaded and through the exported model: the same errors."""
+    folder, _ = fine_tuned
+    assert main(["export", str(folder), str(tmp_path / "exported")]) == 0
+    summary = json.loads((folder / "results.json").read_text())["test-clean"]["no_lm"]
+    with open(folder / "manifests/test-clean.csv", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    for path in (folder, tmp_path / "exported"):
+        recogniser = load_recogniser(path)
+        decode = make_beam_searcher(recogniser.units, beam_size=4)
+        rates = ErrorRates()
+        for row in rows:
+            with AudioReader(row["wav"].replace("$data_root", str(corpus))) as reader:
+                wav = reader.read(0, reader.num_samples)
+            with torch.no_grad():
+                log_probs, _ = recogniser(wav.unsqueeze(0))
+            rates.append([row["ID"]], decode(log_probs, torch.ones(1)), [row["wrd"]])
+        assert rates.summary(20) == summary
+
+
+def test_the_encoder_of_a_run_encodes_a_corpus(pretrained, corpus, tmp_path):
+    out = tmp_path / "frames"
+    call = ["encode", str(pretrained[0]), str(corpus / "dev-clean"), "--out", str(out)]
+    assert main(call) == 0
+    files = sorted((corpus / "dev-clean").rglob("*.flac"))
+    written = sorted(out.rglob("*.npy"))
+    assert len(written) == len(files)
+    stamps = [path.stat().st_mtime_ns for path in written]
+    assert main(call) == 0
+    assert [path.stat().st_mtime_ns for path in written] == stamps
+    frames = load_encoder(pretrained[0]).encode_file(files[0])
+    stored = next(path for path in written if path.stem == files[0].stem)
+    assert np.allclose(np.load(stored), frames.numpy(), atol=1e-5)
