@@ -41,8 +41,8 @@ def read_environment(folder):
     -------
     commit : str or None
     versions : dict of str to str
-        Empty if this package is not among those listed: SpeechBrain lists those of the first pip
-        in PATH, which may be another environment's.
+        Empty if this package is not among those listed: SpeechBrain alone lists those of the
+        first pip in PATH, which may be another environment's.
 
     Example
     -------

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import importlib.metadata
 import logging
 import os
 import shlex
@@ -155,6 +156,13 @@ def prepare_output_folder(experiment, script_path):
     return folder
 
 
+def _packages():
+    """This process's packages; SpeechBrain lists those of the first pip in PATH."""
+    found = {each.name: each.version for each in importlib.metadata.distributions()}
+    listing = "".join(f"{name}=={found[name]}\n" for name in sorted(found, key=str.lower))
+    return f"Packages of the run:\n{listing}==============================\n"
+
+
 def _fill_output_folder(experiment, folder, script_path):
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +178,8 @@ def _fill_output_folder(experiment, folder, script_path):
     if not Path(log_config).is_file():
         raise UserError(f"--log_config: no such file: '{log_config}'")
     _write_if_changed(folder / "hyperparams.yaml", resolved_yaml(experiment))
-    _write_if_changed(folder / "env.log", get_environment_description())
+    environment = _packages() + get_environment_description()
+    _write_if_changed(folder / "env.log", environment)
     _write_if_changed(folder / script_path.name, script_path.read_text(encoding="utf-8"))
     setup_logging(log_config, {"handlers": {"file_handler": {"filename": str(folder / "log.txt")}}})
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # thousands of lines on fonts

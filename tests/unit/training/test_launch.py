@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import socket
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -174,7 +175,9 @@ def test_output_folder_documents_the_run(toy, tmp_path):
     expected = {"output_folder": str(folder), "attention_type": spec, "seed": 7, "sub": {"a": 7}}
     assert saved == expected
     assert (folder / "recipe.py").read_text() == "# the recipe\n"
-    assert "SpeechBrain system description" in (folder / "env.log").read_text()
+    environment = (folder / "env.log").read_text()
+    assert "SpeechBrain system description" in environment
+    assert f"\ntorch=={version('torch')}\n" in environment  # whatever pip is in PATH
     logging.getLogger("toy").info("a line")
     sys.excepthook(ValueError, ValueError("lost"), None)
     log = (folder / "log.txt").read_text()
