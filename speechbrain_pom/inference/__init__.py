@@ -1,6 +1,7 @@
 """Pretrained models: loading, encoding, transcribing, exporting."""
 
 from speechbrain_pom.inference.encoder import SpeechEncoder
+from speechbrain_pom.inference.hub import load_weights
 from speechbrain_pom.inference.loading import load_encoder, load_recogniser
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
 from speechbrain_pom.inference.transcription import transcribe
@@ -12,6 +13,7 @@ __all__ = [
     "encode_windows",
     "load_encoder",
     "load_recogniser",
+    "load_weights",
     "transcribe",
     "windows_are_exact",
 ]

@@ -355,27 +355,6 @@ def test_loading_leaves_the_random_state_alone(pretrained_run):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_in_a_hyperpyyaml_file(tmp_path, pretrained_run, wavs):
-    text = f"encoder: !apply:speechbrain_pom.load_encoder\n    path: {pretrained_run}\n"
-    hparams = load_hyperpyyaml(text + "    layers: sum\n")
-    states, _ = load_encoder(pretrained_run)(wavs, layers=[0, 1, 2])
-    assert torch.allclose(hparams["encoder"](wavs)[0], sum(states) / 3, atol=1e-6)
-
-
-def test_in_a_speechbrain_checkpointer(tmp_path, pretrained_run, make_run, wavs):
-    """Fine-tuned inside another recipe, it is saved and recovered with its statistics."""
-    make_run(tmp_path / "other", seed=9)
-    encoder = load_encoder(pretrained_run)
-    checkpointer = Checkpointer(tmp_path / "save", {"encoder": encoder})
-    checkpointer.save_checkpoint()
-    expected, _ = encoder(wavs)
-    other = load_encoder(tmp_path / "other")
-    assert not torch.equal(other(wavs)[0], expected)
-    checkpointer.recoverables["encoder"] = other
-    checkpointer.recover_if_possible()
-    assert torch.equal(other(wavs)[0], expected)
-
-
 def test_the_recogniser(tmp_path, finetuned_run, wavs):
     recogniser = load_recogniser(finetuned_run)
     log_probs, num_frames = recogniser(wavs, torch.tensor([8000, 3001]))
