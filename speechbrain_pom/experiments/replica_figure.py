@@ -71,7 +71,7 @@ def _draw_rates(panel, record, mixers, split):
     panel.set_xlim(-0.5, len(mixers) - 0.5)
     panel.set(title=f"{split}: mean, 95 % interval; x: seeds", ylabel="WER (%)", ylim=(0, None))
     panel.grid(axis="y", alpha=0.3)
-    panel.legend()
+    panel.legend(loc="center")  # pretrained runs end up below it, the others above
 
 
 def _draw_curves(panel, record, mixers, kinds, figure):

@@ -104,7 +104,7 @@ def render(protocol, record):
             lines += ["", f"Pairs of mixers, pretrained, {split}, points of WER:"]
             rows = [(f"{a} - {b}", *_cells(found)) for a, b, found in pairs]
             lines += ["", *table([_DIFFERENCE_HEADS, *rows])]
-    lines += ["", "Time (minutes, with validation and tests), speed and peak memory of a run:"]
+    lines += ["", _COSTS]
     lines += ["", *table(_costs(record, mixers)), "", _METHOD, "", "```bash", command]
     lines += [f"python -m speechbrain_pom replica report {protocol.name}", "```"]
     return "\n".join(lines)
@@ -117,6 +117,10 @@ _DIFFERENCE_HEADS = (
     "p",
     "utterances better",
     "worse",
+)
+_COSTS = (
+    "CPU time of the whole recipe (loading, validation and tests too), time of training by the "
+    "clock, and peak memory of a run:"
 )
 _METHOD = (
     f"Intervals: {NUM_BOOTSTRAP} bootstrap trials over utterances, alike for all systems; an "
