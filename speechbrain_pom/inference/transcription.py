@@ -111,7 +111,9 @@ def transcribe(recogniser, source, *, decode=None, window_s=30.0, pause_s=0.6, m
     >>> from speechbrain_pom.ctc.units import CharacterUnits
     >>> class SaysHi(torch.nn.Module):
     ...     units = CharacterUnits()
-    ...     encoder = SimpleNamespace(samples_per_frame=640, sample_rate=16000, hop_ms=10)
+    ...     encoder = SimpleNamespace(
+    ...         samples_per_frame=640, sample_rate=16000, hop_ms=10, device="cpu"
+    ...     )
     ...
     ...     def forward(self, wavs, lengths=None):
     ...         labels = torch.tensor([0] * 5 + [9, 0, 10] + [0] * 18)
