@@ -10,6 +10,7 @@ from speechbrain_pom.ctc.scoring import format_summary
 from speechbrain_pom.data.mini_corpus_files import read_manifest
 from speechbrain_pom.errors import UserError
 from speechbrain_pom.pretrained import find_checkpoint
+from speechbrain_pom.probe.metrics import format_scores
 from speechbrain_pom.training.logs import EpochHistory
 from speechbrain_pom.training.options import read_tree
 
@@ -149,6 +150,9 @@ def _course(folder, records, options):
             f"{valid['codes_in_use']} of {options.get('cb_vocab', '?')} in use, "
             f"perplexity {valid['code_perplexity']:.0f}",
         )
+    if "error_rate" in valid:
+        train, valid = (change(part, "error_rate", digits=2) for part in ("train", "valid"))
+        yield "errors", f"train {train} %, valid {valid} %"
     if "wer" in valid:
         best = min(records, key=lambda record: record["valid"]["wer"])
         yield (
@@ -161,12 +165,25 @@ def _course(folder, records, options):
 
 def _tests(folder):
     """Error rates of each test set with each decoder; the intervals are of 95 %."""
-    if _has(folder, "results.json"):
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        for split, decoders in results.items():
-            for decoder, summary in decoders.items():
-                with_lm = "without LM" if decoder == "no_lm" else "with LM"
-                yield split, f"{format_summary(summary)}, {with_lm}"
+    if not _has(folder, "results.json"):
+        return
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    if "task" in results:
+        yield from _probe(results)
+        return
+    for split, decoders in results.items():
+        for decoder, summary in decoders.items():
+            with_lm = "without LM" if decoder == "no_lm" else "with LM"
+            yield split, f"{format_summary(summary)}, {with_lm}"
+
+
+def _probe(results):
+    """Accuracy of each test set, and the equal error rate of speakers."""
+    for name, figures in results.items():
+        if isinstance(figures, dict) and "accuracy" in figures:
+            yield name, format_scores(figures)
+        elif isinstance(figures, dict) and "eer" in figures:
+            yield name, f"equal error rate {figures['eer']:.2f} %"
 
 
 def _cost(train):

@@ -10,6 +10,7 @@ from speechbrain_pom.__main__ import main
 from speechbrain_pom.cli import summary
 from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.data.mini_corpus import make_mini_corpus
+from speechbrain_pom.probe.metrics import ClassificationScores
 from speechbrain_pom.training.logs import ExperimentLogger
 
 COST = {"grad_norm": 1.0, "audio_s_per_s": 79.6, "peak_memory_mib": 1327.5}
@@ -137,3 +138,19 @@ def test_bad_calls(tmp_path, capsys, name, message):
     error = capsys.readouterr().err
     assert error.startswith("error: " + message.format(tmp_path / name))
     assert error.count("\n") == 1
+
+
+def test_a_probe(tmp_path, capsys):
+    folder = tmp_path / "probe"
+    stats = [{"loss": 2.0, "error_rate": 60.0}, {"loss": 1.0, "error_rate": 25.0}]
+    log_epochs(folder, stats, stats)
+    scores = ClassificationScores()
+    scores.append(["a", "b"], ["RED", "BLUE"], ["RED", "RED"])
+    results = {"task": "speaker", "random_encoder": False, "layer_weights": [0.4, 0.6]}
+    results |= {"test": scores.summary(100), "verification": {"eer": 12.345, "num_same": 9}}
+    (folder / "results.json").write_text(json.dumps(results))
+    assert main(["summary", str(folder)]) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert rows["errors"] == "train 60.00 -> 25.00 %, valid 60.00 -> 25.00 %"
+    assert rows["test"].startswith("accuracy 50.00 % (")
+    assert rows["verification"] == "equal error rate 12.35 %"
