@@ -14,11 +14,12 @@ TEST_PROCESSES ?= 2
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format bench clean
+.PHONY: help env demo test test-slow lint format bench clean
 
 help:
 	@echo "make demo     mini corpus, pretraining, fine-tuning and a summary, on synthetic speech"
-	@echo "make test     all tests and the lint step"
+	@echo "make test     the tests and the lint step"
+	@echo "make test-slow   the tests that take minutes each: kills, faults, the replica"
 	@echo "make env      only the environment, with the package and its tools"
 	@echo "make lint     ruff: rules and format"
 	@echo "make format   ruff: repair both"
@@ -45,9 +46,12 @@ demo: $(INSTALLED)
 	@$(RUN) -m speechbrain_pom summary $(DEMO)/bestrq_pom $(DEMO)/ctc_pom
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --doctest-modules -n $(TEST_PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --doctest-modules -n $(TEST_PROCESSES) --dist loadfile -m "not slow"
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+test-slow: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile -m slow
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

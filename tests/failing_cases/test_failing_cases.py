@@ -55,6 +55,7 @@ def outcomes():
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_the_tests_of_the_guarantee_notice(outcomes, name):
     assert outcomes[name].keys() == set(BEHAVIOURS[name].quick_tests)
