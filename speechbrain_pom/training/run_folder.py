@@ -41,6 +41,7 @@ CONTINUES = {
     "optimizer_step_limit",
     "pretrained",
     "test_splits",
+    "test_csv",
     "test_only",
     "beam_size",
     "beam_prune_logp",
