@@ -187,9 +187,14 @@ def run_command(command):
 
 
 def _quote(word):
-    """In double quotes where that suffices: specs have single quotes inside."""
+    """In double quotes where that suffices: specs have single quotes inside.
+
+    A word that is the name of an environment variable stays one.
+    """
     quoted = shlex.quote(word)
-    return quoted if quoted == word or re.search(r'["$`\\!]', word) else f'"{word}"'
+    if quoted == word or (re.search(r'["$`\\!]', word) and not re.fullmatch(r"\$\w+", word)):
+        return quoted
+    return f'"{word}"'
 
 
 def _split(options):

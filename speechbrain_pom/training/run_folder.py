@@ -26,6 +26,7 @@ NO_EFFECT = {
     "ckpt_interval_minutes",
     "ckpt_interval_steps",
     "num_checkpoints_to_keep",
+    "layer_statistics_interval",
     "resume_anyway",
     "noprogressbar",
     "tqdm_colored_bar",

@@ -20,7 +20,9 @@ from speechbrain_pom.training.options import parse_command_line
 
 ROOT = Path(__file__).parents[3]
 TOLERANCE = 0.03
-MIXERS = [(name, mixer) for name, found in load_protocols().items() for mixer in found.mixers]
+# A grid has the mixers of another protocol.
+WHOLE = {name: found for name, found in load_protocols().items() if not found.grid}
+MIXERS = [(name, mixer) for name, found in WHOLE.items() for mixer in found.mixers]
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +55,7 @@ def test_parameters_of_a_mixer(name, mixer):
         assert abs(number / of_pom - 1) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", load_protocols())
+@pytest.mark.parametrize("name", ["small", "large"])
 def test_mixers_differ_in_spec_and_width_alone(name):
     protocol = find_protocol(name)
     found = {mixer: requests_of(protocol, mixer, 2) for mixer in ("PoM", "SummaryMixing")}
@@ -109,7 +111,7 @@ def test_what_is_not_of_the_protocol_is_refused(choice, message):
 
 
 def test_protocols_that_do_not_exist():
-    with pytest.raises(ValueError, match="unknown protocol 'smal': choose one of small, large"):
+    with pytest.raises(ValueError, match="unknown protocol 'smal': choose one of small, large, re"):
         find_protocol("smal")
     with pytest.raises(ValueError, match=r"no such file of protocols: '/nowhere\.yaml'"):
         load_protocols("/nowhere.yaml")

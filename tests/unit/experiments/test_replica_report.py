@@ -75,7 +75,12 @@ def write_run(run, utterances=20):
     history = EpochHistory(run.folder / "history.jsonl")
     for epoch in (1, 2):
         train = {"loss": 5.0, "audio_s_per_s": 40.0 * epoch, "peak_memory_mib": 100.0 * epoch}
-        valid = {"loss": 4.0 / epoch, "accuracy": 0.5, "wer": 50.0 / epoch}
+        valid = {
+            "loss": 4.0 / epoch,
+            "accuracy": 0.5,
+            "wer": 50.0 / epoch,
+            "blank_share": 1.0 / epoch,
+        }
         history.append({"epoch": epoch, "steps": 9 * epoch, "train": train, "valid": valid})
     if run.kind == "pretraining":
         return
@@ -119,7 +124,12 @@ def test_a_record_has_what_the_runs_left(record, folder, protocol):
     run = next(run for run in record["runs"] if run["kind"] == "finetuning" and run["seed"] == 2)
     assert (run["mixer"], run["commit"], run["duration_s"]) == ("PoM", "abc1234", 180)
     assert (run["peak_memory_mib"], run["audio_s_per_s"], run["num_steps"]) == (200.0, 60.0, 18)
-    assert run["curve"] == {"steps": [9, 18], "loss": [4.0, 2.0], "wer": [50.0, 25.0]}
+    assert run["curve"] == {
+        "steps": [9, 18],
+        "loss": [4.0, 2.0],
+        "wer": [50.0, 25.0],
+        "blank_share": [1.0, 0.5],
+    }
     assert run["edits"]["test-other"] == [1] * 4 + [0] * 16
     assert run["results"]["test-clean"]["wer"] == 5.0
     assert record["utterances"]["test-clean"]["u07"] == 4
@@ -155,7 +165,7 @@ def test_the_document(protocol, record, tmp_path):
     assert "| PoM - regularMHA | -10.00 " in text
     assert "Not finished: regularMHA, seed 2, scratch." in text
     assert "an abacus; 2 at a time with 1 threads each; torch 2.11" in text
-    assert "![WER and learning curves](replica_small.png)" in text
+    assert "![Error rates and learning curves](replica_small.png)" in text
 
     document = tmp_path / "replica.md"
     document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
@@ -176,14 +186,14 @@ def test_the_document(protocol, record, tmp_path):
 
 def test_pictures(protocol, record, tmp_path):
     paths = picture_paths(protocol, tmp_path)
-    draw_replica(record, protocol.mixers, paths)
+    draw_replica(record, protocol, paths)
     png, svg = (path.read_bytes() for path in paths)
     assert png[1:4] == b"PNG"
     assert b"<svg" in svg
-    draw_replica(record, protocol.mixers, paths)
+    draw_replica(record, protocol, paths)
     assert [path.read_bytes() for path in paths] == [png, svg]
     record["runs"][1]["edits"]["test-clean"][-1] = 4
-    draw_replica(record, protocol.mixers, paths)
+    draw_replica(record, protocol, paths)
     assert paths[0].read_bytes() != png
 
 
