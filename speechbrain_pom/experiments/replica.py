@@ -13,7 +13,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from speechbrain_pom.errors import UserError
-from speechbrain_pom.experiments.commands import build_commands
+from speechbrain_pom.experiments.commands import build_commands, text_of
 from speechbrain_pom.experiments.table import STAGES, Experiment
 
 PROTOCOLS_PATH = Path(__file__).parent / "replica.yaml"
@@ -48,7 +48,8 @@ class Protocol:
         Keys of one of them.
     mixers : dict of str to dict
         Label to attention_type, d_model, parameters (of the encoder, and of all that is
-        pretrained), and perhaps options, pretraining and finetuning of its own.
+        pretrained), and perhaps options, pretraining and finetuning of its own, and other_size
+        (where it is not as large as PoM on purpose).
     kinds : list of str
         Which of `KINDS` are run.
     test_sets : list of str
@@ -140,11 +141,20 @@ def load_protocols(path=PROTOCOLS_PATH):
         raise UserError(f"no such file of protocols: '{path}'")
     tree = YAML(typ="safe").load(path)
     found = {}
-    for name, fields in tree.items():
-        fields = dict(fields)
-        fields = {**tree.get(fields.pop("like", name), {}), **fields}
+    for name in tree:
+        fields = _said(tree, name)
         found[name] = Protocol(name=name, **{**fields, "mixers": _spread(fields)})
     return {name: _with_choice(protocol, found) for name, protocol in found.items()}
+
+
+def _said(tree, name):
+    """The fields of a protocol, with those of the one that it is like; parts key by key."""
+    fields = dict(tree[name])
+    if (like := fields.pop("like", None)) is None:
+        return fields
+    base = _said(tree, like)
+    parts = {part: {**base.get(part, {}), **fields.get(part, {})} for part in _PARTS}
+    return {**base, **fields, **parts}
 
 
 def _spread(fields):
@@ -366,7 +376,7 @@ def _commands(protocol, mixer, seed, folder, data_folder):
     options = ["--seed", str(seed), "--data_folder", data_folder]
     for stage in STAGES:
         for key, value in parts[stage].items():
-            options += [f"--{stage}.{key}", "null" if value is None else str(value)]
+            options += [f"--{stage}.{key}", text_of(value)]
     commands = build_commands(experiment, options, num_processes=1, results_folder=folder)
     scratch = str(_run_folder(folder, mixer, seed, "scratch"))
     replaced = {"--pretrained": "null", "--output_folder": scratch}

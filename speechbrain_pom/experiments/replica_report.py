@@ -25,6 +25,7 @@ from speechbrain_pom.files import replace_section
 DOCUMENT = "docs/replica.md"
 BEGIN = "<!-- REPLICA: written by python -m speechbrain_pom replica report -->"
 END = "<!-- /REPLICA -->"
+_STAGES = {"pretraining": "pretraining", "finetuning": "fine-tuning"}
 STARTS = {"finetuning": "pretrained", "scratch": "from scratch"}
 
 
@@ -102,13 +103,13 @@ def render(protocol, record):
     if protocol.grid:
         lines += ["", _GRID, "", *table(grid_rows(record, protocol))]
     else:
-        lines += ["", _VALIDATION, "", *table(validation_rows(record, mixers))]
+        lines += ["", _VALIDATION, "", *table(validation_rows(record, mixers, protocol.kinds))]
     layers = list(layer_rows(record, mixers))
     if len(layers) > 1:
         lines += ["", _LAYERS, "", *table(layers)]
     if protocol.test_sets:
         lines += _tests(protocol, record, mixers)
-    lines += ["", _COSTS, "", *table(_costs(record, mixers))]
+    lines += ["", _COSTS, "", *table(_costs(protocol, record, mixers))]
     if protocol.test_sets:
         lines += ["", _METHOD]
     lines += ["", "```bash", command]
@@ -164,17 +165,21 @@ _METHOD = (
 
 def _setting(protocol):
     corpus = protocol.corpus
-    steps = [getattr(protocol, stage)["optimizer_step_limit"] for stage in STAGES]
     sizes = [facts["parameters"][1] / 1e6 for facts in protocol.mixers.values()]
     if protocol.is_real:
         data = f"Recordings of people ({', '.join(corpus['files'])})"
     else:
         data = f"Mini corpus of {corpus['duration_min']} minutes (seed {corpus['seed']})"
+    steps = ", ".join(
+        f"{getattr(protocol, stage)['optimizer_step_limit']} of {_STAGES[stage]}"
+        for stage in STAGES
+        if stage in protocol.kinds
+    )
     text = (
         f"{data}; {protocol.options['num_encoder_layers']} layers, {min(sizes):.2f} to "
-        f"{max(sizes):.2f} million parameters; {steps[0]} steps of pretraining, {steps[1]} of "
-        f"fine-tuning; seeds {', '.join(map(str, protocol.seeds))}; {len(protocol.mixers)} "
-        f"{'systems' if protocol.grid else 'mixers'}."
+        f"{max(sizes):.2f} million parameters; steps: {steps}; seeds "
+        f"{', '.join(map(str, protocol.seeds))}; {len(protocol.mixers)} "
+        f"{'systems' if protocol.grid or not protocol.test_sets else 'mixers'}."
     )
     if protocol.choice:
         chosen = ", ".join(f"{mixer} {label}" for mixer, label in protocol.choice.items())
@@ -248,8 +253,8 @@ def _cells(found):
     )
 
 
-def _costs(record, mixers):
-    stages = dict(zip(STAGES, ("pretraining", "fine-tuning"), strict=True))
+def _costs(protocol, record, mixers):
+    stages = {stage: name for stage, name in _STAGES.items() if stage in protocol.kinds}
     heads = ("CPU minutes", "minutes", "MiB")
     yield "mixer", *(f"{name}: {head}" for name in stages.values() for head in heads)
     figures = (("cpu_s", 1 / 60, 1), ("duration_s", 1 / 60, 1), ("peak_memory_mib", 1, 0))

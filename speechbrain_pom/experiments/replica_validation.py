@@ -48,36 +48,53 @@ def best_cells(record, protocol):
     }
 
 
-def validation_rows(record, mixers):
-    """Rows of a table: pretraining and fine-tuning of each mixer on the validation data.
+def validation_rows(record, mixers, kinds):
+    """Rows of a table: what each mixer has come to on the validation data.
 
     Arguments
     ---------
     record : dict
     mixers : iterable of str
+    kinds : iterable of str
+        What was run: it decides the columns.
 
     Yields
     ------
     tuple of str
         The heading first.
     """
-    yield (
-        *("mixer", "seeds", "masked loss", "masked accuracy (%)"),
-        *("WER, greedy (%)", "from scratch (%)", "epochs all blank"),
-    )
+    columns = [column for column in _COLUMNS if column[0] in kinds]
+    yield "mixer", "seeds", *(heading for _, heading, _, _ in columns)
     for mixer in mixers:
-        pretrained = list(runs_of(record, mixer, "pretraining").values())
-        tuned = list(runs_of(record, mixer, "finetuning").values())
-        scratch = best_wer(record, mixer, "scratch")
+        runs = {kind: list(runs_of(record, mixer, kind).values()) for kind in kinds}
+        cells = [_mean(figure(run["curve"]) for run in runs[k]) for k, _, figure, _ in columns]
+        digits = [digits for *_, digits in columns]
         yield (
             mixer,
-            str(max(len(pretrained), len(tuned))),
-            _mean(run["curve"]["loss"][-1] for run in pretrained),
-            _mean((100 * run["curve"]["accuracy"][-1] for run in pretrained), digits=1),
-            _mean((min(run["curve"]["wer"]) for run in tuned), digits=2),
-            "" if scratch is None else f"{scratch:.2f}",
-            _mean((_blank_epochs(run) for run in tuned if "blank_share" in run["curve"]), digits=1),
+            str(max(map(len, runs.values()))),
+            *("" if v is None else f"{v:.{d}f}" for v, d in zip(cells, digits, strict=True)),
         )
+
+
+def _mean(values):
+    values = [value for value in values if value is not None]
+    return fmean(values) if values else None
+
+
+def _blank_epochs(curve):
+    if "blank_share" not in curve:
+        return None
+    return sum(share == 1.0 for share in curve["blank_share"])
+
+
+# Kind of the run, heading, figure of its curve, decimals.
+_COLUMNS = (
+    ("pretraining", "masked loss", lambda curve: curve["loss"][-1], 3),
+    ("pretraining", "masked accuracy (%)", lambda curve: 100 * curve["accuracy"][-1], 1),
+    ("finetuning", "WER, greedy (%)", lambda curve: min(curve["wer"]), 2),
+    ("scratch", "from scratch (%)", lambda curve: min(curve["wer"]), 2),
+    ("finetuning", "epochs all blank", _blank_epochs, 1),
+)
 
 
 def grid_rows(record, protocol):
@@ -138,12 +155,3 @@ def layer_rows(record, mixers):
 
 def _ends(ends, key, factor, digits):
     return ", ".join(f"{factor * layer[key]:.{digits}f}" for layer in ends)
-
-
-def _mean(values, digits=3):
-    values = list(values)
-    return f"{fmean(values):.{digits}f}" if values else ""
-
-
-def _blank_epochs(run):
-    return sum(share == 1.0 for share in run["curve"]["blank_share"])

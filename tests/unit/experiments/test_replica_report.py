@@ -9,10 +9,11 @@ import pytest
 
 from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.experiments import replica_statistics
-from speechbrain_pom.experiments.replica import find_protocol, plan_runs
+from speechbrain_pom.experiments.replica import find_protocol, load_protocols, plan_runs
 from speechbrain_pom.experiments.replica_figure import draw_replica
 from speechbrain_pom.experiments.replica_records import (
     collect,
+    left_to_run,
     read_record,
     record_path,
     write_record,
@@ -160,7 +161,8 @@ def test_figures_over_the_seeds(record):
 
 def test_the_document(protocol, record, tmp_path):
     text = render(protocol, record)
-    rows = [line for line in text.splitlines() if line.startswith("| PoM ")]
+    assert re.search(r"\| PoM +\| 2 +\| 2\.000 +\| 50\.0 +\| 25\.00 +\| 25\.00 +\| 1\.0 ", text)
+    rows = [line for line in text.splitlines() if line.startswith("| PoM ") and "1,268" in line]
     assert re.search(r"\| 96 +\| 1,268,864 +\| 2\.50 \(.* to .*; 0\.00, 5\.00\)", rows[0])
     assert "| PoM - regularMHA | -10.00 " in text
     assert "Not finished: regularMHA, seed 2, scratch." in text
@@ -176,7 +178,7 @@ def test_the_document(protocol, record, tmp_path):
     written = document.read_text()
     assert written.startswith(f"before\n{BEGIN}\n\n### Protocol `small`: 2 CPU cores\n")
     assert written.endswith(f"{END}\nafter\n")
-    assert written.count("Not run yet.") == 2
+    assert written.count("Not run yet.") == len(load_protocols())
     assert "python -m speechbrain_pom replica run large\n" in written
 
     document.write_text("no markers")
@@ -213,3 +215,22 @@ def test_runs_that_do_not_belong_together_are_refused(protocol, folder, tmp_path
     write_run(other[1], utterances=19)
     with pytest.raises(ValueError, match="was tested on other utterances of test-clean than the r"):
         collect(protocol, tmp_path)
+
+
+def test_runs_of_an_earlier_record_are_kept(protocol, folder, record, tmp_path):
+    """A machine that has only the seed 2 adds to what another one recorded."""
+    (chain,) = plan_runs(protocol, tmp_path, ["regularMHA"], [2])[1:]
+    write_run(chain[0])
+    merged = collect(protocol, tmp_path, record)
+    assert merged["missing"] == []
+    assert len(merged["runs"]) == 12
+    same = [run for run in merged["runs"] if run["kind"] != "scratch"]
+    assert same == [run for run in record["runs"] if run["kind"] != "scratch"]
+    chains = plan_runs(protocol, tmp_path)
+    assert left_to_run(chains, protocol, tmp_path, merged) == [False] * len(chains)
+    assert left_to_run(chains, protocol, tmp_path, record).count(True) == 1
+    assert left_to_run(chains, protocol, tmp_path, None) == [True] * len(chains)
+    others = {**record, "utterances": {"test-clean": {"u00": 4}}}
+    message = "was tested on other utterances of test-clean than the runs before it"
+    with pytest.raises(ValueError, match=message):
+        collect(protocol, tmp_path, others)
