@@ -20,7 +20,10 @@ logger = get_logger(__name__)
 # What a checkpoint says of its encoder and features. The second group leaves no trace in the
 # shapes of the tensors, so its values are compared.
 SHAPING_KEYS = ("attention_type", "d_model", "num_encoder_layers", "d_ffn", "cnn_channels")
-SILENT_KEYS = ("nhead", "positional_encoding", "sample_rate", "n_fft", "hop_length", "n_mels")
+SILENT_KEYS = (
+    *("nhead", "positional_encoding", "normalize_before"),
+    *("sample_rate", "n_fft", "hop_length", "n_mels", "f_min", "f_max"),
+)
 FROM_SCRATCH = "from scratch"
 MODEL_FILE = "model.ckpt"
 NORMALIZE_FILE = "normalize.ckpt"

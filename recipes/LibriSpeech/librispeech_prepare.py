@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Manifests for the recipes in this folder: of LibriSpeech, or of your own audio.
+"""Manifests for the recipes in this folder: of LibriSpeech, or of your own audio and CSV files.
 
 By hand, for example to prepare on a machine without a GPU:
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from speechbrain_pom.data.audio_files import CHECKS
 from speechbrain_pom.data.audio_folder import prepare_audio_folder
+from speechbrain_pom.data.csv_manifest import parse_sources, prepare_csv
 from speechbrain_pom.data.librispeech import prepare_librispeech
 from speechbrain_pom.data.manifest import merge_manifests
 from speechbrain_pom.errors import exit_on_user_error
@@ -68,6 +69,8 @@ def prepare_pretraining(
     train_splits,
     valid_split,
     valid_share,
+    train_csv=None,
+    valid_csv=None,
     **options,
 ):
     """Writes ``train.csv`` and ``valid.csv`` for pretraining, which needs no transcripts.
@@ -85,6 +88,8 @@ def prepare_pretraining(
     train_splits : list of str
     valid_split : str
     valid_share : float
+    train_csv, valid_csv : str or list of str, optional
+        CSV files instead of a layout, as `speechbrain_pom.data.csv_manifest` reads them.
     **options
         Of both layouts: max_bad_share, check_data, num_workers, show_progress.
 
@@ -98,6 +103,9 @@ def prepare_pretraining(
     ValueError
         If the data cannot be prepared; the message says what to do.
     """
+    if train_csv is not None:
+        given = {"train": train_csv, "valid": valid_csv}
+        return _prepare_csvs(given, manifest_folder, data_folder=data_folder, **options)
     if data_layout == "folder":
         return prepare_audio_folder(
             data_folder, manifest_folder, valid_share=valid_share, **options
@@ -114,6 +122,81 @@ def prepare_pretraining(
     manifests = prepare(data_folder, manifest_folder, splits, train_splits, **options)
     valid = merge_manifests([manifests[valid_split]], Path(manifest_folder) / "valid.csv")
     return {"train": manifests["train"], "valid": valid}
+
+
+def prepare_finetuning(
+    data_folder,
+    manifest_folder,
+    *,
+    train_splits,
+    valid_split,
+    test_splits,
+    train_csv=None,
+    valid_csv=None,
+    test_csv=None,
+    **options,
+):
+    """Writes the manifests of fine-tuning: training, validation, and one for each test set.
+
+    Arguments
+    ---------
+    data_folder : str or pathlib.Path
+        The folder that holds the splits; None if the CSV files say where the audio is.
+    manifest_folder : str or pathlib.Path
+        Where the manifests go; what is there and up to date is kept.
+    train_splits : list of str
+    valid_split : str
+    test_splits : list of str
+    train_csv, valid_csv, test_csv : str or list of str, optional
+        CSV files instead of splits, as `speechbrain_pom.data.csv_manifest` reads them.
+    **options
+        max_bad_share, check_data, num_workers, show_progress.
+
+    Returns
+    -------
+    train : pathlib.Path
+    valid : pathlib.Path
+    tests : dict of str to pathlib.Path
+        By the name of the test set: the split, or that of the CSV source.
+
+    Raises
+    ------
+    ValueError
+        If the data cannot be prepared; the message says what to do.
+    """
+    if train_csv is not None:
+        given = {"train": train_csv, "valid": valid_csv}
+        tests = parse_sources(test_csv) if test_csv else []
+        for source in tests:
+            if source.name in given:
+                raise ValueError(
+                    f"a test set is called '{source.name}', which is the name of another "
+                    "manifest: rename its CSV file"
+                )
+        options |= {"data_folder": data_folder, "need_transcripts": True}
+        paths = _prepare_csvs(given, manifest_folder, **options)
+        prepared = {
+            source.name: prepare_csv(source.name, [source], manifest_folder, **options)
+            for source in tests
+        }
+        return paths["train"], paths["valid"], prepared
+    splits = [*train_splits, valid_split, *test_splits]
+    manifests = prepare(data_folder, manifest_folder, splits, train_splits, **options)
+    return (
+        manifests["train"],
+        manifests[valid_split],
+        {name: manifests[name] for name in test_splits},
+    )
+
+
+def _prepare_csvs(given, manifest_folder, **options):
+    for name, value in given.items():
+        if value is None:
+            raise ValueError(f"train_csv is given, but {name}_csv is not: give both")
+    return {
+        name: prepare_csv(name, parse_sources(value), manifest_folder, **options)
+        for name, value in given.items()
+    }
 
 
 def main(argv=None):

@@ -137,20 +137,20 @@ class BestRQBrain(ExactBrain):
 def dataio_prepare(hparams, rank, world_size):
     """Datasets and samplers of training and validation."""
     manifest_folder = Path(hparams["output_folder"]) / "manifests"
-    keys = ("data_layout", "train_splits", "valid_split", "valid_share", "max_bad_share")
-    run_on_main(
+    keys = ("data_layout", "train_splits", "valid_split", "valid_share", "train_csv", "valid_csv")
+    manifests = run_on_main(
         prepare_pretraining,
         args=[hparams["data_folder"], manifest_folder],
-        kwargs={key: hparams[key] for key in (*keys, "check_data")},
+        kwargs={key: hparams[key] for key in (*keys, "max_bad_share", "check_data")},
     )
     train_data = audio_dataset(
-        manifest_folder / "train.csv",
+        manifests["train"],
         hparams["data_folder"],
         min_duration_s=hparams["min_duration_s"],
         max_duration_s=hparams["max_duration_s"],
     )
     valid_data = audio_dataset(
-        manifest_folder / "valid.csv",
+        manifests["valid"],
         hparams["data_folder"],
         max_duration_s=hparams["max_duration_s"],
     )

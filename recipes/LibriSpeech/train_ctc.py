@@ -13,7 +13,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from librispeech_prepare import prepare
+from librispeech_prepare import prepare_finetuning
 from speechbrain.nnet.losses import ctc_loss
 from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.distributed import if_main_process, run_on_main
@@ -120,12 +120,16 @@ class CTCBrain(ExactBrain):
         """Log and save after validation; report after a test."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss, **self.train_summary()}
-        elif min(self.blank_shares) == 1.0:
+        elif self.is_all_blank():
             logger.warning("All outputs are blank: the model has not learnt to write anything yet")
         if stage == sb.Stage.VALID:
             self.end_validation(float(stage_loss), epoch)
         elif stage == sb.Stage.TEST and if_main_process():
             self.report_test()
+
+    def is_all_blank(self):
+        """Whether the stage's outputs were blank throughout."""
+        return min(self.blank_shares) == 1.0
 
     def end_validation(self, loss, epoch):
         """Anneal the learning rates, log, save."""
@@ -133,8 +137,13 @@ class CTCBrain(ExactBrain):
         learning_rates = {}
         for name, optimizer in self.optimizers_dict.items():
             annealing = getattr(self.hparams, f"{name}_annealing")
-            learning_rates[f"lr_{name}"], new_rate = annealing(loss)
-            update_learning_rate(optimizer, new_rate)
+            learning_rates[f"lr_{name}"] = annealing.hyperparam_value
+            # The loss hardly moves on the plateau where all outputs are blank, and a rate that is
+            # halved there keeps the model on it.
+            if not self.is_all_blank():
+                update_learning_rate(optimizer, annealing(loss)[1])
+        if self.is_all_blank():
+            logger.info("The learning rates are not annealed while all outputs are blank")
         self.hparams.train_logger.log_stats(
             {"epoch": epoch, "steps": self.optimizer_step, **learning_rates},
             train_stats=self.train_stats,
@@ -161,22 +170,17 @@ class CTCBrain(ExactBrain):
 
 
 def dataio_prepare(hparams, rank, world_size):
-    """Datasets with waveforms and labels, checked; and the training sampler."""
+    """Datasets with waveforms and labels, checked; those of the tests; the training sampler."""
     manifest_folder = Path(hparams["output_folder"]) / "manifests"
-    splits = [*hparams["train_splits"], hparams["valid_split"], *hparams["test_splits"]]
-    run_on_main(
-        prepare,
-        args=[hparams["data_folder"], manifest_folder, splits],
-        kwargs={
-            "train_splits": hparams["train_splits"],
-            "max_bad_share": hparams["max_bad_share"],
-            "check_data": hparams["check_data"],
-        },
+    keys = ("train_splits", "valid_split", "test_splits", "train_csv", "valid_csv", "test_csv")
+    train, valid, tests = run_on_main(
+        prepare_finetuning,
+        args=[hparams["data_folder"], manifest_folder],
+        kwargs={key: hparams[key] for key in (*keys, "max_bad_share", "check_data")},
     )
-    names = ["train", hparams["valid_split"], *hparams["test_splits"]]
     datasets = {
-        name: audio_dataset(manifest_folder / f"{name}.csv", hparams["data_folder"])
-        for name in names
+        name: audio_dataset(manifest, hparams["data_folder"])
+        for name, manifest in {"train": train, "valid": valid, **tests}.items()
     }
     units_folder = Path(hparams["output_folder"]) / "units"
     texts = [row["wrd"] for row in datasets["train"].data.values()]
@@ -188,7 +192,7 @@ def dataio_prepare(hparams, rank, world_size):
     hparams["units"] = make_units(
         hparams["tokenizer"], texts, num_pieces=hparams["num_pieces"], folder=units_folder
     )
-    for name in names:
+    for name in datasets:
         datasets[name] = add_transcripts(
             datasets[name],
             hparams["units"],
@@ -203,7 +207,7 @@ def dataio_prepare(hparams, rank, world_size):
         rank=rank,
         world_size=world_size,
     )
-    return datasets, sampler
+    return datasets, list(tests), sampler
 
 
 def check_split(dataset, hparams):
@@ -246,7 +250,7 @@ def prepare_run():
         hparams["model"].requires_grad_(False)
     if hparams["weighted_sum"]:  # taken before this norm, which several processes must know
         hparams["Transformer"].encoder.norm.requires_grad_(False)
-    datasets, train_sampler = dataio_prepare(hparams, launch.rank, launch.world_size)
+    datasets, tests, train_sampler = dataio_prepare(hparams, launch.rank, launch.world_size)
     hparams["searchers"] = make_searchers(hparams)
     brain = CTCBrain(
         modules=hparams["modules"],
@@ -257,13 +261,13 @@ def prepare_run():
     facts = brain.batch_facts(train_sampler)
     if if_main_process():
         logger.info(describe(experiment, facts))
-    return brain, experiment, datasets, train_sampler
+    return brain, experiment, datasets, tests, train_sampler
 
 
 def main():
     """Fine-tune, then test the checkpoint with the best validation WER."""
     with exit_on_user_error():
-        brain, experiment, datasets, train_sampler = prepare_run()
+        brain, experiment, datasets, tests, train_sampler = prepare_run()
     hparams = brain.hparams
     loader = {"num_workers": hparams.num_workers}
 
@@ -275,11 +279,11 @@ def main():
     brain.fit(
         hparams.epoch_counter,
         datasets["train"],
-        datasets[hparams.valid_split],
+        datasets["valid"],
         train_loader_kwargs={"batch_sampler": train_sampler, **loader},
-        valid_loader_kwargs={"batch_sampler": in_order(hparams.valid_split), **loader},
+        valid_loader_kwargs={"batch_sampler": in_order("valid"), **loader},
     )
-    for split in hparams.test_splits:
+    for split in tests:
         brain.test_split = split
         brain.evaluate(
             datasets[split],

@@ -8,12 +8,20 @@ from speechbrain_pom.experiments.commands import format_command
 from speechbrain_pom.experiments.records import RECORDS_FOLDER
 from speechbrain_pom.experiments.replica import (
     PROTOCOLS_PATH,
+    SPEECH_VARIABLE,
     find_protocol,
     plan_runs,
     runs_folder,
+    speech_folder,
 )
 from speechbrain_pom.experiments.replica_figure import draw_replica
-from speechbrain_pom.experiments.replica_records import collect, record_path, write_record
+from speechbrain_pom.experiments.replica_records import (
+    collect,
+    left_to_run,
+    read_record,
+    record_path,
+    write_record,
+)
 from speechbrain_pom.experiments.replica_report import (
     DOCUMENT,
     picture_paths,
@@ -25,10 +33,12 @@ from speechbrain_pom.experiments.replica_runs import run_chains
 EPILOG = """\
   python -m speechbrain_pom replica run small
   python -m speechbrain_pom replica report small
+  python -m speechbrain_pom replica run real --speech /path/to/recordings
 
-In a checkout. `run` makes the mini corpus, then pretrains each mixer, fine-tunes it, and fine-tunes
-it from scratch, with each seed; the same command goes on where it was stopped. What it shows and
-what it cannot: docs/replica.md."""
+In a checkout. `run` makes the mini corpus or finds the recordings, then pretrains each mixer,
+fine-tunes it, and fine-tunes it from scratch, with each seed; the same command goes on where it was
+stopped, and leaves out what the committed record already has. What it shows and what it cannot:
+docs/replica.md."""
 
 
 def add_arguments(parser):
@@ -52,6 +62,7 @@ def add_arguments(parser):
         type=int,
         help="runs side by side, which share the cores (default: the protocol's)",
     )
+    action.add_argument("--again", action="store_true", help="also what the record already has")
     action = actions.add_parser("report", help=f"write results, pictures and {DOCUMENT}")
     _add_shared(action)
     action.add_argument(
@@ -60,7 +71,7 @@ def add_arguments(parser):
 
 
 def _add_shared(parser):
-    parser.add_argument("name", metavar="PROTOCOL", help="small or large")
+    parser.add_argument("name", metavar="PROTOCOL", help="small, large, real, ...")
     parser.add_argument("--out", help="folder of corpus and runs (default: results/replica/NAME)")
     parser.add_argument(
         "--protocols",
@@ -70,6 +81,9 @@ def _add_shared(parser):
 
 
 def _add_choice(parser):
+    parser.add_argument(
+        "--speech", help=f"folder of the recordings (default: that of {SPEECH_VARIABLE})"
+    )
     parser.add_argument("--mixers", nargs="+", metavar="MIXER", help="only these")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="only these")
 
@@ -102,18 +116,35 @@ def run(args):
         for chain in chains:
             print("\n".join(format_command(run.command) for run in chain))
         return 0
-    return _run(protocol, folder, chains, args.jobs)
+    return _run(protocol, folder, chains, args)
 
 
-def _run(protocol, folder, chains, num_jobs):
-    num_jobs = protocol.jobs if num_jobs is None else num_jobs
+def _run(protocol, folder, chains, args):
     with exit_on_user_error():
-        corpus = protocol.corpus
-        make_mini_corpus(Path(folder, "corpus"), corpus["duration_min"], corpus["seed"])
+        if protocol.is_real:
+            data_folder = speech_folder(protocol, args.speech)
+        else:
+            corpus = protocol.corpus
+            data_folder = Path(folder, "corpus")
+            make_mini_corpus(data_folder, corpus["duration_min"], corpus["seed"])
+        left = [True] * len(chains)
+        if not args.again:
+            record = read_record(record_path(protocol, _records_folder(folder, args)))
+            left = left_to_run(chains, protocol, folder, record)
+        if num_recorded := left.count(False):
+            _show(f"{num_recorded} of {len(chains)} chains of runs are in the record: left out")
+        chains = plan_runs(protocol, folder, args.mixers, args.seeds, data_folder)
+        chains = [chain for chain, wanted in zip(chains, left, strict=True) if wanted]
+        num_jobs = protocol.jobs if args.jobs is None else args.jobs
         code = run_chains(chains, num_jobs, Path(folder, "logs"), _show)
     if code == 0:
         print(f"all runs are finished; `replica report {protocol.name}` writes the results")
     return code
+
+
+def _records_folder(folder, args):
+    """Where the record is: with one's own protocols, beside the runs."""
+    return folder if Path(args.protocols) != PROTOCOLS_PATH else RECORDS_FOLDER
 
 
 def _show(line):
@@ -125,11 +156,11 @@ def _report(protocol, folder, args):
     if own and args.check:
         raise UserError("--check is about the package's protocols: leave --protocols out")
     if not args.check:
-        record = collect(protocol, folder)
-        path = record_path(protocol, folder if own else RECORDS_FOLDER)
+        path = record_path(protocol, _records_folder(folder, args))
+        record = collect(protocol, folder, read_record(path))
         write_record(record, path)
         pictures = picture_paths(protocol, folder if own else Path(DOCUMENT).parent)
-        draw_replica(record, protocol.mixers, pictures)
+        draw_replica(record, protocol, pictures)
         print(f"{len(record['runs'])} runs: {path}, {pictures[0]}, {pictures[1]}")
         if record["missing"]:
             print(f"not finished: {'; '.join(record['missing'])}")

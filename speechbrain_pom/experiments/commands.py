@@ -68,12 +68,31 @@ def build_commands(experiment, options=(), num_processes=2, results_folder=RESUL
         replaced = {name for name, _ in given[stage]}
         words = [experiment.files[stage]]
         for key, value in row.items():
-            words += [] if key in replaced else [f"--{key}", str(value)]
+            words += [] if key in replaced else [f"--{key}", text_of(value)]
         words += [word for _, group in given[stage] for word in group]
         parse_command_line(words)
         parallel = num_processes if stage == "pretraining" else 1
         commands[stage] = [*launcher(parallel), SCRIPTS[stage], *words]
     return commands
+
+
+def text_of(value):
+    """A value as it stands behind its option.
+
+    Arguments
+    ---------
+    value : object
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> text_of(None), text_of(0.5)
+    ('null', '0.5')
+    """
+    return "null" if value is None else str(value)
 
 
 def format_command(words):
@@ -187,9 +206,14 @@ def run_command(command):
 
 
 def _quote(word):
-    """In double quotes where that suffices: specs have single quotes inside."""
+    """In double quotes where that suffices: specs have single quotes inside.
+
+    A word that is the name of an environment variable stays one.
+    """
     quoted = shlex.quote(word)
-    return quoted if quoted == word or re.search(r'["$`\\!]', word) else f'"{word}"'
+    if quoted == word or (re.search(r'["$`\\!]', word) and not re.fullmatch(r"\$\w+", word)):
+        return quoted
+    return f'"{word}"'
 
 
 def _split(options):

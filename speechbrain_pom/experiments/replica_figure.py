@@ -6,7 +6,6 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from speechbrain_pom.experiments.replica import TEST_SETS
 from speechbrain_pom.experiments.replica_report import STARTS
 from speechbrain_pom.experiments.replica_statistics import error_rate, runs_of
 from speechbrain_pom.files import write_atomically
@@ -16,30 +15,33 @@ _MARKERS = {"finetuning": "o", "scratch": "s"}
 _STYLES = {"pretraining": "-", "finetuning": "-", "scratch": "--"}
 
 
-def draw_replica(record, mixers, paths):
+def draw_replica(record, protocol, paths):
     """Draw the WER of each mixer with and without pretraining, and the courses of the runs.
 
     Arguments
     ---------
     record : dict
         From `speechbrain_pom.experiments.replica_records.collect`.
-    mixers : iterable of str
-        In their order; a mixer has one colour in all panels.
+    protocol : speechbrain_pom.experiments.replica.Protocol
+        Its mixers come in their order, each with one colour in all panels.
     paths : list of pathlib.Path
         Replaced in one step; the suffix says the format.
     """
-    mixers = [mixer for mixer in mixers if any(run["mixer"] == mixer for run in record["runs"])]
+    present = {run["mixer"] for run in record["runs"]}
+    mixers = [mixer for mixer in protocol.mixers if mixer in present]
     figure = Figure(figsize=_SIZE_IN, dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 2)
-    for panel, split in zip(axes[0], TEST_SETS, strict=True):
+    rows = figure.subplots(1 + bool(protocol.test_sets), 2, squeeze=False)
+    for panel, split in zip(rows[0], protocol.test_sets, strict=False):
         _draw_rates(panel, record, mixers, split)
-    _draw_curves(axes[1][0], record, mixers, ("pretraining",), "loss")
-    axes[1][0].set(title="Pretraining: validation", ylabel="masked loss (nats)")
-    _draw_curves(axes[1][1], record, mixers, tuple(STARTS), "wer")
-    axes[1][1].set(title="Fine-tuning: validation, greedy (dashed: from scratch)")
-    axes[1][1].set(ylabel="WER (%)")
-    axes[1][0].legend()
+    for panel in rows[0][len(protocol.test_sets) :] if protocol.test_sets else ():
+        panel.set_axis_off()
+    pretraining, tuning = rows[-1]
+    _draw_curves(pretraining, record, mixers, ("pretraining",), "loss")
+    pretraining.set(title="Pretraining: validation", ylabel="masked loss (nats)")
+    _draw_curves(tuning, record, mixers, tuple(STARTS), "wer")
+    tuning.set(title="Fine-tuning: validation, greedy (dashed: from scratch)", ylabel="WER (%)")
+    pretraining.legend(fontsize="small" if len(mixers) > 6 else None)
     for path in paths:
         picture = io.BytesIO()
         # The same bytes for the same results: no date, no random names in the SVG.

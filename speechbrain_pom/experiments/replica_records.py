@@ -8,16 +8,17 @@ from speechbrain_pom.ctc.scoring import read_word_edits
 from speechbrain_pom.errors import UserError
 from speechbrain_pom.experiments.commands import format_command
 from speechbrain_pom.experiments.records import RECORDS_FOLDER
-from speechbrain_pom.experiments.replica import TEST_SETS, plan_runs, runs_folder
+from speechbrain_pom.experiments.replica import plan_runs, runs_folder
 from speechbrain_pom.experiments.replica_runs import CONDITIONS_FILE
 from speechbrain_pom.files import write_atomically
 from speechbrain_pom.training.experiment import Experiment as Run
+from speechbrain_pom.training.layer_statistics import LAYERS_FILE
 from speechbrain_pom.training.logs import EpochHistory
 from speechbrain_pom.training.options import parse_command_line
 from speechbrain_pom.training.run_folder import FINISHED_FILE, configuration, git_revision
 
 # Of an epoch's validation, what a curve is drawn of.
-_CURVES = {"pretraining": ("loss", "accuracy"), "finetuning": ("loss", "wer")}
+_CURVES = {"pretraining": ("loss", "accuracy"), "finetuning": ("loss", "wer", "blank_share")}
 _CURVES["scratch"] = _CURVES["finetuning"]
 
 
@@ -42,7 +43,7 @@ def record_path(protocol, folder=RECORDS_FOLDER):
     return Path(folder) / f"replica_{protocol.name}.json"
 
 
-def collect(protocol, folder):
+def collect(protocol, folder, former=None):
     """Gather what the finished runs of a protocol have left.
 
     Arguments
@@ -50,6 +51,9 @@ def collect(protocol, folder):
     protocol : Protocol
     folder : str
         Of the runs, as for `plan_runs`.
+    former : dict, optional
+        An earlier record: its runs are kept where the folder has none, as far as they were made
+        by the same command.
 
     Returns
     -------
@@ -58,8 +62,9 @@ def collect(protocol, folder):
         (test set to utterance id to number of words); missing (labels of the runs that are not
         finished); and runs: mixer, seed, kind, commit, command (in the default folder), machine
         (its number), duration_s (training), cpu_s (the whole recipe, with loading and tests),
-        peak_memory_mib, audio_s_per_s, num_steps, curve (by step), and of fine-tuning results (as
-        in results.json) and edits (test set to edited words of the utterances, in their order).
+        peak_memory_mib, audio_s_per_s, num_steps, curve (by step), layers (where the recipe kept
+        statistics of them, the first and the last), and of fine-tuning results (as in
+        results.json) and edits (test set to edited words of the utterances, in their order).
 
     Raises
     ------
@@ -75,19 +80,73 @@ def collect(protocol, folder):
         "missing": [],
         "runs": [],
     }
+    kept = _by_command(former)
     for run in (run for chain in plan_runs(protocol, folder) for run in chain):
-        if not (run.folder / FINISHED_FILE).is_file():
+        command = recorded_command(run, protocol, folder)
+        if (run.folder / FINISHED_FILE).is_file():
+            _check_configuration(run, protocol)
+            record["runs"].append(_read_run(run, command, record, protocol.test_sets))
+        elif command in kept:
+            record["runs"].append(_keep_run(kept[command], former, record))
+        else:
             record["missing"].append(run.label)
-            continue
-        _check_configuration(run, protocol)
-        command = _in_default_folder(run.command, str(folder), runs_folder(protocol))
-        record["runs"].append(_read_run(run, format_command(command), record))
     if not record["runs"]:
         raise UserError(
             f"no finished run of protocol {protocol.name} in '{folder}': make them with "
             f"`replica run {protocol.name}`, or give their folder with --out"
         )
     return record
+
+
+def recorded_command(run, protocol, folder):
+    """The command of a run as it stands in a record: without the paths of a machine.
+
+    Arguments
+    ---------
+    run : speechbrain_pom.experiments.replica.ReplicaRun
+        Planned with the default data folder.
+    protocol : Protocol
+    folder : str
+        Of the runs.
+
+    Returns
+    -------
+    str
+    """
+    return format_command(_in_default_folder(run.command, str(folder), runs_folder(protocol)))
+
+
+def left_to_run(chains, protocol, folder, record):
+    """The chains that have a run which a record lacks.
+
+    Arguments
+    ---------
+    chains : list of list of ReplicaRun
+        Planned with the default data folder.
+    protocol : Protocol
+    folder : str
+        Of the runs.
+    record : dict or None
+
+    Returns
+    -------
+    list of bool
+        For each chain.
+    """
+    kept = _by_command(record)
+    return [any(recorded_command(run, protocol, folder) not in kept for run in c) for c in chains]
+
+
+def _by_command(record):
+    return {run["command"]: run for run in (record or {"runs": []})["runs"]}
+
+
+def _keep_run(run, former, record):
+    """A run of an earlier record, whose machine and utterances go into the new one."""
+    machine = None if run["machine"] is None else former["machines"][run["machine"]]
+    for split, words in former["utterances"].items():
+        _same_utterances(split, words, record["utterances"], "the earlier record")
+    return {**run, "machine": _number_of(machine, record["machines"])}
 
 
 def write_record(record, path):
@@ -151,7 +210,7 @@ def _check_configuration(run, protocol):
         )
 
 
-def _read_run(run, command, record):
+def _read_run(run, command, record, test_sets):
     """The figures of a run; its machine and utterances go into the record."""
     history = EpochHistory(run.folder / "history.jsonl").records()
     trained = [epoch["train"] for epoch in history]
@@ -170,13 +229,17 @@ def _read_run(run, command, record):
         "num_steps": history[-1]["steps"],
         "curve": {
             "steps": [epoch["steps"] for epoch in history],
-            **{key: [epoch["valid"][key] for epoch in history] for key in _CURVES[run.kind]},
+            **{key: [epoch["valid"].get(key) for epoch in history] for key in _CURVES[run.kind]},
         },
     }
-    if run.kind != "pretraining":
+    layers = run.folder / LAYERS_FILE
+    if layers.is_file():
+        lines = layers.read_text(encoding="utf-8").splitlines()
+        facts["layers"] = [json.loads(line) for line in (lines[0], lines[-1])]
+    if run.kind != "pretraining" and test_sets:
         results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
-        facts["results"] = {split: results[split]["no_lm"] for split in TEST_SETS}
-        facts["edits"] = {split: _edits(run, split, record["utterances"]) for split in TEST_SETS}
+        facts["results"] = {split: results[split]["no_lm"] for split in test_sets}
+        facts["edits"] = {split: _edits(run, split, record["utterances"]) for split in test_sets}
     return facts
 
 
@@ -200,9 +263,13 @@ def _edits(run, split, utterances):
     """Edited words of each utterance of a test set, which all runs share."""
     edits = read_word_edits(run.folder / f"wer_{split}_no_lm.txt")
     words = {key: edits[key][1] for key in sorted(edits)}
+    _same_utterances(split, words, utterances, f"'{run.folder}'")
+    return [edits[key][0] for key in words]
+
+
+def _same_utterances(split, words, utterances, where):
     if utterances.setdefault(split, words) != words:
         raise UserError(
-            f"'{run.folder}' was tested on other utterances of {split} than the runs before it: "
+            f"{where} was tested on other utterances of {split} than the runs before it: "
             "run it again on the corpus of the protocol"
         )
-    return [edits[key][0] for key in words]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from speechbrain_pom.experiments.comparison import table
 from speechbrain_pom.experiments.records import RECORDS_FOLDER
-from speechbrain_pom.experiments.replica import TEST_SETS, load_protocols
+from speechbrain_pom.experiments.replica import load_protocols
 from speechbrain_pom.experiments.replica_records import read_record, record_path
 from speechbrain_pom.experiments.replica_statistics import (
     NUM_BOOTSTRAP,
@@ -14,12 +14,18 @@ from speechbrain_pom.experiments.replica_statistics import (
     mean_of,
     pairs_of_mixers,
 )
+from speechbrain_pom.experiments.replica_validation import (
+    grid_rows,
+    layer_rows,
+    validation_rows,
+)
 from speechbrain_pom.experiments.table import STAGES
 from speechbrain_pom.files import replace_section
 
 DOCUMENT = "docs/replica.md"
 BEGIN = "<!-- REPLICA: written by python -m speechbrain_pom replica report -->"
 END = "<!-- /REPLICA -->"
+_STAGES = {"pretraining": "pretraining", "finetuning": "fine-tuning"}
 STARTS = {"finetuning": "pretrained", "scratch": "from scratch"}
 
 
@@ -93,23 +99,50 @@ def render(protocol, record):
         return "\n".join([*lines, "", "Not run yet.", "", "```bash", command, "```"])
     mixers = [mixer for mixer in protocol.mixers if _has_runs(record, mixer)]
     png = picture_paths(protocol)[0].name
-    lines += ["", _origin(record), "", f"![WER and learning curves]({png})"]
-    lines += ["", "WER (%), mean over the seeds; 95 % interval; lowest and highest seed:"]
+    lines += ["", _origin(record), "", f"![Error rates and learning curves]({png})"]
+    if protocol.grid:
+        lines += ["", _GRID, "", *table(grid_rows(record, protocol))]
+    else:
+        lines += ["", _VALIDATION, "", *table(validation_rows(record, mixers, protocol.kinds))]
+    layers = list(layer_rows(record, mixers))
+    if len(layers) > 1:
+        lines += ["", _LAYERS, "", *table(layers)]
+    if protocol.test_sets:
+        lines += _tests(protocol, record, mixers)
+    lines += ["", _COSTS, "", *table(_costs(protocol, record, mixers))]
+    if protocol.test_sets:
+        lines += ["", _METHOD]
+    lines += ["", "```bash", command]
+    lines += [f"python -m speechbrain_pom replica report {protocol.name}", "```"]
+    return "\n".join(lines)
+
+
+def _tests(protocol, record, mixers):
+    """Tables of the test sets, each apart."""
+    lines = ["", "WER (%), mean over the seeds; 95 % interval; lowest and highest seed:"]
     lines += ["", *table(_rates(protocol, record, mixers))]
-    lines += ["", "With pretraining minus from scratch, points of WER:"]
-    lines += ["", *table(_gains(record, mixers))]
-    for split in TEST_SETS:
+    gains = list(_gains(protocol, record, mixers))
+    if len(gains) > 1:
+        lines += ["", "With pretraining minus from scratch, points of WER:", "", *table(gains)]
+    for split in protocol.test_sets:
         pairs = pairs_of_mixers(record, mixers, "finetuning", split)
         if pairs:
             lines += ["", f"Pairs of mixers, pretrained, {split}, points of WER:"]
             rows = [(f"{a} - {b}", *_cells(found)) for a, b, found in pairs]
             lines += ["", *table([_DIFFERENCE_HEADS, *rows])]
-    lines += ["", _COSTS]
-    lines += ["", *table(_costs(record, mixers)), "", _METHOD, "", "```bash", command]
-    lines += [f"python -m speechbrain_pom replica report {protocol.name}", "```"]
-    return "\n".join(lines)
+    return lines
 
 
+_GRID = "Lowest validation WER (%, greedy) of an epoch; in bold what the mixer is then run with:"
+_VALIDATION = (
+    "On the validation data, mean over the seeds: masked prediction at the end of pretraining, and "
+    "the lowest WER of an epoch of fine-tuning:"
+)
+_LAYERS = (
+    "The mixers' outputs in pretraining, at the first and the last step that was looked at; each "
+    'cell has the lowest and the highest layer. "The same in all frames" is the share of the '
+    "power that is the mean over an utterance's frames:"
+)
 _DIFFERENCE_HEADS = (
     "difference",
     "WER (points)",
@@ -132,14 +165,26 @@ _METHOD = (
 
 def _setting(protocol):
     corpus = protocol.corpus
-    steps = [getattr(protocol, stage)["optimizer_step_limit"] for stage in STAGES]
     sizes = [facts["parameters"][1] / 1e6 for facts in protocol.mixers.values()]
-    return (
-        f"Mini corpus of {corpus['duration_min']} minutes (seed {corpus['seed']}); "
-        f"{protocol.options['num_encoder_layers']} layers, {min(sizes):.2f} to {max(sizes):.2f} "
-        f"million parameters; {steps[0]} steps of pretraining, {steps[1]} of fine-tuning; seeds "
-        f"{', '.join(map(str, protocol.seeds))}; {len(protocol.mixers)} mixers."
+    if protocol.is_real:
+        data = f"Recordings of people ({', '.join(corpus['files'])})"
+    else:
+        data = f"Mini corpus of {corpus['duration_min']} minutes (seed {corpus['seed']})"
+    steps = ", ".join(
+        f"{getattr(protocol, stage)['optimizer_step_limit']} of {_STAGES[stage]}"
+        for stage in STAGES
+        if stage in protocol.kinds
     )
+    text = (
+        f"{data}; {protocol.options['num_encoder_layers']} layers, {min(sizes):.2f} to "
+        f"{max(sizes):.2f} million parameters; steps: {steps}; seeds "
+        f"{', '.join(map(str, protocol.seeds))}; {len(protocol.mixers)} "
+        f"{'systems' if protocol.grid or not protocol.test_sets else 'mixers'}."
+    )
+    if protocol.choice:
+        chosen = ", ".join(f"{mixer} {label}" for mixer, label in protocol.choice.items())
+        text += f" Chosen on the validation data (`{protocol.tuned_by}`): {chosen}."
+    return f"{protocol.about}\n\n{text}" if protocol.about else text
 
 
 def _has_runs(record, mixer):
@@ -163,11 +208,15 @@ def _origin(record):
 
 
 def _rates(protocol, record, mixers):
-    heads = [f"{split}, {start}" for split in TEST_SETS for start in STARTS.values()]
+    heads = [f"{split}, {start}" for split in protocol.test_sets for start in STARTS.values()]
     yield "mixer", "d_model", "parameters", *heads
     for mixer in mixers:
         facts = protocol.mixers[mixer]
-        rates = [error_rate(record, mixer, kind, split) for split in TEST_SETS for kind in STARTS]
+        rates = [
+            error_rate(record, mixer, kind, split)
+            for split in protocol.test_sets
+            for kind in STARTS
+        ]
         yield (
             mixer,
             str(facts["d_model"]),
@@ -185,10 +234,10 @@ def _rate(found):
     )
 
 
-def _gains(record, mixers):
+def _gains(protocol, record, mixers):
     yield ("mixer", "test set", *_DIFFERENCE_HEADS[1:])
     for mixer in mixers:
-        for split in TEST_SETS:
+        for split in protocol.test_sets:
             found = difference(record, *((mixer, kind) for kind in STARTS), split)
             if found is not None:
                 yield mixer, split, *_cells(found)
@@ -204,8 +253,8 @@ def _cells(found):
     )
 
 
-def _costs(record, mixers):
-    stages = dict(zip(STAGES, ("pretraining", "fine-tuning"), strict=True))
+def _costs(protocol, record, mixers):
+    stages = {stage: name for stage, name in _STAGES.items() if stage in protocol.kinds}
     heads = ("CPU minutes", "minutes", "MiB")
     yield "mixer", *(f"{name}: {head}" for name in stages.values() for head in heads)
     figures = (("cpu_s", 1 / 60, 1), ("duration_s", 1 / 60, 1), ("peak_memory_mib", 1, 0))

@@ -113,7 +113,7 @@ class _Runner:
 
     def _run(self, run):
         """Whether the run is finished."""
-        log = self.log_folder / f"{run.mixer}-{run.seed}-{run.kind}.log"
+        log = self.log_folder / f"{run.folder.parents[1].name}-{run.seed}-{run.kind}.log"
         before, start = _stamp(run.folder / FINISHED_FILE), time.monotonic()
         code, cpu_s = self._call(run, log)
         if code is None:

@@ -1,6 +1,7 @@
 """The Polynomial Mixer (PoM) with the signature of SpeechBrain's attention modules."""
 
 import itertools
+import math
 
 from torch import nn
 
@@ -39,11 +40,17 @@ class PolynomialMixer(nn.Module):
     backend : str
         "auto" (the fastest there is), or a name that `speechbrain_pom.ops.choose_backend` explains.
         Neither counts where a projection has a hook or is no plain `nn.Linear` any more.
+    init_gain : float
+        What the gain of the last LayerNorm starts with. That norm makes any output as large as the
+        residual stream, however little it says: at the start over 90 % of its power is one vector,
+        the same in all frames. 0.1 keeps it small until it has something to say; 1 is the
+        published start. It is learnt like any other weight.
 
     Raises
     ------
     ValueError
-        For an unknown variant or backend, or a size that is not a whole number of at least 1.
+        For an unknown variant or backend, a size that is not a whole number of at least 1, or a
+        gain that is negative or not finite.
 
     Example
     -------
@@ -66,7 +73,14 @@ class PolynomialMixer(nn.Module):
     num_sweeps = 1  # over a sequence, by `summarise`, before `mix`
 
     def __init__(
-        self, d_model, degree=2, expand=2, variant="base", recompute=False, backend="auto"
+        self,
+        d_model,
+        degree=2,
+        expand=2,
+        variant="base",
+        recompute=False,
+        backend="auto",
+        init_gain=0.1,
     ):
         super().__init__()
         for name, value in (("d_model", d_model), ("degree", degree), ("expand", expand)):
@@ -76,6 +90,10 @@ class PolynomialMixer(nn.Module):
             raise ValueError(f"PoM: variant is {variant!r}: choose one of {', '.join(VARIANTS)}")
         if backend not in BACKENDS:
             raise ValueError(f"PoM: backend is {backend!r}: choose one of {', '.join(BACKENDS)}")
+        if not isinstance(init_gain, (int, float)) or not 0 <= init_gain < math.inf:
+            raise ValueError(
+                f"PoM: init_gain is {init_gain!r}: give a number of at least 0 (1 as published)"
+            )
         self.d_model = d_model
         self.degree = degree
         self.expand = expand
@@ -91,6 +109,7 @@ class PolynomialMixer(nn.Module):
         self.gate_proj = nn.ModuleList(nn.Linear(width, size) for width, size in pairs)
         self.out_proj = nn.Linear(sum(expanded), d_model)
         self.norm = nn.LayerNorm(d_model, eps=1e-5)
+        nn.init.constant_(self.norm.weight, init_gain)
         self.register_load_state_dict_pre_hook(_accept_published_names)
 
     def forward(

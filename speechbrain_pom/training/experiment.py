@@ -14,6 +14,8 @@ from speechbrain_pom.errors import UserError, one_line
 from speechbrain_pom.training.options import read_tree, unknown_key_message
 from speechbrain_pom.training.values import RUN_OPTION_TYPES, typed_run_option
 
+# Where the data are; if none of them is given, the demo is run.
+DATA_KEYS = ("data_folder", "train_csv")
 # What a YAML can do wrong while its objects are built.
 _BUILD_ERRORS = (
     ValueError,
@@ -64,8 +66,9 @@ def load_experiment(request, demo_data=None, launch=None):
     """Build the experiment that a command line asks for.
 
     The YAML may have a plain mapping `demo`: top-level keys with other values. When
-    `data_folder` is null and `demo_data` is given, the demo is run: two lines say so,
-    `demo_data` makes the data, and the mapping lies over the YAML, but under the command line.
+    `data_folder` and `train_csv` are null and `demo_data` is given, the demo is run: two lines
+    say so, `demo_data` makes the data, and the mapping lies over the YAML, but under the command
+    line.
 
     Arguments
     ---------
@@ -98,8 +101,8 @@ def load_experiment(request, demo_data=None, launch=None):
     """
     tree = read_tree(request.yaml_path)
     demo = _demo_values(request, tree)
-    data_folder = request.overrides.get("data_folder", tree.get("data_folder"))
-    is_demo = bool(demo) and demo_data is not None and data_folder is None
+    data = [request.overrides.get(key, tree.get(key)) for key in DATA_KEYS]
+    is_demo = bool(demo) and demo_data is not None and data == [None] * len(data)
     overrides = dict(request.overrides)
     if is_demo:
         if if_main_process():

@@ -4,7 +4,7 @@ from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_pom.errors import UserError
 from speechbrain_pom.training.checkpoints import SafeCheckpointer
-from speechbrain_pom.training.experiment import load_experiment
+from speechbrain_pom.training.experiment import DATA_KEYS, load_experiment
 from speechbrain_pom.training.launch import init_distributed, prepare_output_folder
 from speechbrain_pom.training.options import parse_command_line
 from speechbrain_pom.training.run_folder import claim_folder, lock_folder
@@ -37,7 +37,7 @@ def start_experiment(script_path, demo_data=None):
     request = parse_command_line()
     launch = init_distributed(request)
     experiment = load_experiment(request, demo_data=demo_data, launch=launch)
-    if experiment.hparams["data_folder"] is None:
+    if all(experiment.hparams.get(key) is None for key in DATA_KEYS):
         raise UserError("data_folder is null and the YAML has no demo: give --data_folder")
     if claim_folder(experiment, launch.world_size):
         if launch.rank == 0:

@@ -16,6 +16,7 @@ PAIRS = [(path, path.with_name(f"{path.stem}_ctc.yaml")) for path in FILES]
 PAIRS = [pair for pair in PAIRS if pair[1].is_file()]
 # What fine-tuning has to have as pretraining had it: the features, the front end, the encoder.
 SHARED = ["sample_rate", "n_fft", "hop_length", "n_mels", "stride", "update_norm_until_epoch"]
+SHARED += ["f_min", "f_max", "normalize_before"]
 SHARED += ["compute_features", "normalize", "CNN", "cnn_channels", "attention_type", "d_model"]
 SHARED += ["d_ffn", "nhead", "num_encoder_layers", "dropout", "positional_encoding", "activation"]
 SHARED += ["Transformer", "wrapper", "model", "seed"]
@@ -39,6 +40,27 @@ def test_it_builds(path, demo, tmp_path):
     parameters = sum(weight.numel() for weight in hparams["model"].parameters())
     assert (1e6 < parameters < 1e7) if demo else (9e7 < parameters < 1e8)
     assert {"modules", "checkpointer", "epoch_counter", "train_logger"} <= hparams.keys()
+
+
+def test_the_targets_depend_on_the_seed_alone():
+    """Mixers and sizes are compared on the same codes, whatever they draw themselves."""
+
+    def quantizer(**overrides):
+        small = {
+            "d_ffn": 16,
+            "nhead": 2,
+            "num_encoder_layers": 1,
+            "cnn_channels": 4,
+            "cb_vocab": 64,
+        }
+        with open(ROOT / "hparams/pom.yaml", encoding="utf-8") as stream:
+            hparams = load_hyperpyyaml(stream, {**small, "output_folder": "unused", **overrides})
+        return torch.cat([hparams["Quantizer"].P.flatten(), hparams["Quantizer"].CB.flatten()])
+
+    codes = quantizer(d_model=16)
+    for model in ({"attention_type": "RelPosMHAXL"}, {"d_model": 24}, {"num_encoder_layers": 2}):
+        assert torch.equal(quantizer(**{"d_model": 16, **model}), codes)
+    assert not torch.equal(quantizer(d_model=16, seed=7), codes)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

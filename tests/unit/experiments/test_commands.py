@@ -55,6 +55,11 @@ def test_a_shell_reads_the_words_of_a_command(word):
     assert shlex.split(format_command(["--key", word])) == ["--key", word]
 
 
+def test_the_name_of_a_variable_stays_one():
+    assert format_command(["--data_folder", "$SPEECH"]) == '--data_folder "$SPEECH"'
+    assert format_command(["$SPEECH and more"]) == "'$SPEECH and more'"
+
+
 def test_options_go_to_the_stages_that_have_them():
     options = ["--mask_prob=0.1", "--beam_size", "7", "--dropout", "0", "--device", "cpu"]
     found = overrides_of("base-pom", *options)

@@ -14,13 +14,18 @@ from speechbrain_pom.experiments.replica import (
     load_protocols,
     plan_runs,
     runs_folder,
+    speech_folder,
 )
+from speechbrain_pom.experiments.replica_records import read_record, record_path
 from speechbrain_pom.experiments.replica_report import update_document
+from speechbrain_pom.experiments.replica_validation import best_cells
 from speechbrain_pom.training.options import parse_command_line
 
 ROOT = Path(__file__).parents[3]
 TOLERANCE = 0.03
-MIXERS = [(name, mixer) for name, found in load_protocols().items() for mixer in found.mixers]
+# A grid has the mixers of another protocol.
+WHOLE = {name: found for name, found in load_protocols().items() if not found.grid}
+MIXERS = [(name, mixer) for name, found in WHOLE.items() for mixer in found.mixers]
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +54,13 @@ def test_parameters_of_a_mixer(name, mixer):
     encoder = count(built["wrapper"])
     counts = [encoder, encoder + count(built["CNN"], built["linear"])]
     assert counts == protocol.mixers[mixer]["parameters"]
+    if protocol.mixers[mixer].get("other_size"):
+        return
     for number, of_pom in zip(counts, protocol.mixers["PoM"]["parameters"], strict=True):
         assert abs(number / of_pom - 1) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", load_protocols())
+@pytest.mark.parametrize("name", ["small", "large"])
 def test_mixers_differ_in_spec_and_width_alone(name):
     protocol = find_protocol(name)
     found = {mixer: requests_of(protocol, mixer, 2) for mixer in ("PoM", "SummaryMixing")}
@@ -109,10 +116,89 @@ def test_what_is_not_of_the_protocol_is_refused(choice, message):
 
 
 def test_protocols_that_do_not_exist():
-    with pytest.raises(ValueError, match="unknown protocol 'smal': choose one of small, large"):
+    with pytest.raises(ValueError, match="unknown protocol 'smal': choose one of small, large, re"):
         find_protocol("smal")
     with pytest.raises(ValueError, match=r"no such file of protocols: '/nowhere\.yaml'"):
         load_protocols("/nowhere.yaml")
+
+
+OWN = """
+base:
+  hardware: any
+  jobs: 1
+  corpus: {files: [own.csv]}
+  seeds: [1, 2]
+  options: {nhead: 4}
+  pretraining: {lr: 1}
+  finetuning: {lr: 2, test_csv: own.csv}
+  test_sets: [own]
+  tuned_by: tuning
+  choice: {PoM: fast}
+  mixers:
+    PoM: {attention_type: PoM, d_model: 16, parameters: [1, 1], options: {dropout: 0.2}}
+    Fastformer: {attention_type: Fastformer, d_model: 16, parameters: [1, 1]}
+tuning:
+  like: base
+  choice: {}
+  seeds: [1]
+  kinds: [pretraining, finetuning]
+  test_sets: []
+  grid:
+    slow: {pretraining: {lr: 0.1}}
+    fast: {pretraining: {lr: 0.9}, finetuning: {lr_encoder: 0.7}}
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Two protocols, one of which tunes the other."""
+    (tmp_path / "own.yaml").write_text(OWN)
+    return load_protocols(tmp_path / "own.yaml")
+
+
+def test_a_grid_runs_each_mixer_with_each_cell_and_no_test(own):
+    chains = plan_runs(own["tuning"])
+    labels = [f"{mixer}, {cell}" for mixer in ("PoM", "Fastformer") for cell in ("slow", "fast")]
+    assert [[run.mixer for run in chain] for chain in chains] == [[label] * 2 for label in labels]
+    found = requests_of(own["tuning"], "Fastformer, fast", 1)
+    assert found["pretraining"].overrides["lr"] == 0.9
+    assert found["finetuning"].overrides["lr"] == 2
+    assert found["finetuning"].overrides["lr_encoder"] == 0.7
+    assert found["finetuning"].overrides["test_csv"] is None
+    assert (
+        found["pretraining"].overrides["output_folder"].endswith("/Fastformer_fast/1/pretraining")
+    )
+
+
+def test_the_choice_is_run_and_tested(own):
+    assert list(own["base"].mixers) == ["PoM"]  # nothing is chosen for the other one yet
+    found = requests_of(own["base"], "PoM", 2)
+    assert set(found) == {"pretraining", "finetuning", "scratch"}
+    assert found["pretraining"].overrides["lr"] == 0.9
+    assert found["pretraining"].overrides["dropout"] == 0.2
+    assert found["scratch"].overrides["lr_encoder"] == 0.7
+    assert found["finetuning"].overrides["test_csv"] == "own.csv"
+    assert found["finetuning"].overrides["data_folder"] == "$SPEECHBRAIN_POM_SPEECH"
+
+
+def test_recordings_that_are_not_there(own, tmp_path, monkeypatch):
+    monkeypatch.delenv("SPEECHBRAIN_POM_SPEECH", raising=False)
+    message = r"protocol base needs recordings \(own\.csv\): give their folder by --speech or the e"
+    with pytest.raises(ValueError, match=message):
+        speech_folder(own["base"])
+    monkeypatch.setenv("SPEECHBRAIN_POM_SPEECH", "/nowhere")
+    with pytest.raises(ValueError, match=r"'/nowhere' has no own\.csv, which protocol base needs:"):
+        speech_folder(own["base"])
+    (tmp_path / "own.csv").touch()
+    assert speech_folder(own["base"], tmp_path) == str(tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name, found in load_protocols().items() if found.choice])
+def test_what_was_chosen_was_best_in_tuning(name):
+    protocol = find_protocol(name)
+    tuning = find_protocol(protocol.tuned_by)
+    best = best_cells(read_record(ROOT / record_path(tuning)), tuning)
+    assert protocol.choice == {mixer: best[mixer] for mixer in protocol.choice}
 
 
 def test_the_protocols_are_installed_with_the_package():

@@ -9,10 +9,11 @@ import pytest
 
 from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.experiments import replica_statistics
-from speechbrain_pom.experiments.replica import find_protocol, plan_runs
+from speechbrain_pom.experiments.replica import find_protocol, load_protocols, plan_runs
 from speechbrain_pom.experiments.replica_figure import draw_replica
 from speechbrain_pom.experiments.replica_records import (
     collect,
+    left_to_run,
     read_record,
     record_path,
     write_record,
@@ -75,7 +76,12 @@ def write_run(run, utterances=20):
     history = EpochHistory(run.folder / "history.jsonl")
     for epoch in (1, 2):
         train = {"loss": 5.0, "audio_s_per_s": 40.0 * epoch, "peak_memory_mib": 100.0 * epoch}
-        valid = {"loss": 4.0 / epoch, "accuracy": 0.5, "wer": 50.0 / epoch}
+        valid = {
+            "loss": 4.0 / epoch,
+            "accuracy": 0.5,
+            "wer": 50.0 / epoch,
+            "blank_share": 1.0 / epoch,
+        }
         history.append({"epoch": epoch, "steps": 9 * epoch, "train": train, "valid": valid})
     if run.kind == "pretraining":
         return
@@ -119,7 +125,12 @@ def test_a_record_has_what_the_runs_left(record, folder, protocol):
     run = next(run for run in record["runs"] if run["kind"] == "finetuning" and run["seed"] == 2)
     assert (run["mixer"], run["commit"], run["duration_s"]) == ("PoM", "abc1234", 180)
     assert (run["peak_memory_mib"], run["audio_s_per_s"], run["num_steps"]) == (200.0, 60.0, 18)
-    assert run["curve"] == {"steps": [9, 18], "loss": [4.0, 2.0], "wer": [50.0, 25.0]}
+    assert run["curve"] == {
+        "steps": [9, 18],
+        "loss": [4.0, 2.0],
+        "wer": [50.0, 25.0],
+        "blank_share": [1.0, 0.5],
+    }
     assert run["edits"]["test-other"] == [1] * 4 + [0] * 16
     assert run["results"]["test-clean"]["wer"] == 5.0
     assert record["utterances"]["test-clean"]["u07"] == 4
@@ -150,12 +161,13 @@ def test_figures_over_the_seeds(record):
 
 def test_the_document(protocol, record, tmp_path):
     text = render(protocol, record)
-    rows = [line for line in text.splitlines() if line.startswith("| PoM ")]
+    assert re.search(r"\| PoM +\| 2 +\| 2\.000 +\| 50\.0 +\| 25\.00 +\| 25\.00 +\| 1\.0 ", text)
+    rows = [line for line in text.splitlines() if line.startswith("| PoM ") and "1,268" in line]
     assert re.search(r"\| 96 +\| 1,268,864 +\| 2\.50 \(.* to .*; 0\.00, 5\.00\)", rows[0])
     assert "| PoM - regularMHA | -10.00 " in text
     assert "Not finished: regularMHA, seed 2, scratch." in text
     assert "an abacus; 2 at a time with 1 threads each; torch 2.11" in text
-    assert "![WER and learning curves](replica_small.png)" in text
+    assert "![Error rates and learning curves](replica_small.png)" in text
 
     document = tmp_path / "replica.md"
     document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
@@ -166,7 +178,7 @@ def test_the_document(protocol, record, tmp_path):
     written = document.read_text()
     assert written.startswith(f"before\n{BEGIN}\n\n### Protocol `small`: 2 CPU cores\n")
     assert written.endswith(f"{END}\nafter\n")
-    assert written.count("Not run yet.") == 2
+    assert written.count("Not run yet.") == len(load_protocols())
     assert "python -m speechbrain_pom replica run large\n" in written
 
     document.write_text("no markers")
@@ -176,14 +188,14 @@ def test_the_document(protocol, record, tmp_path):
 
 def test_pictures(protocol, record, tmp_path):
     paths = picture_paths(protocol, tmp_path)
-    draw_replica(record, protocol.mixers, paths)
+    draw_replica(record, protocol, paths)
     png, svg = (path.read_bytes() for path in paths)
     assert png[1:4] == b"PNG"
     assert b"<svg" in svg
-    draw_replica(record, protocol.mixers, paths)
+    draw_replica(record, protocol, paths)
     assert [path.read_bytes() for path in paths] == [png, svg]
     record["runs"][1]["edits"]["test-clean"][-1] = 4
-    draw_replica(record, protocol.mixers, paths)
+    draw_replica(record, protocol, paths)
     assert paths[0].read_bytes() != png
 
 
@@ -203,3 +215,22 @@ def test_runs_that_do_not_belong_together_are_refused(protocol, folder, tmp_path
     write_run(other[1], utterances=19)
     with pytest.raises(ValueError, match="was tested on other utterances of test-clean than the r"):
         collect(protocol, tmp_path)
+
+
+def test_runs_of_an_earlier_record_are_kept(protocol, folder, record, tmp_path):
+    """A machine that has only the seed 2 adds to what another one recorded."""
+    (chain,) = plan_runs(protocol, tmp_path, ["regularMHA"], [2])[1:]
+    write_run(chain[0])
+    merged = collect(protocol, tmp_path, record)
+    assert merged["missing"] == []
+    assert len(merged["runs"]) == 12
+    same = [run for run in merged["runs"] if run["kind"] != "scratch"]
+    assert same == [run for run in record["runs"] if run["kind"] != "scratch"]
+    chains = plan_runs(protocol, tmp_path)
+    assert left_to_run(chains, protocol, tmp_path, merged) == [False] * len(chains)
+    assert left_to_run(chains, protocol, tmp_path, record).count(True) == 1
+    assert left_to_run(chains, protocol, tmp_path, None) == [True] * len(chains)
+    others = {**record, "utterances": {"test-clean": {"u00": 4}}}
+    message = "was tested on other utterances of test-clean than the runs before it"
+    with pytest.raises(ValueError, match=message):
+        collect(protocol, tmp_path, others)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 
 from speechbrain_pom import PolynomialMixer
 from speechbrain_pom.nnet import polynomial_mixer
@@ -88,6 +89,14 @@ def test_sizes_of_the_projections_are_those_of_the_paper(variant, group_widths):
             "PoM: backend is 'fast': choose one of auto, reference, fused, blocks, triton",
         ),
         (
+            {"init_gain": -1},
+            "PoM: init_gain is -1: give a number of at least 0 (1 as published)",
+        ),
+        (
+            {"init_gain": float("nan")},
+            "PoM: init_gain is nan: give a number of at least 0 (1 as published)",
+        ),
+        (
             {"d_model": 2, "variant": "frequency3"},
             "PoM: d_model is 2: frequency3 needs at least 3",
         ),
@@ -97,6 +106,32 @@ def test_bad_options_are_quoted(options, message):
     with pytest.raises(ValueError, match="PoM: ") as error:
         PolynomialMixer(**{"d_model": 8, **options})
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_gain_at_the_start_changes_the_scale_alone(variant):
+    """The published start is one option away, with the same matrices."""
+    mixers = {}
+    for gain in (None, 1, 0):
+        torch.manual_seed(3)
+        options = {} if gain is None else {"init_gain": gain}
+        mixers[gain] = PolynomialMixer(9, variant=variant, **options)
+    x = torch.randn(2, 63, 9)
+    default, published, silent = (mixers[gain](x)[0] for gain in (None, 1, 0))
+    torch.testing.assert_close(default, 0.1 * published)
+    assert published.square().mean().sqrt() > 0.9
+    assert not silent.any()
+    (silent * torch.randn_like(x)).sum().backward()
+    assert mixers[0].norm.weight.grad.any()  # it can leave zero
+
+
+def test_the_gain_at_the_start_stays_in_an_encoder():
+    """TransformerASR draws all matrices anew, but no vectors."""
+    options = {"tgt_vocab": 1, "input_size": 6, "d_model": 8, "nhead": 2, "num_encoder_layers": 2}
+    options |= {"num_decoder_layers": 0, "encoder_module": "conformer", "normalize_before": True}
+    model = TransformerASR(**options, attention_type="PoM*1 + PoM(init_gain=1)*1", causal=False)
+    gains = [layer.mha_layer.norm.weight.detach() for layer in model.encoder.layers]
+    assert [float(gain.unique()) for gain in gains] == pytest.approx([0.1, 1.0])
 
 
 def test_a_separate_value_is_refused():

@@ -1,0 +1,102 @@
+"""Both recipes on CSV files of one's own, no recipe edited; statistics of layers; plateaus."""
+
+import csv
+import json
+
+import pytest
+
+from speechbrain_pom.data.manifest import read_manifest
+
+
+@pytest.fixture(scope="module")
+def own(corpus, tmp_path_factory):
+    """The mini corpus as one CSV file with a column `split`."""
+    folder = tmp_path_factory.mktemp("own")
+    with open(folder / "own.csv", "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "path", "split", "text"])
+        for transcripts in sorted(corpus.rglob("*.trans.txt")):
+            split = transcripts.relative_to(corpus).parts[0]
+            for line in transcripts.read_text().splitlines():
+                key, _, text = line.partition(" ")
+                writer.writerow([key, transcripts.with_name(f"{key}.flac"), split, text])
+    return folder / "own.csv"
+
+
+@pytest.fixture(scope="module")
+def pretrained_on_own(recipes, own, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained_on_own") / "run"
+    recipes.train(
+        "bestrq",
+        folder,
+        train_csv=f"[{own}?split=train-clean-100]",
+        valid_csv=f"{own}?split=dev-clean",
+        train_splits=None,
+        number_of_epochs=1,
+        layer_statistics_interval=2,
+        f_max=6000,
+    )
+    return folder
+
+
+def test_pretraining(pretrained_on_own, recipes, pretrained):
+    (record,) = recipes.history(pretrained_on_own)
+    assert record["train"]["masked_share"] > 0.1
+    manifests = [
+        {key: row["num_samples"] for key, row in read_manifest(run / "manifests/train.csv").items()}
+        for run in (pretrained_on_own, pretrained[0])
+    ]
+    assert manifests[0] == manifests[1]
+    lines = (pretrained_on_own / "layers.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == list(range(0, record["steps"], 2))
+
+
+def test_fine_tuning_and_a_plateau(recipes, own, pretrained_on_own, tmp_path):
+    """Rates are annealed in every epoch that writes anything, and in no other."""
+    printed = recipes.train(
+        "ctc",
+        tmp_path / "run",
+        pretrained=pretrained_on_own,
+        train_csv=f"[{own}?split=train-clean-100]",
+        valid_csv=f"{own}?split=dev-clean",
+        test_csv=f"[{own}?split=test-clean]",
+        train_splits=None,
+        number_of_epochs=4,
+        f_max=6000,
+        improvement_threshold=10,  # nothing is ever enough
+    )
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert list(results) == ["own-test-clean"]
+    records = recipes.history(tmp_path / "run")
+    blank = [record["valid"]["blank_share"] == 1 for record in records]
+    assert any(blank)
+    assert "The learning rates are not annealed while all outputs are blank" in printed
+    first = True  # the scheduler compares with the loss of an earlier epoch
+    for now, then, is_blank in zip(records, records[1:], blank, strict=False):
+        annealed = not is_blank and not first
+        first = first and is_blank
+        for key, factor in (("lr_head", 0.5), ("lr_encoder", 0.7)):
+            assert then[key] == pytest.approx(now[key] * (factor if annealed else 1))
+
+
+def test_calls_that_cannot_work(recipes, own, tmp_path):
+    train = {"train_csv": f"{own}?split=train-clean-100"}
+    both = {**train, "valid_csv": f"{own}?split=dev-clean", "pretrained": "null"}
+    named = tmp_path / "train.csv"
+    named.write_text(own.read_text())
+    calls = {
+        "train_csv is given, but valid_csv is not: give both": ("bestrq", train),
+        "a test set is called 'train', which is the name of another manifest": (
+            "ctc",
+            {**both, "test_csv": named},
+        ),
+        "two of the sources": ("bestrq", {**both, "train_csv": f"[{own}, {own}]"}),
+    }
+    commands = []
+    for number, (stage, options) in enumerate(calls.values()):
+        options = {k: v for k, v in options.items() if stage == "ctc" or k != "pretrained"}
+        command = recipes.arguments(stage, output_folder=tmp_path / str(number), **options)
+        commands.append([str(part) for part in command])
+    for message, (code, stderr) in zip(calls, recipes.call_all(commands), strict=True):
+        recipes.check_refusal(code, stderr, message)
