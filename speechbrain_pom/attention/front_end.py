@@ -14,6 +14,7 @@ from speechbrain_pom.attention.parts import (
     TellsLengths,
     become,
     become_itself,
+    inside,
     reach_and_stride,
 )
 from speechbrain_pom.errors import UserError
@@ -76,18 +77,21 @@ def take_lengths(front_end):
     >>> front_end(torch.rand(2, 32, 10), torch.tensor([32, 20])).shape
     torch.Size([2, 8, 3, 512])
     """
-    if not isinstance(front_end, convolution.ConvolutionFrontEnd):
+    own = inside(front_end, convolution.ConvolutionFrontEnd)
+    if own is None:
         raise UserError(
             f"the front end is a {type(front_end).__name__}, of which it is not known how its "
             "utterances end: take SpeechBrain's ConvolutionFrontEnd, or padding: speechbrain"
         )
-    become(front_end, ConvolutionFrontEnd)
-    front_end.blocks = []
-    for block in front_end.children():
-        block.convs.reaches = [reach_and_stride(part) for part in block.convs.children()]
-        reaches = any(reach for reach, _ in block.convs.reaches)
-        front_end.blocks.append((reaches, block.get_filter_properties().stride))
-        become(block.convs, Sequential)
+    become(own, ConvolutionFrontEnd)
+    own.blocks = []
+    for child in own.children():
+        block = inside(child, convolution.ConvBlock)
+        convs = inside(block.convs, containers.Sequential)
+        convs.reaches = [reach_and_stride(part) for part in convs.children()]
+        reaches = any(reach for reach, _ in convs.reaches)
+        own.blocks.append((reaches, block.get_filter_properties().stride))
+        become(convs, Sequential)
         become(block, ConvBlock)
 
 
@@ -123,4 +127,6 @@ def take_no_lengths(front_end):
     ---------
     front_end : torch.nn.Module
     """
-    become_itself(front_end, ConvolutionFrontEnd)
+    own = inside(front_end, ConvolutionFrontEnd)
+    if own is not None:
+        become_itself(own, ConvolutionFrontEnd)

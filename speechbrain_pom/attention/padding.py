@@ -20,6 +20,7 @@ from speechbrain_pom.attention.parts import (
     TellsLengths,
     become,
     become_itself,
+    inside,
     reach_and_stride,
     with_own_ends,
 )
@@ -169,12 +170,13 @@ what was trained so
 
 def _repaired(layer):
     """The modules of a layer whose `forward` has to be another, with their classes."""
-    if hasattr(layer, "convolution_module"):  # Conformer
-        return [(layer.convolution_module, ConvolutionModule)]
-    if hasattr(layer, "convolution_branch"):  # Branchformer
-        layer.branch_reach, _ = reach_and_stride(layer.convolution_branch.csgu.conv)
-        return [(layer, BranchformerEncoderLayer)]
-    if layer.pos_ffn_type != "1dcnn":
-        return []
-    layer.pos_ffn.reaches = [reach_and_stride(part) for part in layer.pos_ffn]
-    return [(layer, TransformerEncoderLayer), (layer.pos_ffn, Sequential)]
+    for part in list(layer.modules()):
+        if isinstance(part, Conformer.ConvolutionModule):
+            yield part, ConvolutionModule
+        elif isinstance(part, Branchformer.BranchformerEncoderLayer):
+            part.branch_reach, _ = reach_and_stride(part.convolution_branch)
+            yield part, BranchformerEncoderLayer
+        elif isinstance(part, Transformer.TransformerEncoderLayer) and part.pos_ffn_type == "1dcnn":
+            convolutions = inside(part.pos_ffn, nn.Sequential)
+            convolutions.reaches = [reach_and_stride(child) for child in convolutions]
+            yield from ((part, TransformerEncoderLayer), (convolutions, Sequential))

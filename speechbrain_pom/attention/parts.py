@@ -134,7 +134,7 @@ def reach_and_stride(module):
     Returns
     -------
     (int, int)
-        In frames; (0, 1) for what is no convolution. Nothing needs to be reflected where a
+        In frames; (0, 1) for what has no convolution. Nothing needs to be reflected where a
         convolution pads with zeros, or does not pad at the end.
 
     Example
@@ -143,7 +143,8 @@ def reach_and_stride(module):
     >>> reach_and_stride(Conv1d(8, 5, in_channels=4)), reach_and_stride(torch.nn.ReLU())
     ((2, 1), (0, 1))
     """
-    if not isinstance(module, (Conv1d, Conv2d)):
+    module = inside(module, (Conv1d, Conv2d))
+    if module is None:
         return 0, 1
     kernel, stride, dilation = map(_time, (module.kernel_size, module.stride, module.dilation))
     if module.padding != "same" or module.padding_mode != "reflect":
@@ -156,6 +157,27 @@ def reach_and_stride(module):
 def _time(size):
     """Of the sizes of a 2d convolution the one in time, which SpeechBrain has last."""
     return size[-1] if isinstance(size, (list, tuple)) else size
+
+
+def inside(module, kind):
+    """What a wrapper, such as that of activation checkpointing, is around.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+    kind : type or tuple of type
+
+    Returns
+    -------
+    torch.nn.Module or None
+        The outermost module of the kind, most often the module itself.
+
+    Example
+    -------
+    >>> inside(torch.nn.Sequential(torch.nn.ReLU()), torch.nn.ReLU)
+    ReLU()
+    """
+    return next((part for part in module.modules() if isinstance(part, kind)), None)
 
 
 def become(module, kind):

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 from speechbrain.lobes.models.transformer import Branchformer, Conformer
 from speechbrain.lobes.models.transformer.Transformer import TransformerEncoder
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
@@ -15,7 +16,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 )
 from torch.utils.checkpoint import checkpoint
 
-from speechbrain_pom.attention.padding import allow_leaks, stop_leaks
+from speechbrain_pom.attention.padding import allow_leaks, set_padding, stop_leaks
 
 LENGTHS = torch.tensor([1.0, 0.4, 0.6])
 FEED_FORWARD = {"ffn_type": "1dcnn", "ffn_cnn_kernel_size_list": [5, 3]}
@@ -129,6 +130,27 @@ def test_forward_methods_that_are_computed_again(build_asr, encoder_module, reen
         gradients_of(model, lambda model: model.encode(frames, LENGTHS)), expected, strict=True
     ):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("how", CheckpointImpl)
+@pytest.mark.parametrize(("encoder_module", "names"), PARTS[:-1])
+def test_padding_that_is_made_exact_after_parts_are_wrapped(build_asr, encoder_module, names, how):
+    front_end = ConvolutionFrontEnd((8, 10, 12), 1, 1, [4], [5], [2], residuals=[False]).eval()
+    model, feats = loud(build_asr("regularMHA", encoder_module)), torch.randn(3, 40, 12)
+    lengths = torch.tensor([40, 16, 24])
+    results = []
+    for wrapped in (False, True):
+        one, other = copy.deepcopy(model), copy.deepcopy(front_end)
+        if wrapped:
+            wrap(one, names, how)
+            wrap(other, ["ConvBlock", "Conv2d"], how)
+        set_padding("exact", other, one)
+        frames = torch.randn(3, 40, 20, generator=torch.Generator().manual_seed(0))
+        results.append([other(feats, lengths), one.encode(frames, LENGTHS)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+    leaking = front_end(feats)  # the classes of a copy are its own
+    assert (leaking - results[0][0]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("encoder_module", ["conformer", "branchformer", "transformer"])
