@@ -62,7 +62,7 @@ def test_fine_tuning_and_a_plateau(recipes, own, pretrained_on_own, tmp_path):
         valid_csv=f"{own}?split=dev-clean",
         test_csv=f"[{own}?split=test-clean]",
         train_splits=None,
-        number_of_epochs=4,
+        number_of_epochs=3,
         f_max=6000,
         improvement_threshold=10,  # nothing is ever enough
     )
