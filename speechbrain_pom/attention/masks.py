@@ -1,6 +1,7 @@
 """Causal and chunk masks on their way through a TransformerASR: compact, honoured, or refused."""
 
 import functools
+import inspect
 import threading
 
 from speechbrain.utils.logger import get_logger
@@ -43,11 +44,18 @@ def _warn_of_hypermixing(masked):
 
 def with_compact_masks(original):
     """TransformerASR.encode and .forward: no (T, T) tensor where no layer needs one."""
+    names = list(inspect.signature(original).parameters)[1:]
 
     @functools.wraps(original)
     def method(self, *args, **kwargs):
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        chunks = given.get("dynchunktrain_config")
         if self.attention_type == "hypermixing":
-            _warn_of_hypermixing(self.causal or kwargs.get("dynchunktrain_config"))
+            _warn_of_hypermixing(self.causal or chunks)
+        if chunks and self.training:  # before the training, and not after it
+            obstacle = obstacle_to_streaming(self)
+            if obstacle:
+                raise ValueError(f"dynamic chunks train a model to stream, and {obstacle}")
         compact = (
             not is_builtin(self.attention_type)
             and hasattr(self, "encoder")
@@ -85,25 +93,41 @@ def checked_streaming(original):
 
     @functools.wraps(original)
     def encode_streaming(self, *args, **kwargs):
-        relative = hasattr(self.encoder, "relative_positions")
-        no_positions = isinstance(getattr(self, "positional_encoding", None), NoPositions)
-        if relative or not (no_positions or is_builtin(self.attention_type)):
-            spec = getattr(self.encoder, "attention_type", self.attention_type)
-            raise ValueError(
-                f"attention_type {spec!r} cannot stream with {'relative' if relative else 'sine'} "
-                "positions (SpeechBrain restarts them in every chunk): train with "
-                "positional_encoding: null and without RelPosMHAXL layers"
-            )
-        stuck = [
-            type(mixer).__name__
-            for mixer in map(mixer_of, self.encoder.layers)
-            if not getattr(mixer, "can_stream", True)
-        ]
-        if stuck:
-            raise ValueError(
-                f"{stuck[0]} cannot stream: a chunk and its left context do not determine its "
-                "output; choose another attention_type"
-            )
+        obstacle = obstacle_to_streaming(self)
+        if obstacle:
+            raise ValueError(obstacle)
         return original(self, *args, **kwargs)
 
     return encode_streaming
+
+
+def obstacle_to_streaming(transformer):
+    """Why a model cannot stream.
+
+    Arguments
+    ---------
+    transformer : torch.nn.Module
+        A TransformerASR.
+
+    Returns
+    -------
+    str or None
+        None if it can, as far as is known.
+    """
+    encoder = transformer.encoder
+    relative = hasattr(encoder, "relative_positions")
+    no_positions = isinstance(getattr(transformer, "positional_encoding", None), NoPositions)
+    if relative or not (no_positions or is_builtin(transformer.attention_type)):
+        spec = getattr(encoder, "attention_type", transformer.attention_type)
+        return (
+            f"attention_type {spec!r} cannot stream with {'relative' if relative else 'sine'} "
+            "positions (SpeechBrain restarts them in every chunk): train with "
+            "positional_encoding: null and without RelPosMHAXL layers"
+        )
+    for mixer in map(mixer_of, encoder.layers):
+        if not getattr(mixer, "can_stream", True):
+            return (
+                f"{type(mixer).__name__} cannot stream: a chunk and its left context do not "
+                "determine its output; choose another attention_type"
+            )
+    return None

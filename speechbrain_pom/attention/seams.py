@@ -229,13 +229,13 @@ def unguard_layer(layer, keep_padding):
     ---------
     layer : torch.nn.Module
     keep_padding : bool
-        Whether the hooks of `stop_leaks` stay.
+        Whether `stop_leaks` stays.
     """
     if hasattr(layer, "mask_refusal"):
         layer.mask_refusal.remove()
         del layer.mask_refusal
     if not keep_padding:
-        allow_leaks(layer)
+        allow_leaks(layer, only_for_spec=True)
 
 
 def _refuse_mask(layer, args, kwargs):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from speechbrain_pom.attention.padding import ReflectedEnds, stop_leaks
+from speechbrain_pom.attention.front_end import take_lengths
+from speechbrain_pom.attention.padding import stop_leaks
 from speechbrain_pom.attention.positions import extend_positions
 from speechbrain_pom.bestrq import (
     num_encoder_frames,
@@ -86,7 +87,7 @@ class SpeechEncoder(nn.Module):
         extend_positions(transformer)
         # `forward` asks for hidden states where it needs them.
         transformer.output_hidden_states = transformer.encoder.output_hidden_states = False
-        self._ends = ReflectedEnds(front_end)
+        take_lengths(front_end)
         self.layers = layers if layers == "sum" else self.check_layers(layers)
         if layers == "sum":
             self.layer_sum = WeightedSum(self.num_layers + 1)
@@ -225,8 +226,7 @@ class SpeechEncoder(nn.Module):
         torch.Tensor
             (B, T, frequencies, channels)
         """
-        with self._ends.of(num_frames * self.stride):
-            return self.front_end(feats.to(self.dtype))
+        return self.front_end(feats.to(self.dtype), num_frames * self.stride)
 
     def choose(self, states, layers):
         """Of all hidden states those that `layers` asks for.

@@ -20,6 +20,7 @@ from speechbrain.nnet.CNN import Conv1d
 from torch import nn
 
 from speechbrain_pom.attention import mixer_of
+from speechbrain_pom.attention.parts import original_class
 from speechbrain_pom.inference.window_inputs import WindowInputs, obstacle_to_parts
 from speechbrain_pom.ops.pooling import moved
 
@@ -49,11 +50,12 @@ def obstacle_to_exactness(encoder):
 
 def _reach(layer):
     """Frames to either side that a layer's convolutions see; None for an unknown layer."""
-    if type(layer) is ConformerEncoderLayer:
+    kind = original_class(layer)
+    if kind is ConformerEncoderLayer:
         return layer.convolution_module.padding
-    if type(layer) is BranchformerEncoderLayer:
+    if kind is BranchformerEncoderLayer:
         convolutions = [layer.convolution_branch.csgu.conv]
-    elif type(layer) is TransformerEncoderLayer:
+    elif kind is TransformerEncoderLayer:
         convolutions = [conv for conv in layer.pos_ffn.modules() if isinstance(conv, Conv1d)]
     else:
         return None

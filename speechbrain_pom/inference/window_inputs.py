@@ -12,6 +12,7 @@ import torch
 from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 
+from speechbrain_pom.attention.parts import original_class
 from speechbrain_pom.attention.positions import ExtendedSinePositions, NoPositions
 from speechbrain_pom.bestrq import num_feature_frames, pad_to_multiple
 
@@ -31,7 +32,7 @@ def obstacle_to_parts(encoder):
     fbank, transformer = encoder.features.compute_features, encoder.transformer
     if type(fbank) is not Fbank or not fbank.compute_STFT.center:
         return "its features are not SpeechBrain's Fbank"
-    if type(encoder.front_end) is not ConvolutionFrontEnd:
+    if original_class(encoder.front_end) is not ConvolutionFrontEnd:
         return "its front end is not SpeechBrain's ConvolutionFrontEnd"
     positions = getattr(transformer, "positional_encoding", None)
     if type(positions) not in (NoPositions, ExtendedSinePositions):

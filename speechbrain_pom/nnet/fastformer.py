@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from speechbrain_pom.nnet.polynomial_mixer import weights_of
+from speechbrain_pom.nnet.projections import weights_of
 from speechbrain_pom.nnet.summary_mixing import check_size
-from speechbrain_pom.ops import fastformer
+from speechbrain_pom.ops import by_layers, fastformer
 from speechbrain_pom.ops.fastformer import fastformer_sums, mix_with_sums
 
 
@@ -102,10 +102,11 @@ class Fastformer(nn.Module):
                     f"Fastformer: {name} is another tensor than query: it mixes one sequence "
                     "with itself; pass the query"
                 )
-        mixed = fastformer(
-            query, *self._weights(), key_padding_mask=key_padding_mask, attn_mask=attn_mask
-        )
-        return mixed, None
+        layers, weights = self._layers()
+        masks = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask}
+        if weights is None:
+            return by_layers.fastformer(query, *layers, **masks), None
+        return fastformer(query, *weights, **masks), None
 
     def summarise(self, key, key_padding_mask=None, earlier=None):
         """What the mixer knows of a sequence, in two sweeps over it; it may be given in parts.
@@ -135,8 +136,11 @@ class Fastformer(nn.Module):
         >>> torch.allclose(mixer.mix(parts[1], summary), mixer(frames)[0][:, 20:40], atol=1e-5)
         True
         """
-        weights = self._weights()[:4]
-        return fastformer_sums(key, *weights, key_padding_mask=key_padding_mask, earlier=earlier)
+        layers, weights = self._layers()
+        options = {"key_padding_mask": key_padding_mask, "earlier": earlier}
+        if weights is None:
+            return by_layers.fastformer_sums(key, *layers[:4], **options)
+        return fastformer_sums(key, *weights[:4], **options)
 
     def mix(self, query, summary):
         """Mix frames of a sequence whose summary is known.
@@ -153,12 +157,16 @@ class Fastformer(nn.Module):
         torch.Tensor
             (B, T, d_model), as `forward` gives it for these frames.
         """
-        query_proj, _, key_proj, _, out_proj = self._weights()
-        return mix_with_sums(query, summary, query_proj, key_proj, out_proj)
+        layers, weights = self._layers()
+        if weights is None:
+            return by_layers.fastformer_mix_with_sums(query, summary, layers[0], layers[4])
+        return mix_with_sums(query, summary, weights[0], weights[2], weights[4])
 
-    def _weights(self):
+    def _layers(self):
+        """All projections, and their weights if they may be read."""
         layers = (self.query_proj, self.query_attn, self.key_proj, self.key_attn, self.out_proj)
-        return weights_of(layers)
+        weights = weights_of(layers)
+        return layers, None if weights is None else weights[0]
 
     def extra_repr(self):
         """The options, for `print(model)`."""

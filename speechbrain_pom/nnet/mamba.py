@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from speechbrain_pom.nnet.projections import is_plain
 from speechbrain_pom.ops import ChunkMask, parse_attn_mask, selective_scan
 from speechbrain_pom.ops.pointwise import compute_dtype
 from speechbrain_pom.ops.selective_scan import SCAN_BACKENDS
@@ -182,6 +183,7 @@ class MambaBlock(nn.Module):
         self.reverse = reverse
         self.backend = backend
         d_inner, dt_rank = expand * d_model, math.ceil(d_model / 16)
+        self.dt_rank = dt_rank
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
         self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1)
         self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
@@ -199,7 +201,7 @@ class MambaBlock(nn.Module):
         rates = torch.arange(1.0, self.d_state + 1)
         self.A_log.copy_(rates.log().expand_as(self.A_log))
         self.D.fill_(1.0)
-        bound = self.dt_proj.in_features**-0.5
+        bound = self.dt_rank**-0.5
         self.dt_proj.weight.uniform_(-bound, bound)
         low, high = (math.log(step) for step in DT_RANGE)
         step = torch.empty_like(self.dt_proj.bias).uniform_(low, high).exp()
@@ -224,14 +226,13 @@ class MambaBlock(nn.Module):
             frames = frames.masked_fill(key_padding_mask.unsqueeze(-1), 0.0)
         x, gate = self.in_proj(frames).chunk(2, dim=-1)
         x = F.silu(self._convolve(x))
-        sizes = (self.dt_proj.in_features, self.d_state, self.d_state)
+        sizes = (self.dt_rank, self.d_state, self.d_state)
         low_rank_dt, B, C = self.x_proj(x).split(sizes, dim=-1)
-        dt = F.linear(low_rank_dt, self.dt_proj.weight)
-        dtype = compute_dtype(dt.dtype)  # a bias of -7 and its small changes are lost in bf16
+        dt = self._time_steps(low_rank_dt)
         mixed = selective_scan(
             x,
-            F.softplus(dt.to(dtype) + self.dt_proj.bias.to(dtype)),
-            -torch.exp(self.A_log.to(dtype)),
+            dt,
+            -torch.exp(self.A_log.to(dt.dtype)),
             B,
             C,
             self.D,
@@ -241,12 +242,25 @@ class MambaBlock(nn.Module):
         )
         return self.out_proj(mixed * F.silu(gate))
 
+    def _time_steps(self, low_rank):
+        """The time steps of all channels, in fp32 or better."""
+        if is_plain(self.dt_proj):  # a bias of -7 and its small changes are lost in bf16
+            dt = F.linear(low_rank, self.dt_proj.weight)
+            dtype = compute_dtype(dt.dtype)
+            return F.softplus(dt.to(dtype) + self.dt_proj.bias.to(dtype))
+        dt = self.dt_proj(low_rank)
+        return F.softplus(dt.to(compute_dtype(dt.dtype)))
+
     def _convolve(self, x):
         """Depthwise convolution over the frame and those before it (after it, in reverse)."""
         conv, num_frames = self.conv1d, x.shape[1]
+        x = x.transpose(1, 2)
+        if not is_plain(conv):
+            x = x.flip(-1) if self.reverse else x
+            x = conv(x)[..., :num_frames]
+            return (x.flip(-1) if self.reverse else x).transpose(1, 2)
         weight = conv.weight.flip(-1) if self.reverse else conv.weight
-        padding, groups = conv.padding, conv.groups
-        x = F.conv1d(x.transpose(1, 2), weight, conv.bias, padding=padding, groups=groups)
+        x = F.conv1d(x, weight, conv.bias, padding=conv.padding, groups=conv.groups)
         start = self.d_conv - 1 if self.reverse else 0
         return x[..., start : start + num_frames].transpose(1, 2)
 

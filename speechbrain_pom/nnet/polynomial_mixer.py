@@ -5,7 +5,8 @@ import math
 
 from torch import nn
 
-from speechbrain_pom.ops import polynomial_mix
+from speechbrain_pom.nnet.projections import weights_of
+from speechbrain_pom.ops import by_layers, polynomial_mix
 from speechbrain_pom.ops.backends import BACKENDS
 from speechbrain_pom.ops.polynomial import mix_with_sums, polynomial_sums
 
@@ -38,6 +39,7 @@ class PolynomialMixer(nn.Module):
         True: training keeps no expanded tensor and computes them again in the backward pass.
     backend : str
         "auto" (the fastest there is), or a name that `speechbrain_pom.ops.choose_backend` explains.
+        Neither counts where a projection has a hook or is no plain `nn.Linear` any more.
     init_gain : float
         What the gain of the last LayerNorm starts with. That norm makes any output as large as the
         residual stream, however little it says: at the start over 90 % of its power is one vector,
@@ -157,20 +159,21 @@ class PolynomialMixer(nn.Module):
             raise ValueError(
                 "PoM: value is another tensor than key: PoM has no separate values; pass the key"
             )
-        mixed = polynomial_mix(
-            query,
-            weights_of(self.poly_proj),
-            weights_of(self.gate_proj),
-            self.out_proj.weight,
-            self.out_proj.bias,
-            degree=self.degree,
-            activation=self.activation,
-            key=source,
-            key_padding_mask=key_padding_mask,
-            attn_mask=attn_mask,
-            recompute=self.recompute,
-            backend=self.backend,
-        )
+        weights = weights_of(self.poly_proj, self.gate_proj, [self.out_proj])
+        options = {
+            "degree": self.degree,
+            "activation": self.activation,
+            "key": source,
+            "key_padding_mask": key_padding_mask,
+            "attn_mask": attn_mask,
+        }
+        if weights is None:
+            layers = self.poly_proj, self.gate_proj, self.out_proj
+            mixed = by_layers.polynomial_mix(query, *layers, widths=self._widths(), **options)
+        else:
+            poly, gate, (out,) = weights
+            how = {"recompute": self.recompute, "backend": self.backend}
+            mixed = polynomial_mix(query, poly, gate, *out, **options, **how)
         return self.norm(mixed), None
 
     def summarise(self, key, key_padding_mask=None, earlier=None):
@@ -198,14 +201,16 @@ class PolynomialMixer(nn.Module):
         >>> torch.allclose(mixer.mix(second, summary), mixer(frames)[0][:, 30:], atol=1e-5)
         True
         """
-        return polynomial_sums(
-            key,
-            weights_of(self.poly_proj),
-            degree=self.degree,
-            activation=self.activation,
-            key_padding_mask=key_padding_mask,
-            backend=self.backend,
-        )
+        weights = weights_of(self.poly_proj)
+        options = {
+            "degree": self.degree,
+            "activation": self.activation,
+            "key_padding_mask": key_padding_mask,
+        }
+        if weights is None:
+            widths = self._widths()
+            return by_layers.polynomial_sums(key, self.poly_proj, widths=widths, **options)
+        return polynomial_sums(key, *weights, backend=self.backend, **options)
 
     def mix(self, query, summary):
         """Mix frames of a sequence whose summary is known.
@@ -222,10 +227,19 @@ class PolynomialMixer(nn.Module):
         torch.Tensor
             (B, T, d_model), as `forward` gives it for these frames.
         """
-        out = self.out_proj
-        gates = weights_of(self.gate_proj)
-        mixed = mix_with_sums(query, summary, gates, out.weight, out.bias, backend=self.backend)
+        weights = weights_of(self.gate_proj, [self.out_proj])
+        if weights is None:
+            layers = self.gate_proj, self.out_proj
+            mixed = by_layers.polynomial_mix_with_sums(
+                query, summary, *layers, widths=self._widths()
+            )
+        else:
+            gate, (out,) = weights
+            mixed = mix_with_sums(query, summary, gate, *out, backend=self.backend)
         return self.norm(mixed)
+
+    def _widths(self):
+        return _group_widths(self.d_model, self.variant)
 
     def extra_repr(self):
         """The options, for `print(model)`."""
@@ -233,25 +247,6 @@ class PolynomialMixer(nn.Module):
             f"d_model={self.d_model}, degree={self.degree}, expand={self.expand}, "
             f"variant={self.variant!r}"
         )
-
-
-def weights_of(layers):
-    """Weights and biases of layers, as the functions of `speechbrain_pom.ops` take them.
-
-    Arguments
-    ---------
-    layers : iterable of torch.nn.Module
-
-    Returns
-    -------
-    list of (torch.Tensor, torch.Tensor)
-
-    Example
-    -------
-    >>> [[tuple(tensor.shape) for tensor in pair] for pair in weights_of([nn.Linear(2, 3)])]
-    [[(3, 2), (3,)]]
-    """
-    return [(layer.weight, layer.bias) for layer in layers]
 
 
 def _group_widths(d_model, variant):
@@ -263,14 +258,21 @@ def _group_widths(d_model, variant):
     return [stop - start for start, stop in itertools.pairwise(edges)]
 
 
-# Parameter names of the published checkpoints (hf, bf: first and second half of the features).
+# Parameter names of the published checkpoints (hf, bf: first and second half of the features; 1 to
+# 3: the thirds).
 PUBLISHED_NAMES = {
     "mh_pom.po_proj.": "poly_proj.0.",
     "mh_pom.po_proj_hf.": "poly_proj.0.",
     "mh_pom.po_proj_bf.": "poly_proj.1.",
+    "mh_pom.po_proj_1.": "poly_proj.0.",
+    "mh_pom.po_proj_2.": "poly_proj.1.",
+    "mh_pom.po_proj_3.": "poly_proj.2.",
     "mh_pom.se_proj.": "gate_proj.0.",
     "mh_pom.se_proj_hf.": "gate_proj.0.",
     "mh_pom.se_proj_bf.": "gate_proj.1.",
+    "mh_pom.se_proj_1.": "gate_proj.0.",
+    "mh_pom.se_proj_2.": "gate_proj.1.",
+    "mh_pom.se_proj_3.": "gate_proj.2.",
     "mh_pom.ag_proj.": "out_proj.",
     "layer_norm.": "norm.",
 }

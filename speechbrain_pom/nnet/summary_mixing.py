@@ -3,11 +3,10 @@
 import itertools
 import re
 
-import torch
 from torch import nn
 
-from speechbrain_pom.nnet.polynomial_mixer import weights_of
-from speechbrain_pom.ops import summary_mixing
+from speechbrain_pom.nnet.projections import BlockDiagonal, weights_of
+from speechbrain_pom.ops import by_layers, summary_mixing
 from speechbrain_pom.ops.summary_mixing import mix_with_sums, summary_sums
 
 MODES = ("full", "lite")
@@ -159,10 +158,15 @@ class SummaryMixing(nn.Module):
                 "SummaryMixing: value is another tensor than key: it has no separate values; "
                 "pass the key"
             )
-        mixed = summary_mixing(
+        weights = weights_of(self.summary_proj)
+        local, local_weights = self._local()
+        call = summary_mixing
+        if weights is None or local_weights is None:
+            call, weights, local_weights = by_layers.summary_mixing, [self.summary_proj], local
+        mixed = call(
             query,
-            weights_of(self.summary_proj),
-            *self._local_weights(),
+            *weights,
+            *local_weights,
             key=source,
             key_padding_mask=key_padding_mask,
             attn_mask=attn_mask,
@@ -184,7 +188,11 @@ class SummaryMixing(nn.Module):
         -------
         speechbrain_pom.ops.pooling.TimeSums
         """
-        return summary_sums(key, weights_of(self.summary_proj), key_padding_mask=key_padding_mask)
+        weights = weights_of(self.summary_proj)
+        if weights is None:
+            sums = by_layers.summary_sums
+            return sums(key, self.summary_proj, key_padding_mask=key_padding_mask)
+        return summary_sums(key, *weights, key_padding_mask=key_padding_mask)
 
     def mix(self, query, summary):
         """Mix frames of a sequence whose summary is known, without dropout.
@@ -199,45 +207,23 @@ class SummaryMixing(nn.Module):
         torch.Tensor
             (B, T, d_model), as `forward` gives it for these frames in eval mode.
         """
-        return mix_with_sums(query, summary, *self._local_weights())
+        local, weights = self._local()
+        if weights is None:
+            return by_layers.summary_mix_with_sums(query, summary, *local)
+        return mix_with_sums(query, summary, *weights)
 
-    def _local_weights(self):
-        """Those of f and of the merging layer; None twice in mode lite."""
+    def _local(self):
+        """f and the merging layer, and their weights if they may be read; all None in mode lite."""
         if self.mode == "lite":
-            return None, None
-        return weights_of(self.local_proj), (self.merge_proj.weight, self.merge_proj.bias)
+            return (None, None), (None, None)
+        weights = weights_of(self.local_proj, [self.merge_proj])
+        if weights is not None:
+            weights = weights[0], weights[1][0]
+        return (self.local_proj, self.merge_proj), weights
 
     def extra_repr(self):
         """The options, for `print(model)`."""
         return f"d_model={self.d_model}, nhead={self.nhead}, mode={self.mode!r}"
-
-
-class BlockDiagonal(nn.Module):
-    """Parameters of a block-diagonal linear layer, initialised like `nn.Linear` block by block.
-
-    The shape is the published one: SpeechBrain's TransformerASR initialises it as it was there.
-
-    Arguments
-    ---------
-    input_size, output_size : int
-        Widths, multiples of the number of blocks.
-    num_blocks : int
-        Blocks.
-    """
-
-    def __init__(self, input_size, output_size, num_blocks):
-        super().__init__()
-        block = input_size // num_blocks
-        bound = block**-0.5
-        weight = torch.empty(num_blocks, block, output_size // num_blocks)
-        bias = torch.empty(num_blocks, output_size // num_blocks)
-        self.weight = nn.Parameter(weight.uniform_(-bound, bound))
-        self.bias = nn.Parameter(bias.uniform_(-bound, bound))
-
-    def extra_repr(self):
-        """The sizes, for `print(model)`."""
-        num_blocks, rows, columns = self.weight.shape
-        return f"{num_blocks} blocks of {rows} to {columns}"
 
 
 def check_size(mixer, name, size, nhead=1):

@@ -63,22 +63,38 @@ def fastformer(
     >>> fastformer(torch.randn(1, 7, 6), *weights).shape
     torch.Size([1, 7, 6])
     """
-    num_frames = frames.shape[1]
     check_padding_mask(key_padding_mask, frames)
+    refuse_attn_mask(attn_mask, frames.shape[1])
+    frames = zero_padding(frames, key_padding_mask)  # a weight of zero times NaN would be NaN
+    query = F.linear(frames, *query_proj)
+    scores = _query_scores(query, query_attn)
+    global_query = own_blocks(_pool(scores, query, key_padding_mask)).to(query.dtype)
+    scores = _key_scores(frames, global_query, key_proj, key_attn)
+    pooled = _pool(scores, frames, key_padding_mask).to(query.dtype)
+    mixed = _multiply(query, global_query, pooled, key_proj, out_proj)
+    return zero_padding(mixed, key_padding_mask)
+
+
+def refuse_attn_mask(attn_mask, num_frames):
+    """Refuse what `fastformer` cannot honour.
+
+    Arguments
+    ---------
+    attn_mask : ChunkMask or torch.Tensor or None
+    num_frames : int
+        T.
+
+    Raises
+    ------
+    ValueError
+        For a mask that hides anything.
+    """
     if parse_attn_mask(attn_mask, num_frames, num_frames) is not None:
         raise ValueError(
             "Fastformer cannot honour a causal or chunk mask: its second softmax would need the "
             "scores of all pairs of frames; set causal: False and no dynamic chunks, or choose "
             "another type"
         )
-    frames = zero_padding(frames, key_padding_mask)  # a weight of zero times NaN would be NaN
-    query = F.linear(frames, *query_proj)
-    scores = _query_scores(query, query_attn)
-    global_query = _own_blocks(_pool(scores, query, key_padding_mask)).to(query.dtype)
-    scores = _key_scores(frames, global_query, key_proj, key_attn)
-    pooled = _pool(scores, frames, key_padding_mask).to(query.dtype)
-    mixed = _multiply(query, global_query, pooled, key_proj, out_proj)
-    return zero_padding(mixed, key_padding_mask)
 
 
 def fastformer_sums(
@@ -118,7 +134,7 @@ def fastformer_sums(
     if earlier is None:
         query = F.linear(frames, *query_proj)
         return softmax_sums(_query_scores(query, query_attn), query, key_padding_mask)
-    global_query = _own_blocks(earlier.mean()).to(frames.dtype)
+    global_query = own_blocks(earlier.mean()).to(frames.dtype)
     scores = _key_scores(frames, global_query, key_proj, key_attn)
     sums = softmax_sums(scores, frames, key_padding_mask)
     return sums._replace(global_query=global_query)
@@ -164,7 +180,7 @@ def _scale(frames, attn):
 
 def _multiply(query, global_query, pooled, key_proj, out_proj):
     """W_o (k* * q) + q, with k* from the pooled frames (B, nhead, d)."""
-    global_key = global_query * _own_blocks(F.linear(pooled, *key_proj))
+    global_key = global_query * own_blocks(F.linear(pooled, *key_proj))
     return F.linear(query * global_key, *out_proj) + query
 
 
@@ -181,8 +197,24 @@ def _pool(scores, values, padding):
         return scores.softmax(dim=1).transpose(1, 2) @ values.to(dtype)
 
 
-def _own_blocks(pooled):
-    """The features of each head from its own row: (B, nhead, d) to (B, 1, d)."""
+def own_blocks(pooled):
+    """The features of each head from its own row.
+
+    Arguments
+    ---------
+    pooled : torch.Tensor
+        (B, nhead, d).
+
+    Returns
+    -------
+    torch.Tensor
+        (B, 1, d).
+
+    Example
+    -------
+    >>> own_blocks(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))
+    tensor([[[1., 4.]]])
+    """
     batch, num_heads, d_model = pooled.shape
     blocks = pooled.view(batch, num_heads, num_heads, d_model // num_heads)
     return blocks.diagonal(dim1=1, dim2=2).transpose(1, 2).reshape(batch, 1, d_model)

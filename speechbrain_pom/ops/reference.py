@@ -65,7 +65,11 @@ def polynomial_features(x, weight, bias, degree, activation="gelu_product"):
     torch.Tensor
         (B, T, degree*n) or (B, T, n).
     """
-    projected = F.linear(x, weight, bias)
+    return features_of_projection(F.linear(x, weight, bias), degree, activation)
+
+
+def features_of_projection(projected, degree, activation="gelu_product"):
+    """As `polynomial_features`, of frames (B, T, degree*n) or (B, T, n) that are projected."""
     if activation == "relu_power":
         return torch.relu(projected) ** degree
     branches = [F.gelu(branch) for branch in projected.chunk(degree, dim=-1)]

@@ -6,16 +6,9 @@ Equations and shapes: README.md beside this file. Slow version: `reference.summa
 import torch
 import torch.nn.functional as F
 
-from speechbrain_pom.ops.pointwise import compute_dtype
-from speechbrain_pom.ops.pooling import (
-    TimeSums,
-    chunk_sums,
-    count_frames,
-    means,
-    rows_of_frames,
-    zero_padding,
-)
-from speechbrain_pom.ops.visibility import ChunkMask, check_padding_mask, parse_attn_mask
+from speechbrain_pom.ops.pooling import TimeSums, count_frames, zero_padding
+from speechbrain_pom.ops.visibility import check_padding_mask, parse_attn_mask
+from speechbrain_pom.ops.visible_means import rows_of_queries, sums_over_time, visible_means
 
 
 def summary_mixing(
@@ -84,7 +77,7 @@ def summary_mixing(
     local, summary = _branches(key if itself else query, key, local_layers, summary_layers)
     state = _state(summary, key.shape[:2], key_padding_mask, visibility)
     if merge is None:
-        mixed = _rows(state, visibility, query.shape[1]).expand(-1, query.shape[1], -1)
+        mixed = rows_of_queries(state, visibility, query.shape[1]).expand(-1, query.shape[1], -1)
     else:
         local = local.transpose(0, 1).reshape(*query.shape[:2], -1)
         mixed = F.gelu(_merge(local, state, merge, visibility, dropout))
@@ -117,7 +110,7 @@ def summary_sums(frames, summary_layers, *, key_padding_mask=None):
     frames = zero_padding(frames, key_padding_mask)
     _, summary = _branches(frames, frames, None, summary_layers)
     values, padding = _heads_as_batch(summary, frames.shape[:2], key_padding_mask)
-    sums = _sums(values, padding)
+    sums = sums_over_time(values, padding)
     counts = count_frames(frames, key_padding_mask, None)
     return TimeSums(_heads_as_features(sums, frames.shape[0]), counts)
 
@@ -186,7 +179,7 @@ def _state(summary, size, padding, visibility):
     """The means of what is visible: (B, 1, S), or (B, C, S) with a row per chunk or query."""
     values, padding = _heads_as_batch(summary, size, padding)
     with torch.autocast(values.device.type, enabled=False):
-        state = _visible_means(values, padding, visibility)
+        state = visible_means(values, padding, visibility)
     return _heads_as_features(state, size[0]).to(summary.dtype)
 
 
@@ -204,29 +197,6 @@ def _heads_as_features(state, batch):
     return state.reshape(batch, -1, num_heads * width)
 
 
-def _sums(values, padding):
-    """Sums over time, in fp32 or better: (B, 1, E)."""
-    return zero_padding(values, padding).sum(1, keepdim=True, dtype=compute_dtype(values.dtype))
-
-
-def _visible_means(values, padding, visibility):
-    """Means of values (B, S, E) over what is visible, in fp32 or better: (B, C, E)."""
-    dtype = compute_dtype(values.dtype)
-    if isinstance(visibility, torch.Tensor):  # a mask without structure: a mean for each query
-        return means(values.to(dtype), count_frames(values, padding, 1), visibility, padding)
-    if visibility is None:
-        return means(_sums(values, padding), count_frames(values, padding, None), None)
-    values = zero_padding(values, padding)
-    counts = count_frames(values, padding, visibility.chunk_size)
-    return means(chunk_sums(values.to(dtype), visibility.chunk_size), counts, visibility)
-
-
-def _rows(state, visibility, num_frames):
-    """The state's rows for the frames: (B, 1, S), or (B, T, S) with a mask."""
-    chunked = isinstance(visibility, ChunkMask)
-    return rows_of_frames(state, visibility.chunk_size if chunked else None, 0, num_frames)
-
-
 def _merge(local, state, merge, visibility, dropout):
     """W [f | s_bar] + b as W_f f + W_s s_bar + b: the concatenation is never written."""
     weight, bias = merge
@@ -234,10 +204,10 @@ def _merge(local, state, merge, visibility, dropout):
     num_frames = local.shape[1]
     if dropout:  # each frame drops other elements of the same mean
         dropped = F.dropout(
-            _rows(state, visibility, num_frames).expand(-1, num_frames, -1), dropout
+            rows_of_queries(state, visibility, num_frames).expand(-1, num_frames, -1), dropout
         )
         shared = F.linear(dropped, summary_weight)
         local = F.dropout(local, dropout)
     else:
-        shared = _rows(F.linear(state, summary_weight), visibility, num_frames)
+        shared = rows_of_queries(F.linear(state, summary_weight), visibility, num_frames)
     return F.linear(local, local_weight, bias) + shared

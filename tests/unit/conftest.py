@@ -1,5 +1,8 @@
 """What all unit tests share."""
 
+import sys
+import threading
+
 import pytest
 import torch
 
@@ -11,3 +14,33 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def wrong_in_threads():
+    """Function of a call and four jobs: what comes out otherwise in threads than one by one."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # they take turns at every opportunity
+
+    @torch.no_grad()
+    def compare(call, jobs, times=15):
+        expected, wrong = [call(*job) for job in jobs], []
+
+        @torch.no_grad()
+        def work(number):
+            for _ in range(times):
+                try:
+                    if not torch.equal(call(*jobs[number]), expected[number]):
+                        wrong.append(number)
+                except (RuntimeError, IndexError) as error:
+                    wrong.append(str(error))
+
+        threads = [threading.Thread(target=work, args=[number]) for number in range(len(jobs))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return wrong
+
+    yield compare
+    sys.setswitchinterval(before)

@@ -1,5 +1,7 @@
 """Streaming: chunk by chunk equals the masked path, or is refused."""
 
+import functools
+
 import pytest
 import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
@@ -66,3 +68,38 @@ def test_mixers_that_need_more_than_a_left_context_are_refused(build_asr, spec):
         f"{name} cannot stream: a chunk and its left context do not determine its output; choose "
         "another attention_type"
     )
+
+
+@pytest.mark.parametrize(
+    ("spec", "positional_encoding", "reason"),
+    [
+        ("PoM", "fixed_abs_sine", "attention_type 'PoM' cannot stream with sine positions"),
+        ("RelPosMHAXL + PoM", None, "cannot stream with relative positions"),
+        ("Mamba(bidirectional=False)", None, "Mamba cannot stream: a chunk and its left"),
+    ],
+)
+@pytest.mark.parametrize("by_name", [False, True])
+def test_what_cannot_stream_is_not_trained_with_chunks(
+    build_asr, spec, positional_encoding, reason, by_name
+):
+    model = build_asr(spec, positional_encoding=positional_encoding)
+    frames, config = torch.randn(1, 64, 20), DynChunkTrainConfig(8)
+    arguments = (torch.ones(1), 0, config)
+    options = {"dynchunktrain_config": config} if by_name else {}
+    call = functools.partial(model.encode, frames, *([] if by_name else arguments), **options)
+    whole = model.train().encode(frames)  # batches without chunks are as ever
+    assert torch.isfinite(whole).all()
+    with pytest.raises(ValueError, match="dynamic chunks train a model to stream, and") as error:
+        call()
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+    model.eval()
+    call()  # what the masks do to a model can be looked at
+
+
+def test_what_can_stream_is_trained_with_chunks(build_asr):
+    model, config = build_asr("PoM", positional_encoding=None), DynChunkTrainConfig(8, 1)
+    frames = torch.randn(1, 64, 20)
+    model.train().encode(frames, dynchunktrain_config=config).sum().backward()
+    with torch.no_grad():
+        stream(model.eval(), frames, config)

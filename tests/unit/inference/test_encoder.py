@@ -1,7 +1,6 @@
 """The encoder as a module: padding, lengths, layers, devices and dtypes, use in other models."""
 
 import copy
-import threading
 
 import pytest
 import soundfile
@@ -54,9 +53,6 @@ def test_without_the_seams_the_end_of_a_batch_leaks(make_encoder):
     wavs = torch.stack([noise(20000), noise(20000, 2)])
     feats, _ = encoder.features(wavs, torch.tensor([20000, 7000]))
     alone, _ = encoder.features(wavs[1:, :7000], torch.tensor([7000]))
-    for module in encoder.front_end.modules():
-        module._forward_pre_hooks.clear()
-        module._forward_hooks.clear()
     frames, expected = encoder.front_end(feats)[1], encoder.front_end(alone)[0]
     assert difference(frames[: len(expected)], expected) > 1e-3
 
@@ -249,22 +245,21 @@ def test_fine_tuned_with_ddp(make_encoder, tmp_path):
         torch.distributed.destroy_process_group()
 
 
-def test_threads_that_ask_for_different_layers(tiny_encoder):
+def test_threads_that_ask_for_different_layers(tiny_encoder, wrong_in_threads):
     wavs = noise(16000)[None]
-    expected = {"last": tiny_encoder(wavs)[0], 1: tiny_encoder(wavs, layers=1)[0]}
-    wrong = []
+    jobs = [(wavs, None, layers) for layers in ("last", 1) * 2]
+    assert wrong_in_threads(lambda *job: tiny_encoder(*job)[0], jobs) == []
 
-    def ask(layers):
-        for _ in range(20):
-            if not torch.equal(tiny_encoder(wavs, layers=layers)[0], expected[layers]):
-                wrong.append(layers)
 
-    threads = [threading.Thread(target=ask, args=[layers]) for layers in ("last", 1) * 2]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+@pytest.mark.parametrize("spec", ["PoM", "RelPosMHAXL"])
+@pytest.mark.parametrize("norm_type", ["global", "sentence"])
+def test_threads_with_batches_of_their_own(make_encoder, wrong_in_threads, spec, norm_type):
+    encoder = make_encoder(spec, kernel_size=5, norm_type=norm_type)
+    jobs = [
+        (torch.stack([noise(longest), noise(longest, 2)]), torch.tensor([longest, shorter]))
+        for longest, shorter in ((8000, 3001), (8000, 7000), (6000, 1), (7990, 500))
+    ]
+    assert wrong_in_threads(lambda *job: encoder(*job)[0], jobs) == []
 
 
 def test_audio_beyond_the_table_of_positions(make_encoder):

@@ -79,6 +79,15 @@ def test_a_recogniser_comes_back(finetuned_run, finetuned_export, wavs):
     assert exported.units.record == CharacterUnits().record
 
 
+def test_threads_share_an_exported_recogniser(finetuned_export, wrong_in_threads):
+    recogniser = load_recogniser(finetuned_export)
+    jobs = [
+        (torch.randn(3, longest), torch.tensor([longest, 399, shorter]))
+        for longest, shorter in ((8000, 3001), (8000, 7000), (6000, 1), (7990, 500))
+    ]
+    assert wrong_in_threads(lambda *job: recogniser(*job)[0], jobs) == []
+
+
 def test_a_moved_copy_loads(finetuned_export, tmp_path, wavs):
     before = load_recogniser(finetuned_export)
     moved = tmp_path / "another" / "place"

@@ -97,6 +97,34 @@ def test_published_names_load_inside_a_larger_model():
     assert_same(model["layers"][0](golden["x"])[0], golden["y"])
 
 
+def test_published_names_of_three_groups_load_in_their_order():
+    """There are no numbers of this variant; its equations are short."""
+    groups = (slice(0, 4), slice(4, 8), slice(8, 13))
+    state = {"layer_norm.weight": torch.randn(13), "layer_norm.bias": torch.randn(13)}
+    state |= {"mh_pom.ag_proj.weight": torch.randn(13, 52), "mh_pom.ag_proj.bias": torch.randn(13)}
+    for number, width in enumerate((4, 4, 5), start=1):
+        for kind in ("po", "se"):
+            state[f"mh_pom.{kind}_proj_{number}.weight"] = torch.randn(4 * width, width)
+            state[f"mh_pom.{kind}_proj_{number}.bias"] = torch.randn(4 * width)
+    state = {name: tensor.double() for name, tensor in state.items()}
+    mixer = PolynomialMixer(13, degree=2, expand=2, variant="frequency3").double()
+    mixer.load_state_dict(dict(state), strict=True)
+
+    def linear(x, name):
+        return x @ state[f"mh_pom.{name}.weight"].T + state[f"mh_pom.{name}.bias"]
+
+    x, gated = torch.randn(2, 63, 13, dtype=torch.float64), []
+    for number, group in enumerate(groups, start=1):
+        first, second = torch.nn.functional.gelu(linear(x[..., group], f"po_proj_{number}")).chunk(
+            2, dim=-1
+        )
+        mean = torch.cat([first, first * second], -1).mean(1, keepdim=True)
+        gated.append(linear(x[..., group], f"se_proj_{number}").sigmoid() * mean)
+    norm = state["layer_norm.weight"], state["layer_norm.bias"]
+    mixed = linear(torch.cat(gated, -1), "ag_proj")
+    assert_same(mixer(x)[0], torch.nn.functional.layer_norm(mixed, (13,), *norm))
+
+
 def test_strict_loading_still_notices_a_missing_and_a_foreign_parameter():
     golden = load(GOLDEN / "pom_base_k2_D2.npz")
     state = published_state(golden)

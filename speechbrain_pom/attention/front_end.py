@@ -1,0 +1,101 @@
+"""A front end in which each utterance of a batch ends as it would alone.
+
+SpeechBrain's convolutions reflect the end of the batch, and a shorter utterance ends in padding
+instead. Here are its modules with a second argument, the lengths, by which each utterance is
+reflected at its own end, where a convolution reaches beyond it: one with a kernel of 3 and a stride
+of 2, as in the recipes, does not. As in padding.py, nothing of a call is kept on a module.
+"""
+
+from speechbrain.lobes.models import convolution
+from speechbrain.nnet import containers
+
+from speechbrain_pom.attention.parts import (
+    InCall,
+    TellsLengths,
+    become,
+    become_itself,
+    reach_and_stride,
+)
+from speechbrain_pom.errors import UserError
+
+
+class Sequential(TellsLengths, containers.Sequential):
+    """The convolutions of a block, with the lengths (B,) in frames as a second argument."""
+
+    original = containers.Sequential
+
+
+class ConvBlock(convolution.ConvBlock):
+    """A block, with the lengths (B,) in frames as a second argument."""
+
+    original = convolution.ConvBlock
+
+    def forward(self, x, lengths=None):
+        """SpeechBrain's. Its other branch has a kernel of 1."""
+        if lengths is None:
+            return super().forward(x)
+
+        def convs(x):
+            return self.convs(x, lengths)
+
+        return convolution.ConvBlock.forward(InCall(self, convs=convs), x)
+
+
+class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
+    """The front end, with the lengths (B,) in feature frames as a second argument."""
+
+    original = convolution.ConvolutionFrontEnd
+
+    def forward(self, x, lengths=None):
+        """SpeechBrain's without lengths; else every utterance ends as it would alone."""
+        if lengths is None:
+            return super().forward(x)
+        for block, (reaches, stride) in zip(self.children(), self.blocks, strict=True):
+            x = block(x, lengths) if reaches else block(x)
+            lengths = lengths // stride
+        return x
+
+
+def take_lengths(front_end):
+    """Let a front end be called with lengths; nothing else about it changes.
+
+    Arguments
+    ---------
+    front_end : torch.nn.Module
+        SpeechBrain's `ConvolutionFrontEnd`.
+
+    Raises
+    ------
+    UserError
+        For another front end.
+
+    Example
+    -------
+    >>> front_end = convolution.ConvolutionFrontEnd((8, 30, 10), strides=[1, 2, 2])
+    >>> take_lengths(front_end)
+    >>> front_end(torch.rand(2, 32, 10), torch.tensor([32, 20])).shape
+    torch.Size([2, 8, 3, 512])
+    """
+    if not isinstance(front_end, convolution.ConvolutionFrontEnd):
+        raise UserError(
+            f"the front end is a {type(front_end).__name__}, of which it is not known how its "
+            "utterances end: take SpeechBrain's ConvolutionFrontEnd, or padding: speechbrain"
+        )
+    become(front_end, ConvolutionFrontEnd)
+    front_end.blocks = []
+    for block in front_end.children():
+        block.convs.reaches = [reach_and_stride(part) for part in block.convs.children()]
+        reaches = any(reach for reach, _ in block.convs.reaches)
+        front_end.blocks.append((reaches, block.get_filter_properties().stride))
+        become(block.convs, Sequential)
+        become(block, ConvBlock)
+
+
+def take_no_lengths(front_end):
+    """Take `take_lengths` back.
+
+    Arguments
+    ---------
+    front_end : torch.nn.Module
+    """
+    become_itself(front_end, ConvolutionFrontEnd)

@@ -1,0 +1,115 @@
+"""Projections of the mixers: those whose weights may be read, and those that have to be called.
+
+The functions of `speechbrain_pom.ops` are fast because they take weights and fold the projections
+into what is around them. That passes a module by. So it is done only where it cannot be noticed:
+where every projection is the plain layer that the mixer was built with. One with a hook (as
+pruning and the older weight norm have), with a parametrisation, or of another class (an adapter, a
+quantised layer) is called, by the functions of `speechbrain_pom.ops.by_layers`.
+"""
+
+import torch
+from torch import nn
+
+
+class BlockDiagonal(nn.Module):
+    """A block-diagonal linear layer, initialised like `nn.Linear` block by block.
+
+    The shape is the published one: SpeechBrain's TransformerASR initialises it as it was there.
+
+    Arguments
+    ---------
+    input_size, output_size : int
+        Widths, multiples of the number of blocks.
+    num_blocks : int
+        Blocks.
+
+    Example
+    -------
+    >>> BlockDiagonal(8, 6, num_blocks=2)(torch.randn(3, 5, 8)).shape
+    torch.Size([3, 5, 6])
+    """
+
+    def __init__(self, input_size, output_size, num_blocks):
+        super().__init__()
+        block = input_size // num_blocks
+        bound = block**-0.5
+        weight = torch.empty(num_blocks, block, output_size // num_blocks)
+        bias = torch.empty(num_blocks, output_size // num_blocks)
+        self.weight = nn.Parameter(weight.uniform_(-bound, bound))
+        self.bias = nn.Parameter(bias.uniform_(-bound, bound))
+
+    def forward(self, frames):
+        """Frames (..., input_size) to (..., output_size)."""
+        num_blocks, block, _ = self.weight.shape
+        by_block = frames.reshape(-1, num_blocks, block).transpose(0, 1)
+        output = torch.baddbmm(self.bias.unsqueeze(1), by_block, self.weight)
+        return output.transpose(0, 1).reshape(*frames.shape[:-1], -1)
+
+    def extra_repr(self):
+        """The sizes, for `print(model)`."""
+        num_blocks, rows, columns = self.weight.shape
+        return f"{num_blocks} blocks of {rows} to {columns}"
+
+
+PLAIN_KINDS = (nn.Linear, BlockDiagonal, nn.Conv1d)
+
+
+def is_plain(layer):
+    """Whether nobody could tell if a layer's weights were read instead of the layer called.
+
+    Hooks that are global to PyTorch (`register_module_forward_hook`) do not count: profilers set
+    them, and should see what runs without them.
+
+    Arguments
+    ---------
+    layer : torch.nn.Module
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> layer = nn.Linear(2, 3)
+    >>> is_plain(layer), is_plain(nn.utils.parametrizations.weight_norm(layer))
+    (True, False)
+    """
+    if type(layer) not in PLAIN_KINDS or "forward" in layer.__dict__:
+        return False
+    hooks = (
+        layer._forward_hooks,
+        layer._forward_pre_hooks,
+        layer._backward_hooks,
+        layer._backward_pre_hooks,
+    )
+    # A tensor of another class is quantised, or distributed, or does something else by itself.
+    tensors = (layer.weight, layer.bias)
+    return not any(map(len, hooks)) and all(
+        type(tensor) in (nn.Parameter, torch.Tensor) for tensor in tensors
+    )
+
+
+def weights_of(*groups):
+    """Weights and biases of layers, as the functions of `speechbrain_pom.ops` take them.
+
+    Arguments
+    ---------
+    *groups : iterable of torch.nn.Module
+
+    Returns
+    -------
+    list of list of (torch.Tensor, torch.Tensor), or None
+        Of each group its layers'. None if any layer has to be called.
+
+    Example
+    -------
+    >>> layers = nn.ModuleList([nn.Linear(2, 3)])
+    >>> [[tuple(tensor.shape) for tensor in pair] for pair in weights_of(layers)[0]]
+    [[(3, 2), (3,)]]
+    >>> handle = layers[0].register_forward_hook(print)
+    >>> weights_of(layers) is None
+    True
+    """
+    if not all(is_plain(layer) for group in groups for layer in group):
+        return None
+    return [[(layer.weight, layer.bias) for layer in group] for group in groups]
