@@ -17,6 +17,7 @@ OTHER_EXTENSIONS = {
 """Endings of audio files that soundfile does not read; they are listed as bad."""
 
 _LONGEST = 40  # bytes of a file that are looked at
+_NUM_NAMED = 10  # files in a sentence
 _READ = {
     "WAV": lambda head: head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE",
     "AIFF": lambda head: head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"),
@@ -57,6 +58,45 @@ def extension_of(path):
     '.wav'
     """
     return os.path.splitext(os.fsdecode(path))[1].lower()
+
+
+def is_audio_name(path):
+    """Whether a file is audio by the ending of its name.
+
+    Arguments
+    ---------
+    path : str, bytes or pathlib.Path
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> is_audio_name("a.WAV"), is_audio_name("a.m4a"), is_audio_name("a.txt")
+    (True, True, False)
+    """
+    return extension_of(path) in EXTENSIONS | OTHER_EXTENSIONS
+
+
+def first_names(files):
+    """The first few of many files, and how many more there are, as text that can be printed.
+
+    Arguments
+    ---------
+    files : list of str
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> first_names([f"{number}.wav" for number in range(12)])[-23:]
+    '8.wav, 9.wav and 2 more'
+    """
+    names = ", ".join(name if name.isprintable() else ascii(name) for name in files[:_NUM_NAMED])
+    return names + (f" and {len(files) - _NUM_NAMED} more" if len(files) > _NUM_NAMED else "")
 
 
 def looks_like_audio(path):

@@ -99,7 +99,7 @@ def missing_audio(corpus):
 
 NO_LENGTH = "its header does not say how long it is"
 TRANSCRIPTS = "dev-clean/84/121123/84-121123.trans.txt"
-ADVICE = "add its words, or remove line and audio"
+ADVICE = "add its words, or keep line and audio elsewhere"
 PLACEHOLDER = "a placeholder in manifests"
 CUT = "truncated or damaged"
 LOST = "Error : flac decoder lost sync"
