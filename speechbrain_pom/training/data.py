@@ -1,15 +1,13 @@
 """Datasets from manifests, and the samplers over them."""
 
 import torch
-from speechbrain.dataio import audio_io
 from speechbrain.dataio.dataio import load_data_csv
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
-from torchaudio.functional import resample
 
 from speechbrain_pom.ctc.text import MAX_NAMED, and_more
-from speechbrain_pom.data.audio_files import SAMPLE_RATE, resampled_length
+from speechbrain_pom.data.audio_reader import read_audio
 from speechbrain_pom.errors import UserError
 from speechbrain_pom.training.sampler import BucketBatchSampler
 
@@ -139,8 +137,9 @@ def read_utterance(utterance, path, num_samples):
 
     Example
     -------
+    >>> import soundfile
     >>> path = str(getfixture("tmp_path") / "a.wav")
-    >>> audio_io.save(path, torch.rand(2, 44101), 44100)
+    >>> soundfile.write(path, torch.rand(44101, 2).numpy(), 44100)
     >>> read_utterance("a", path, 16001).shape
     torch.Size([16001])
     """
@@ -149,29 +148,17 @@ def read_utterance(utterance, path, num_samples):
         "(for other layouts with --manifest) lists all such files; mend them and start again"
     )
     try:
-        signal, sample_rate = audio_io.load(path)  # (channels, samples)
-    except RuntimeError as error:
+        signal = read_audio(path)
+    except (RuntimeError, OSError, UserError) as error:
         raise RuntimeError(
             f"utterance '{utterance}': audio file '{path}' cannot be read: {advice}"
         ) from error
-    signal = signal[0] if len(signal) == 1 else signal.mean(0)
-    if sample_rate != SAMPLE_RATE:
-        signal = _resample(signal, sample_rate)
     if len(signal) != int(num_samples):
         raise RuntimeError(
             f"utterance '{utterance}': audio file '{path}' has {len(signal)} samples, "
             f"its manifest says {num_samples}: {advice}"
         )
     return signal
-
-
-def _resample(signal, sample_rate):
-    """Resample (samples,) to exactly `resampled_length` samples."""
-    num_samples = resampled_length(len(signal), sample_rate)
-    # torchaudio rounds the length in float32, to fewer samples above 2**24; it continues the
-    # signal with zeros itself, so a second of them changes nothing else.
-    padded = torch.nn.functional.pad(signal, (0, sample_rate))
-    return resample(padded, sample_rate, SAMPLE_RATE)[:num_samples]
 
 
 def add_transcripts(dataset, units, bad, drop):
