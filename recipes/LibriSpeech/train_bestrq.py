@@ -16,6 +16,8 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom import bestrq
+from speechbrain_pom.attention.front_end import front_end_lengths
+from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.data.mini_corpus import demo_corpus
 from speechbrain_pom.errors import exit_on_user_error
 from speechbrain_pom.training.brain import ExactBrain
@@ -72,12 +74,13 @@ class BestRQBrain(ExactBrain):
             std=hparams.noise_std,
             seed=None if training else hparams.seed,
         )
-        frames = self.modules.CNN(bestrq.apply_noise(feats, mask, noise))
+        num_encoder_frames = bestrq.num_encoder_frames(num_frames, hparams.stride)
+        frames = self.modules.CNN(
+            bestrq.apply_noise(feats, mask, noise),
+            *front_end_lengths(hparams.padding, num_encoder_frames, hparams.stride),
+        )
         encoded = self.modules.wrapper(
-            frames,
-            bestrq.relative_lengths(
-                bestrq.num_encoder_frames(num_frames, hparams.stride), frames.shape[1]
-            ),
+            frames, bestrq.relative_lengths(num_encoder_frames, frames.shape[1])
         )
         self.statistics.update_frames(mask.sum(), num_frames.sum())
         return self.modules.linear(encoded[predicted]), targets
@@ -185,6 +188,7 @@ def prepare_run():
     """Everything before the first step; a bad call ends here with one line and exit code 2."""
     experiment, launch = start_experiment(__file__, demo_data=demo_corpus)
     hparams = experiment.hparams
+    set_padding(hparams["padding"], hparams["CNN"], hparams["Transformer"])
     bestrq.check_mask_options(
         hparams["mask_prob"], hparams["mask_length"], hparams["stride"], hparams["mask_scope"]
     )

@@ -20,6 +20,8 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom import bestrq
+from speechbrain_pom.attention.front_end import front_end_lengths
+from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.ctc.decoding import blank_share, greedy_decode, make_beam_searcher
 from speechbrain_pom.ctc.scoring import ErrorRates, format_summary
 from speechbrain_pom.ctc.targets import check_targets
@@ -57,8 +59,9 @@ class CTCBrain(ExactBrain):
                 stride=hparams.stride,
                 epoch=hparams.epoch_counter.current if hparams.pretrained is None else math.inf,
             )
-            frames = self.modules.CNN(feats)
             num_frames = bestrq.num_encoder_frames(num_frames, hparams.stride)
+            ends = front_end_lengths(hparams.padding, num_frames, hparams.stride)
+            frames = self.modules.CNN(feats, *ends)
             lengths = bestrq.relative_lengths(num_frames, frames.shape[1])
             encoded = self.modules.wrapper(frames, lengths)
         if hparams.weighted_sum:
@@ -247,6 +250,7 @@ def prepare_run():
     """Everything before the first step; a bad call ends here with one line and exit code 2."""
     experiment, launch = start_experiment(__file__, demo_data=demo_corpus)
     hparams = experiment.hparams
+    set_padding(hparams["padding"], hparams["CNN"], hparams["Transformer"])
     initialise_encoder(hparams)
     if hparams["freeze_encoder"]:
         hparams["model"].requires_grad_(False)

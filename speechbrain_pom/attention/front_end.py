@@ -91,6 +91,31 @@ def take_lengths(front_end):
         become(block, ConvBlock)
 
 
+def front_end_lengths(padding, num_frames, stride):
+    """What a front end is called with, beside the features.
+
+    Arguments
+    ---------
+    padding : str
+        As it was set by `speechbrain_pom.attention.padding.set_padding`.
+    num_frames : torch.Tensor
+        (B,) integers, encoder frames.
+    stride : int
+        Feature frames per encoder frame.
+
+    Returns
+    -------
+    tuple
+        The lengths (B,) in feature frames, or nothing.
+
+    Example
+    -------
+    >>> front_end_lengths("exact", 5, 4), front_end_lengths("speechbrain", 5, 4)
+    ((20,), ())
+    """
+    return (num_frames * stride,) if padding == "exact" else ()
+
+
 def take_no_lengths(front_end):
     """Take `take_lengths` back.
 

@@ -14,6 +14,7 @@ SpeechBrain's, by which tools look for them.
 from speechbrain.lobes.models.transformer import Branchformer, Conformer, Transformer
 from torch import nn
 
+from speechbrain_pom.attention.front_end import take_lengths, take_no_lengths
 from speechbrain_pom.attention.parts import (
     InCall,
     TellsLengths,
@@ -22,6 +23,9 @@ from speechbrain_pom.attention.parts import (
     reach_and_stride,
     with_own_ends,
 )
+from speechbrain_pom.errors import UserError
+
+PADDINGS = ("exact", "speechbrain")
 
 
 class ConvolutionModule(Conformer.ConvolutionModule):
@@ -126,6 +130,41 @@ def allow_leaks(layer, only_for_spec=False):
     layer.padding_is_settled = not only_for_spec
     for module, kind in _repaired(layer):
         become_itself(module, kind)
+
+
+def set_padding(padding, front_end, transformer):
+    """Say for a whole encoder, of any attention type, what it makes of padding.
+
+    Arguments
+    ---------
+    padding : str
+        "exact": an utterance encodes the same alone and in any batch. "speechbrain": the
+        convolutions read the padding of the batch, as they do in SpeechBrain, to reproduce what
+        was trained so.
+    front_end : torch.nn.Module
+        SpeechBrain's `ConvolutionFrontEnd`; it is called with `front_end_lengths`.
+    transformer : torch.nn.Module
+        SpeechBrain's `TransformerASR`.
+
+    Raises
+    ------
+    UserError
+        For another word, or a front end of which it is not known how to make it exact.
+
+    Example
+    -------
+    >>> set_padding("same", None, None)
+    Traceback (most recent call last):
+    speechbrain_pom.errors.UserError: padding is 'same': choose exact, or speechbrain to reproduce \
+what was trained so
+    """
+    if padding not in PADDINGS:
+        raise UserError(
+            f"padding is {padding!r}: choose exact, or speechbrain to reproduce what was trained so"
+        )
+    for layer in transformer.encoder.layers:
+        stop_leaks(layer) if padding == "exact" else allow_leaks(layer)
+    take_lengths(front_end) if padding == "exact" else take_no_lengths(front_end)
 
 
 def _repaired(layer):

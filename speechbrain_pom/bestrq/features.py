@@ -54,8 +54,10 @@ def extract_features(
     """
     # Half precision would cost the quietest bands: features and targets are always fp32.
     with torch.autocast(wavs.device.type, enabled=False):
-        feats = compute_features(wavs.float())
         num_frames = num_feature_frames(num_samples, sample_rate, hop_ms)
+        # The last frames reach beyond the utterance: what is there must not matter.
+        padding = padding_mask(num_samples, wavs.shape[1])
+        feats = compute_features(wavs.float().masked_fill(padding, 0.0))
         # What is not finite stays out of the running statistics, which are in the checkpoints, and
         # comes back after them: the step has to show it, and is then skipped.
         bad = ~torch.isfinite(feats)

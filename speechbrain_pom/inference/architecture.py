@@ -13,11 +13,12 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from speechbrain_pom.errors import UserError, one_line
+from speechbrain_pom.inference.encoder import SpeechEncoder
 from speechbrain_pom.training.options import read_tree
 from speechbrain_pom.training.values import node_tag
 
 SECTIONS = ("CNN", "Transformer", "compute_features", "normalize")
-OPTIONAL_SECTIONS = ("head", "weighted_sum")
+OPTIONAL_SECTIONS = ("head", "weighted_sum", "padding")
 # Not all of speechbrain: some of its classes download and unpickle what their arguments name.
 ALLOWED = (
     "torch.nn.",
@@ -39,7 +40,7 @@ def read_architecture(hparams_file):
     ---------
     hparams_file : str or pathlib.Path
         Of a run of these recipes or of SpeechBrain's BEST-RQ recipe: with the keys CNN,
-        Transformer, compute_features and normalize, and perhaps head and weighted_sum.
+        Transformer, compute_features and normalize, and perhaps head, weighted_sum and padding.
 
     Returns
     -------
@@ -56,7 +57,7 @@ def read_architecture(hparams_file):
     -------
     >>> text = read_architecture("hparams/pom.yaml")
     >>> sorted(line.partition(":")[0] for line in text.splitlines() if line[:1].isalpha())
-    ['CNN', 'Transformer', 'compute_features', 'normalize']
+    ['CNN', 'Transformer', 'compute_features', 'normalize', 'padding']
     """
     tree = read_tree(hparams_file)
     _refuse_early_calls(tree, hparams_file)
@@ -143,3 +144,23 @@ def build_parts(text, where):
             return load_hyperpyyaml(text)
     except Exception as error:  # whatever the constructors raise
         raise UserError(f"{where}: the model cannot be built: {one_line(error)}") from error
+
+
+def encoder_of(parts, layers="last"):
+    """The encoder that parts make.
+
+    Arguments
+    ---------
+    parts : dict
+        From `build_parts`.
+    layers : str, int or sequence of int
+        As for `SpeechEncoder`.
+
+    Returns
+    -------
+    SpeechEncoder
+        Padding-exact, unless the parts say otherwise.
+
+    """
+    modules = (parts[name] for name in ("compute_features", "normalize", "CNN", "Transformer"))
+    return SpeechEncoder(*modules, layers, parts.get("padding", "exact"))

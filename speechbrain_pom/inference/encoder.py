@@ -5,10 +5,11 @@ import numbers
 from collections.abc import Sequence
 
 import torch
+from speechbrain.utils.logger import get_logger
 from torch import nn
 
-from speechbrain_pom.attention.front_end import take_lengths
-from speechbrain_pom.attention.padding import stop_leaks
+from speechbrain_pom.attention.front_end import front_end_lengths
+from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.attention.positions import extend_positions
 from speechbrain_pom.bestrq import (
     num_encoder_frames,
@@ -23,13 +24,15 @@ from speechbrain_pom.inference.features import FeatureExtractor
 from speechbrain_pom.inference.windows import encode_windows
 from speechbrain_pom.nnet import WeightedSum
 
+logger = get_logger(__name__)
+
 
 class SpeechEncoder(nn.Module):
     """Features, front end and encoder of the recipes, from waveforms to frames.
 
     An utterance gets the same frames alone or in any batch (fp32: 1e-4 relative), whatever the
     attention type. It is an ordinary module: freeze it, fine-tune it inside of another, wrap it in
-    DDP, compile it. `load_encoder` makes one from a checkpoint.
+    DDP, compile it, share it between threads. `load_encoder` makes one from a checkpoint.
 
     Arguments
     ---------
@@ -43,11 +46,14 @@ class SpeechEncoder(nn.Module):
         What `forward` returns: "last", the output of the encoder; the number of a hidden state (0
         is the input of the first layer, `num_layers` the output of the last one, before the last
         norm), or several numbers; or "sum", a learnt weighted sum of all of these.
+    padding : str
+        "speechbrain" for an encoder that was trained with SpeechBrain's padding: its convolutions
+        read that of the batch, and what an utterance gets depends on the others.
 
     Raises
     ------
     UserError
-        For layers that there are not.
+        For layers that there are not, or another padding.
 
     Example
     -------
@@ -76,18 +82,31 @@ class SpeechEncoder(nn.Module):
     [torch.Size([1, 26, 16]), torch.Size([1, 26, 16])]
     """
 
-    def __init__(self, compute_features, normalize, front_end, transformer, layers="last"):
+    def __init__(
+        self,
+        compute_features,
+        normalize,
+        front_end,
+        transformer,
+        layers="last",
+        padding="exact",
+    ):
         super().__init__()
         stride = front_end.get_filter_properties().stride
         self.features = FeatureExtractor(compute_features, normalize, stride)
         self.front_end = front_end
         self.transformer = transformer
-        for layer in transformer.encoder.layers:
-            stop_leaks(layer)
+        set_padding(padding, front_end, transformer)
+        self.padding = padding
+        if padding != "exact":
+            logger.warning(
+                "padding is %s, as in its training: what an utterance gets depends on the others "
+                "in its batch",
+                padding,
+            )
         extend_positions(transformer)
         # `forward` asks for hidden states where it needs them.
         transformer.output_hidden_states = transformer.encoder.output_hidden_states = False
-        take_lengths(front_end)
         self.layers = layers if layers == "sum" else self.check_layers(layers)
         if layers == "sum":
             self.layer_sum = WeightedSum(self.num_layers + 1)
@@ -226,7 +245,8 @@ class SpeechEncoder(nn.Module):
         torch.Tensor
             (B, T, frequencies, channels)
         """
-        return self.front_end(feats.to(self.dtype), num_frames * self.stride)
+        lengths = front_end_lengths(self.padding, num_frames, self.stride)
+        return self.front_end(feats.to(self.dtype), *lengths)
 
     def choose(self, states, layers):
         """Of all hidden states those that `layers` asks for.

@@ -17,8 +17,7 @@ import speechbrain_pom
 from speechbrain_pom.ctc import units
 from speechbrain_pom.errors import UserError, one_line
 from speechbrain_pom.files import flush_to_disk, rename_durably, sha256_of, write_atomically
-from speechbrain_pom.inference.architecture import build_parts, read_architecture
-from speechbrain_pom.inference.encoder import SpeechEncoder
+from speechbrain_pom.inference.architecture import build_parts, encoder_of, read_architecture
 from speechbrain_pom.inference.hub import (
     FORMAT_KEY,
     FORMAT_VERSION,
@@ -55,6 +54,7 @@ encoder: !new:speechbrain_pom.inference.encoder.SpeechEncoder
   front_end: !ref <CNN>
   transformer: !ref <Transformer>
   layers: !ref <layers>
+  padding: {padding}
 
 audio_normalizer: !new:speechbrain.dataio.preprocess.AudioNormalizer
   sample_rate: {sample_rate}
@@ -158,9 +158,7 @@ def _parts(folder):
 def _encoder(folder, parts, layers):
     if layers is None:
         layers = "sum" if parts.get("weighted_sum") else "last"
-    encoder = SpeechEncoder(
-        parts["compute_features"], parts["normalize"], parts["CNN"], parts["Transformer"], layers
-    )
+    encoder = encoder_of(parts, layers)
     load_weights(encoder, folder / ENCODER_FILE)
     return encoder
 
@@ -267,7 +265,11 @@ def _opening(door, architecture, encoder):
     opening = _OPENING.format(version=speechbrain_pom.__version__, door=door)
     # Of hidden states that were chosen for one use, an export knows nothing.
     layers = "sum" if encoder.layers == "sum" else "last"
-    return opening + architecture + _ENCODER.format(layers=layers, sample_rate=encoder.sample_rate)
+    return (
+        opening
+        + architecture
+        + _ENCODER.format(layers=layers, padding=encoder.padding, sample_rate=encoder.sample_rate)
+    )
 
 
 def plain_yaml(text, without=()):

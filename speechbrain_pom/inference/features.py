@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from speechbrain_pom.bestrq import extract_features, padding_mask
+from speechbrain_pom.bestrq import extract_features
 from speechbrain_pom.errors import UserError
 
 
@@ -85,10 +85,8 @@ class FeatureExtractor(nn.Module):
         num_frames : torch.Tensor
             (B,) integers, feature frames of each utterance.
         """
-        # The last frames reach beyond the utterance: what is there must not matter.
-        padding = padding_mask(num_samples, wavs.shape[1])
         return extract_features(
-            wavs.masked_fill(padding, 0.0),
+            wavs,
             num_samples,
             compute_features=self.compute_features,
             normalize=self.normalise,

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from speechbrain.utils.logger import get_logger
 from torch import nn
 
+from speechbrain_pom.attention.registry import is_builtin
 from speechbrain_pom.errors import UserError
-from speechbrain_pom.inference.architecture import build_parts, read_architecture
-from speechbrain_pom.inference.encoder import SpeechEncoder
+from speechbrain_pom.inference.architecture import build_parts, encoder_of, read_architecture
 from speechbrain_pom.inference.export import (
     is_export,
     load_exported_encoder,
@@ -26,6 +27,8 @@ from speechbrain_pom.pretrained import (
     read_tensors,
 )
 from speechbrain_pom.training.checkpoints import CHECKSUMS_FILE, HPARAMS_FILE, find_damage
+
+logger = get_logger(__name__)
 
 HEAD_FILE = "head.ckpt"
 LAYER_SUM_FILE = "layer_sum.ckpt"
@@ -199,9 +202,13 @@ def _load_encoder(saved, parts, layers):
     summed = bool(parts.get("weighted_sum"))
     if layers is None:
         layers = "sum" if summed else "last"
-    encoder = SpeechEncoder(
-        parts["compute_features"], parts["normalize"], parts["CNN"], parts["Transformer"], layers
-    )
+    encoder = encoder_of(parts, layers)
+    if "padding" not in parts and is_builtin(parts["Transformer"].attention_type):
+        logger.warning(
+            "%s does not say what it made of padding, as SpeechBrain's recipe and version 0.1: it "
+            "was trained with SpeechBrain's padding, and is loaded without",
+            saved.hparams_file,
+        )
     sum_file = saved.checkpoint / LAYER_SUM_FILE
     if layers == "sum" and summed:
         strict_load(encoder.layer_sum, read_tensors(sum_file), str(sum_file))

@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 
 from speechbrain_pom.errors import UserError
-from speechbrain_pom.inference.architecture import build_parts, read_architecture
-from speechbrain_pom.inference.encoder import SpeechEncoder
+from speechbrain_pom.inference.architecture import build_parts, encoder_of, read_architecture
 from speechbrain_pom.inference.export import is_export
 from speechbrain_pom.inference.loading import find_saved, load_encoder
 from speechbrain_pom.training.checkpoints import HPARAMS_FILE
@@ -53,8 +52,7 @@ def _randomised(encoder, path, seed):
     hparams_file = Path(path) / HPARAMS_FILE if exported else find_saved(path).hparams_file
     with seeded("random encoder", seed):
         parts = build_parts(read_architecture(hparams_file), hparams_file)
-    names = ("compute_features", "normalize", "CNN", "Transformer")
-    fresh = SpeechEncoder(*(parts[name] for name in names))
+    fresh = encoder_of(parts)
     fresh.features.load_state_dict(encoder.features.state_dict())
     return fresh
 

@@ -178,9 +178,11 @@ def test_a_single_wrong_tensor_is_refused(tmp_path, change):
     assert ("1.extra" if change == "left over" else name) in refusal(checkpoint)
 
 
-@pytest.mark.parametrize(("key", "theirs"), [("nhead", 4), ("positional_encoding", None)])
+@pytest.mark.parametrize(
+    ("key", "theirs"), [("nhead", 4), ("positional_encoding", None), ("padding", "speechbrain")]
+)
 def test_what_shapes_do_not_show_is_compared(tmp_path, key, theirs):
-    ours = {**ENCODER, "positional_encoding": "fixed_abs_sine"}
+    ours = {**ENCODER, "positional_encoding": "fixed_abs_sine", "padding": "exact"}
     checkpoint = write_checkpoint(tmp_path / "CKPT+1", encoder={**ours, key: theirs})
     message = refusal(checkpoint, encoder=ours)
     assert f"was made with {key} {theirs} (here {ours[key]}): set these alike" in message

@@ -4,13 +4,16 @@ import copy
 
 import pytest
 import torch
+from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 from speechbrain.lobes.models.transformer.Transformer import TransformerEncoder
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import nn
 
 from speechbrain_pom import PolynomialMixer
-from speechbrain_pom.attention.padding import allow_leaks
+from speechbrain_pom.attention import convert_attention
+from speechbrain_pom.attention.padding import allow_leaks, set_padding
 from speechbrain_pom.attention.parts import reflected_indices
+from speechbrain_pom.errors import UserError
 
 TOLERANCE = 1e-5  # relative, fp32
 LEAK = 1e-3
@@ -23,6 +26,10 @@ class NaivePoM(PolynomialMixer):
 
     def forward(self, query, key=None, value=None, key_padding_mask=None, **_):
         return super().forward(query)
+
+
+def build_front_end():
+    return ConvolutionFrontEnd((8, 10, 12), 1, 1, [4], [5], [2], residuals=[False])
 
 
 def random_lengths(seed, shortest=5, longest=70):
@@ -182,6 +189,40 @@ def test_the_property_fails_when_leaks_are_allowed(build_asr, encoder_module):
     for layer in model.encoder.layers:
         allow_leaks(layer)
     assert leak_of(model, seed=0) > LEAK
+
+
+BUILTIN = [
+    *((name, "conformer") for name in ("regularMHA", "RelPosMHAXL", "RoPEMHA", "hypermixing")),
+    *((name, "branchformer") for name in ("regularMHA", "RelPosMHAXL", "hypermixing")),
+    ("RoPEMHA", "transformer"),
+]
+
+
+@pytest.mark.parametrize(("spec", "encoder_module"), [*BUILTIN, ("PoM", "conformer")])
+def test_padding_of_any_type_is_exact_on_request(build_asr, spec, encoder_module):
+    model, front_end = with_random_biases(build_asr(spec, encoder_module)), build_front_end()
+    frames, lengths = torch.randn(2, 41, 20), torch.tensor([1.0, 0.3])
+    set_padding("exact", front_end, model)
+    for seed in range(2):
+        assert leak_of(model, seed, shortest=4) < TOLERANCE
+    convert_attention(model, f"{spec} + SummaryMixing")  # it stays so, whatever the spec becomes
+    convert_attention(model, "regularMHA")
+    assert leak_of(model, seed=0) < TOLERANCE
+    model = with_random_biases(build_asr(spec, encoder_module))
+    speechbrains = model.encode(frames, lengths)
+    set_padding("speechbrain", front_end, model)
+    if spec != "PoM":
+        assert torch.equal(model.encode(frames, lengths), speechbrains)
+    if encoder_module != "transformer":  # which has no convolutions
+        assert leak_of(model, seed=0) > LEAK
+        convert_attention(model, "SummaryMixing")
+        assert leak_of(model, seed=0) > LEAK
+
+
+def test_other_words_for_padding_are_refused(build_asr):
+    for word in ("Exact", None):
+        with pytest.raises(UserError, match=f"padding is {word!r}: choose exact, or speechbrain"):
+            set_padding(word, build_front_end(), build_asr())
 
 
 def test_nan_in_padding_reaches_no_valid_frame(build_asr):

@@ -107,3 +107,14 @@ def test_half_precision_does_not_reach_the_features(fbank, normalize):
 def test_relative_lengths_are_refused(fbank, normalize):
     with pytest.raises(ValueError, match="num_samples"):
         extract(padded_batch([8000]), torch.tensor([1.0]), fbank, normalize)
+
+
+def test_what_lies_beyond_the_end_of_a_waveform_does_not_matter(fbank, normalize):
+    """Augmentation leaves something there, and the last window reaches it."""
+    wavs = padded_batch(LENGTHS)
+    beyond = torch.arange(wavs.shape[1]) >= torch.tensor(LENGTHS)[:, None]
+    expected, _ = extract(wavs, LENGTHS, fbank, normalize)
+    assert torch.equal(extract(wavs + beyond, LENGTHS, fbank, normalize)[0], expected)
+    assert torch.equal(
+        extract(wavs.masked_fill(beyond, torch.nan), LENGTHS, fbank, normalize)[0], expected
+    )

@@ -156,7 +156,7 @@ def test_published_parameter_names(tmp_path, wavs):
     ours_to_published = {
         ours: published
         for published, ours in PUBLISHED_NAMES.items()
-        if not published.endswith(("_hf.", "_bf."))
+        if not published.endswith(("_hf.", "_bf.", "_1.", "_2.", "_3."))
     }
     renamed = {}
     for key, tensor in state.items():
@@ -277,7 +277,7 @@ def test_a_malicious_hparams_file(tmp_path, make_run, evil):
         )
     else:
         load_encoder(checkpoint, hparams_file=given)
-    given.write_text(text.replace("normalize_before: true", f"normalize_before: {evil}", 1))
+    given.write_text(text.replace("causal: false", f"causal: {evil}", 1))
     message = refusal(checkpoint, hparams_file=given)
     assert "from a saved model only torch modules are made" in message or "in reading" in message
     assert not (tmp_path / "owned").exists()
@@ -365,3 +365,30 @@ def test_the_recogniser(tmp_path, finetuned_run, wavs):
     assert (log_probs[1, 5:, 1:] == -torch.inf).all()
     alone, _ = recogniser(wavs[1:, :3001])
     assert torch.allclose(log_probs[1, :5], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", ["PoM", "regularMHA"])
+@pytest.mark.parametrize("padding", ["exact", "speechbrain"])
+def test_a_model_is_loaded_with_the_padding_of_its_training(
+    make_run, tmp_path, caplog, spec, padding
+):
+    make_run(tmp_path / "run", attention_type=spec, padding=padding)
+    encoder = load_encoder(tmp_path / "run")
+    wavs = torch.randn(2, 16000)
+    batched, (_, number) = encoder(wavs, torch.tensor([16000, 5000]))
+    alone, _ = encoder(wavs[1:, :5000])
+    error = (batched[1, :number] - alone[0]).abs().max() / alone.abs().max()
+    says_so = "padding is speechbrain, as in its training: what an utterance gets" in caplog.text
+    assert says_so == (padding == "speechbrain") == bool(error > 1e-4)
+
+
+@pytest.mark.parametrize("spec", ["PoM", "regularMHA"])
+def test_a_run_that_does_not_say_what_it_made_of_padding(make_run, tmp_path, caplog, spec):
+    checkpoint = make_run(tmp_path / "run", attention_type=spec)
+    for file in (checkpoint / "hyperparams.yaml", tmp_path / "run/hyperparams.yaml"):
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(line for line in lines if not line.startswith("padding:")))
+        (checkpoint / "checksums.json").unlink(missing_ok=True)
+    assert load_encoder(tmp_path / "run").padding == "exact"
+    says_so = "does not say what it made of padding" in caplog.text
+    assert says_so == (spec == "regularMHA")  # one of this package was always exact
