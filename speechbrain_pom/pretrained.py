@@ -21,7 +21,7 @@ logger = get_logger(__name__)
 # shapes of the tensors, so its values are compared.
 SHAPING_KEYS = ("attention_type", "d_model", "num_encoder_layers", "d_ffn", "cnn_channels")
 SILENT_KEYS = (
-    *("nhead", "positional_encoding", "normalize_before", "padding"),
+    *("nhead", "positional_encoding", "padding"),
     *("sample_rate", "n_fft", "hop_length", "n_mels", "f_min", "f_max"),
 )
 FROM_SCRATCH = "from scratch"

@@ -21,7 +21,7 @@ from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.data.mini_corpus import demo_corpus
 from speechbrain_pom.errors import exit_on_user_error
 from speechbrain_pom.training.brain import ExactBrain
-from speechbrain_pom.training.data import audio_dataset, make_sampler
+from speechbrain_pom.training.data import audio_dataset, leave_out, make_sampler
 from speechbrain_pom.training.fingerprints import check_fingerprint
 from speechbrain_pom.training.report import describe
 from speechbrain_pom.training.run_folder import mark_finished
@@ -90,7 +90,7 @@ class BestRQBrain(ExactBrain):
         logits, targets = predictions
         loss_sum = F.cross_entropy(logits.float(), targets, reduction="sum")
         self.statistics.update(logits.detach(), targets, loss_sum.detach())
-        return loss_sum / max(len(targets), 1)
+        return loss_sum / len(targets)
 
     def on_optimizer_step_start(self):
         """The learning rate of this step."""
@@ -146,17 +146,10 @@ def dataio_prepare(hparams, rank, world_size):
         args=[hparams["data_folder"], manifest_folder],
         kwargs={key: hparams[key] for key in (*keys, "max_bad_share", "check_data")},
     )
-    train_data = audio_dataset(
-        manifests["train"],
-        hparams["data_folder"],
-        min_duration_s=hparams["min_duration_s"],
-        max_duration_s=hparams["max_duration_s"],
+    train_data = maskable_dataset(
+        manifests["train"], hparams, min_duration_s=hparams["min_duration_s"]
     )
-    valid_data = audio_dataset(
-        manifests["valid"],
-        hparams["data_folder"],
-        max_duration_s=hparams["max_duration_s"],
-    )
+    valid_data = maskable_dataset(manifests["valid"], hparams)
     shared = {"seed": hparams["seed"], "rank": rank, "world_size": world_size}
     train_sampler = make_sampler(
         train_data,
@@ -171,6 +164,24 @@ def dataio_prepare(hparams, rank, world_size):
         **shared,
     )
     return train_data, valid_data, train_sampler, valid_sampler
+
+
+def maskable_dataset(manifest, hparams, min_duration_s=0.0):
+    """A dataset of the utterances of which something can be masked and predicted."""
+    dataset = audio_dataset(
+        manifest,
+        hparams["data_folder"],
+        min_duration_s=min_duration_s,
+        max_duration_s=hparams["max_duration_s"],
+    )
+    frames = {
+        key: bestrq.num_feature_frames(
+            int(row["num_samples"]), hparams["sample_rate"], hparams["hop_length"]
+        )
+        for key, row in dataset.data.items()
+    }
+    bad = bestrq.find_unmaskable(frames, hparams["mask_length"])
+    return leave_out(dataset, bad, "are too short for a mask")
 
 
 def prepare_run():

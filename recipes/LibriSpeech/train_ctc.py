@@ -199,8 +199,10 @@ def dataio_prepare(hparams, rank, world_size):
         datasets[name] = add_transcripts(
             datasets[name],
             hparams["units"],
-            bad=check_split(datasets[name], hparams),
-            drop=name == "train",
+            bad=check_split(
+                datasets[name], hparams, max(hparams["speeds"]) if name == "train" else 100
+            ),
+            drop=name in ("train", "valid"),
         )
     sampler = make_sampler(
         datasets["train"],
@@ -213,13 +215,13 @@ def dataio_prepare(hparams, rank, world_size):
     return datasets, list(tests), sampler
 
 
-def check_split(dataset, hparams):
-    """Utterances whose transcript does not fit into their frames at the highest speed."""
+def check_split(dataset, hparams, speed):
+    """Utterances whose transcript does not fit into their frames at a speed in percent."""
     rows = dataset.data
     frames = {
         key: bestrq.num_encoder_frames(
             bestrq.num_feature_frames(
-                int(row["num_samples"]) * 100 // max(hparams["speeds"]),
+                int(row["num_samples"]) * 100 // speed,
                 hparams["sample_rate"],
                 hparams["hop_length"],
             ),

@@ -119,11 +119,10 @@ class ProbeBrain(ExactBrain):
         """Log and save after validation; report after a test."""
         if stage == sb.Stage.TRAIN:
             error_rate = 100 * self.sums.ratio("num_wrong", "num_utterances")
-            grad_norm = self.sums.ratio("grad_norm", "num_steps")
             self.train_stats = {
                 "loss": stage_loss,
                 "error_rate": error_rate,
-                "grad_norm": grad_norm,
+                **self.grad_norm_figure(),
             }
         elif stage == sb.Stage.VALID:
             valid_stats = {"loss": float(stage_loss), "error_rate": self.scores.error_rate()}
@@ -149,9 +148,7 @@ class ProbeBrain(ExactBrain):
                 embeddings.update(zip(batch.id, vectors, strict=True))
         speakers = {key: row["label"] for key, row in dataset.data.items()}
         figures = equal_error_rate(embeddings, speakers, self.hparams.num_trials)
-        if figures is None:
-            logger.warning("No equal error rate: trials need two speakers, one with two utterances")
-        elif if_main_process():
+        if if_main_process():
             logger.info(
                 "verification: equal error rate {eer:.2f} %, {num_same} trials of one speaker and "
                 "{num_different} of two, {num_speakers} speakers".format(**figures)

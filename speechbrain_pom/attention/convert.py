@@ -9,20 +9,18 @@ import inspect
 from speechbrain.lobes.models.transformer.Transformer import TransformerInterface
 
 from speechbrain_pom.attention.positions import ExtendedSinePositions, extend_positions
-from speechbrain_pom.attention.registry import get_type
+from speechbrain_pom.attention.registry import STAND_IN, get_type
 from speechbrain_pom.attention.seams import (
     ENCODERS,
-    STAND_IN,
     build_layer,
     give_positions,
     give_relative_positions,
     guard_layer,
     mixer_of,
-    one_builtin,
     register,
     unguard_layer,
 )
-from speechbrain_pom.attention.spec import parse_spec
+from speechbrain_pom.attention.spec import one_builtin, parse_spec
 from speechbrain_pom.errors import UserError
 
 POSITIONS = ("positional_encoding", "positional_encoding_decoder")

@@ -12,6 +12,12 @@ BUILTIN_TYPES = {
     "RoPEMHA": "multi-head attention with rotary positions (SpeechBrain)",
 }
 
+# Those of them that take no positions from the encoder's input.
+OWN_POSITIONS = ("RelPosMHAXL", "RoPEMHA", "hypermixing")
+
+# What classes that know only SpeechBrain's names are built with, when a spec says something else.
+STAND_IN = "regularMHA"
+
 # What an encoder layer can tell a mixer besides d_model. A factory that names one of these gets
 # it from the layer; they are not options of the spec.
 LAYER_ARGUMENTS = ("nhead", "dropout", "causal", "d_ffn")

@@ -8,29 +8,31 @@ names used here are in `tests/unit/attention/test_contract.py`.
 """
 
 import functools
-import inspect
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 from packaging.version import Version
+from speechbrain import Brain
 from speechbrain import __version__ as speechbrain_version
-from speechbrain.lobes.models.transformer import Conformer, Transformer
+from speechbrain.lobes.models import dual_path, resepformer
+from speechbrain.lobes.models.transformer import Conformer, Transformer, TransformerLM
 from speechbrain.lobes.models.transformer import TransformerASR as asr
 
+from speechbrain_pom.attention.blocks import (
+    conformer_block_init,
+    fast_block_init,
+    sines_or_none_init,
+)
+from speechbrain_pom.attention.brains import checked_brain_init
 from speechbrain_pom.attention.layers import ENCODERS, LAYERS, mixer_of
 from speechbrain_pom.attention.masks import checked_streaming, compact_src_mask, with_compact_masks
 from speechbrain_pom.attention.padding import allow_leaks, stop_leaks
 from speechbrain_pom.attention.positions import RelativePositions, set_positions
-from speechbrain_pom.attention.registry import get_type, is_builtin
-from speechbrain_pom.attention.spec import LayerSpec, parse_spec
+from speechbrain_pom.attention.registry import OWN_POSITIONS, STAND_IN, get_type, is_builtin
+from speechbrain_pom.attention.spec import LayerSpec, one_builtin, parse_spec
+from speechbrain_pom.attention.wrapping import bound_init, encoder_spec, set_while
 
 SUPPORTED_SPEECHBRAIN = ("1.1.2", "1.2")  # first version that works, first that is not tested
 
-# The built-in types that take no positions from the encoder's input.
-OWN_POSITIONS = ("RelPosMHAXL", "RoPEMHA", "hypermixing")
-
-STAND_IN = "regularMHA"
-_interface_spec = ContextVar("interface_spec", default=None)
 _layer_queue = ContextVar("layer_queue", default=None)
 
 
@@ -55,56 +57,21 @@ def check_version(version=speechbrain_version):
         )
 
 
-@contextmanager
-def _set(variable, value):
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
-
-
-def one_builtin(layers):
-    """The name of the built-in type that all layers have, or None.
-
-    Arguments
-    ---------
-    layers : list of LayerSpec
-
-    Returns
-    -------
-    str or None
-    """
-    names = {layer.name for layer in layers}
-    return names.pop() if len(names) == 1 and layers[0].is_builtin else None
-
-
-def _bound(wrap):
-    """Make a wrapper of __init__ that sees the call's arguments by name, defaults included."""
-
-    def decorate(original):
-        signature = inspect.signature(original)
-
-        @functools.wraps(original)
-        def init(self, *args, **kwargs):
-            call = signature.bind(self, *args, **kwargs)
-            call.apply_defaults()
-            wrap(original, self, call)
-
-        return init
-
-    return decorate
-
-
-@_bound
+@bound_init
 def _interface_init(original, self, call):
     """TransformerInterface: accept specs, and see to the positions."""
     named = call.arguments
     spec = named["attention_type"]
     layers = None if is_builtin(spec) else parse_spec(spec, named["num_encoder_layers"])
+    if layers == []:
+        raise ValueError(
+            f"attention_type {spec!r}: the {type(self).__name__} has no encoder layers, and "
+            "decoders have attention; the attention spec is for encoders"
+        )
     builtin = spec if layers is None else one_builtin(layers)
+    _see_to_initialisation(type(self))
     named["attention_type"] = builtin or STAND_IN
-    with _set(_interface_spec, None if builtin else spec):
+    with set_while(encoder_spec, None if builtin else spec):
         original(*call.args, **call.kwargs)
     names = ("d_model", "max_length", "positional_encoding")
     self.position_arguments = {name: named[name] for name in names}
@@ -133,12 +100,13 @@ def give_positions(transformer, spec, layers):
     )
 
 
-@_bound
+@bound_init
 def _encoder_init(original, self, call):
     """Encoders: hand each layer its own part of the spec, bottom first."""
     named = call.arguments
-    spec = _interface_spec.get() or named["attention_type"]
+    spec = encoder_spec.get() or named["attention_type"]
     if is_builtin(spec):
+        named["attention_type"] = spec
         return original(*call.args, **call.kwargs)
     layers = parse_spec(spec, named["num_layers"])
     builtin = one_builtin(layers)
@@ -146,7 +114,7 @@ def _encoder_init(original, self, call):
         named["attention_type"] = builtin
         return original(*call.args, **call.kwargs)
     named["attention_type"] = spec
-    with _set(_interface_spec, None), _set(_layer_queue, iter(layers)):
+    with set_while(encoder_spec, None), set_while(_layer_queue, iter(layers)):
         original(*call.args, **call.kwargs)
     give_relative_positions(self, layers)
     return None
@@ -164,7 +132,7 @@ def give_relative_positions(encoder, layers):
         RelativePositions(encoder.layers[0].built_from[1]["d_model"]).install(encoder, mixer_of)
 
 
-@_bound
+@bound_init
 def _layer_init(original, self, call):
     """Encoder layers: build the registered mixer where SpeechBrain builds none."""
     named = call.arguments
@@ -175,7 +143,7 @@ def _layer_init(original, self, call):
     else:
         layer = next(queue) if queue else parse_spec(named["attention_type"], 1)[0]
         named["attention_type"] = layer.name
-    with _set(_layer_queue, None):
+    with set_while(_layer_queue, None):
         original(*call.args, **call.kwargs)
         if layer is not None and not layer.is_builtin:
             _add_mixer(self, layer, named)
@@ -204,7 +172,7 @@ def build_layer(layer_class, arguments, layer_spec):
     -------
     torch.nn.Module
     """
-    with _set(_layer_queue, iter([layer_spec])):
+    with set_while(_layer_queue, iter([layer_spec])):
         return layer_class(**arguments)
 
 
@@ -260,7 +228,7 @@ def _add_mixer(encoder_layer, layer, named):
     encoder_layer.add_module(name, mixer)
 
 
-@_bound
+@bound_init
 def _decoder_layer_init(original, self, call):
     """Decoder layers: SpeechBrain leaves out the attention for a name it does not know."""
     if call.arguments["attention_type"] not in ("regularMHA", "RelPosMHAXL"):
@@ -271,8 +239,17 @@ def _decoder_layer_init(original, self, call):
     original(*call.args, **call.kwargs)
 
 
+def _see_to_initialisation(model_class):
+    """Models draw every matrix anew at the end of their constructor, each in a way of its own."""
+    for owner in model_class.__mro__:
+        for name in ("_init_params", "_reset_params"):
+            method = vars(owner).get(name)
+            if method is not None and not hasattr(method, "keeps_own_initialisation"):
+                _replace(owner, name, _keep_own_initialisation)
+
+
 def _keep_own_initialisation(original):
-    """TransformerASR draws every matrix anew; of some mixers the first numbers have a meaning."""
+    """Of some mixers the first numbers have a meaning."""
 
     @functools.wraps(original)
     def _init_params(self):
@@ -281,6 +258,7 @@ def _keep_own_initialisation(original):
             if getattr(module, "keeps_own_initialisation", False):
                 module.reset_parameters()
 
+    _init_params.keeps_own_initialisation = True
     return _init_params
 
 
@@ -290,7 +268,12 @@ PATCHES = (
     *((layer, "__init__", _layer_init) for layer in LAYERS),
     (Transformer.TransformerDecoderLayer, "__init__", _decoder_layer_init),
     (Conformer.ConformerDecoderLayer, "__init__", _decoder_layer_init),
-    (asr.TransformerASR, "_init_params", _keep_own_initialisation),
+    (dual_path.FastTransformerBlock, "__init__", fast_block_init),
+    (dual_path.SBConformerEncoderBlock, "__init__", conformer_block_init),
+    (dual_path.SBTransformerBlock, "__init__", sines_or_none_init),
+    (resepformer.SBTransformerBlock_wnormandskip, "__init__", sines_or_none_init),
+    (TransformerLM.TransformerLM, "__init__", sines_or_none_init),
+    (Brain, "__init__", checked_brain_init),
     (asr.TransformerASR, "encode", with_compact_masks),
     (asr.TransformerASR, "forward", with_compact_masks),
     (asr.TransformerASR, "encode_streaming", checked_streaming),
@@ -325,9 +308,13 @@ def register():
     if _originals:
         return
     for owner, name, wrap in PATCHES:
-        original = getattr(owner, name)
-        _originals.append((owner, name, original))
-        setattr(owner, name, wrap(original))
+        _replace(owner, name, wrap)
+
+
+def _replace(owner, name, wrap):
+    original = getattr(owner, name)
+    _originals.append((owner, name, original))
+    setattr(owner, name, wrap(original))
 
 
 def unregister():

@@ -90,6 +90,21 @@ Fastformer, Mamba, PoM, RelPosMHAXL, RoPEMHA, SummaryMixing, hypermixing, regula
     return layers
 
 
+def one_builtin(layers):
+    """The name of the built-in type that all layers have, or None.
+
+    Arguments
+    ---------
+    layers : list of LayerSpec
+
+    Returns
+    -------
+    str or None
+    """
+    names = {layer.name for layer in layers}
+    return names.pop() if len(names) == 1 and layers[0].is_builtin else None
+
+
 class _Parser:
     """Recursive descent over Python's syntax tree of one spec."""
 

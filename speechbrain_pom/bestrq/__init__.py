@@ -11,7 +11,12 @@ from speechbrain_pom.bestrq.lengths import (
     padding_mask,
     relative_lengths,
 )
-from speechbrain_pom.bestrq.masks import check_mask_options, predicted_positions, sample_masks
+from speechbrain_pom.bestrq.masks import (
+    check_mask_options,
+    find_unmaskable,
+    predicted_positions,
+    sample_masks,
+)
 from speechbrain_pom.bestrq.noise import sample_noise
 from speechbrain_pom.bestrq.targets import (
     apply_noise,
@@ -27,6 +32,7 @@ __all__ = [
     "duration_to_num_samples",
     "extract_features",
     "find_collapse",
+    "find_unmaskable",
     "nearest_codes",
     "num_encoder_frames",
     "num_feature_frames",

@@ -114,24 +114,33 @@ class CodeStatistics:
             ``loss`` (mean cross-entropy per predicted frame, nats), ``accuracy``,
             ``codes_in_use`` (distinct targets), ``code_perplexity`` (exponential of the entropy
             of the targets), ``top_code_share`` (share of the commonest target: the accuracy of
-            always guessing it), ``masked_share`` (masked feature frames / valid ones).
-            What was not measured is NaN; a loss that is not finite is shown as it is.
+            always guessing it), ``masked_share`` (masked feature frames / valid ones; where
+            `update_frames` has counted them).
+            A loss that is not finite is shown as it is.
+
+        Raises
+        ------
+        ValueError
+            If no frame has been predicted: there is nothing to be said about it.
         """
         num_predicted = int(self.counts.sum())
-        shares = self.counts[self.counts > 0].double() / max(num_predicted, 1)
+        if not num_predicted:
+            raise ValueError(
+                "no masked frame has been predicted: the set is empty, or all of its utterances "
+                "are too short for a mask"
+            )
+        shares = self.counts[self.counts > 0].double() / num_predicted
         entropy = -float((shares * shares.log()).sum())
-        return {
-            "loss": _ratio(self.loss_sum, num_predicted),
-            "accuracy": _ratio(self.num_correct, num_predicted),
+        summary = {
+            "loss": self.loss_sum / num_predicted,
+            "accuracy": self.num_correct / num_predicted,
             "codes_in_use": len(shares),
-            "code_perplexity": math.exp(entropy) if num_predicted else math.nan,
-            "top_code_share": float(shares.max()) if num_predicted else math.nan,
-            "masked_share": _ratio(self.num_masked, self.num_valid),
+            "code_perplexity": math.exp(entropy),
+            "top_code_share": float(shares.max()),
         }
-
-
-def _ratio(numerator: float, denominator: int) -> float:
-    return numerator / denominator if denominator else math.nan
+        if self.num_valid:
+            summary["masked_share"] = self.num_masked / self.num_valid
+        return summary
 
 
 def find_collapse(summary: dict[str, float | int], num_codes: int) -> str | None:

@@ -6,7 +6,7 @@ in the batch, on the number of workers, or on what was drawn before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from speechbrain_pom.bestrq.lengths import num_whole_blocks, padding_mask
 from speechbrain_pom.training.seeding import permutation, philox, uniform
 
 MASK_SCOPES = ("batch", "utterance")
+_MIN_BLOCKS = 2  # one to mask, and one to see
 
 
 def check_mask_options(
@@ -62,6 +63,34 @@ below 1 / mask_length = 0.25
             f"mask_prob = {mask_prob} with mask_length = {mask_length} would mask every frame:"
             f" mask_prob must be below 1 / mask_length = {1 / mask_length:g}"
         )
+
+
+def find_unmaskable(num_frames_by_id: Mapping[str, int], mask_length: int) -> dict[str, str]:
+    """Find the utterances that are too short for a mask, of which nothing could be predicted.
+
+    Arguments
+    ---------
+    num_frames_by_id : mapping of str to int
+        Feature frames of each utterance.
+    mask_length : int
+        Frames in a mask.
+
+    Returns
+    -------
+    dict of str to str
+        Utterance id to the reason, for the recipe to report.
+
+    Example
+    -------
+    >>> find_unmaskable({"a": 7, "b": 8}, mask_length=4)
+    {'a': '7 frames, and a mask of 4 needs 8'}
+    """
+    needed = _MIN_BLOCKS * mask_length
+    return {
+        key: f"{num_frames} frames, and a mask of {mask_length} needs {needed}"
+        for key, num_frames in num_frames_by_id.items()
+        if num_frames < needed
+    }
 
 
 def sample_masks(
@@ -134,7 +163,7 @@ def sample_masks(
 
     mask = np.zeros((len(ids), max(num_frames)), dtype=bool)
     if scope == "batch" and epoch is not None:
-        rows = [i for i, n in enumerate(num_frames) if n >= 2 * mask_length]
+        rows = [i for i, n in enumerate(num_frames) if n >= _MIN_BLOCKS * mask_length]
         if rows:
             bits = philox("mask", "batch", seed, epoch, step, rank)
             shortest = min(num_frames[i] for i in rows)
@@ -185,7 +214,7 @@ def _draw_blocks(
     """Return the mask (num_frames,) of one utterance."""
     mask = np.zeros(num_frames, dtype=bool)
     num_blocks = num_frames // mask_length
-    if num_blocks < 2:
+    if num_blocks < _MIN_BLOCKS:
         return mask
     num_masked = int(mask_prob * num_frames + uniform(bits, 1)[0])
     num_masked = min(max(num_masked, 1), num_blocks - 1)

@@ -4,6 +4,7 @@ One bad file never ends a command: it is named at the end, and the exit code tel
 """
 
 import fcntl
+import logging
 import os
 import sys
 from collections import Counter
@@ -14,8 +15,10 @@ import torch
 from tqdm import tqdm
 
 from speechbrain_pom.cli.job_processes import attempt, cpu_threads, ended_by_signals, in_processes
-from speechbrain_pom.data.audio_folder import scan_folder
+from speechbrain_pom.data.audio_folder import describe_unread, scan_folder
 from speechbrain_pom.errors import UserError, one_line
+
+logger = logging.getLogger(__name__)
 
 
 def add_job_arguments(parser):
@@ -72,7 +75,8 @@ def find_audio(paths):
     Arguments
     ---------
     paths : list of str or pathlib.Path
-        Files are taken as given, whatever their names; folders are searched at any depth.
+        Files are taken as given, whatever their names; folders are searched at any depth, for
+        files whose names end as those of audio files do. The log names others that hold audio.
 
     Returns
     -------
@@ -96,10 +100,17 @@ def find_audio(paths):
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"no such file or folder: '{path}'")
-        files = [path / file for file in scan_folder(path)[0]] if path.is_dir() else [path]
-        for file in files:
+        for file in _search(path) if path.is_dir() else [path]:
             found.setdefault(os.path.abspath(file), file)
     return list(found.values())
+
+
+def _search(folder):
+    """The audio files in a folder; what is left out is named on stderr."""
+    scan = scan_folder(folder)
+    if scan.unread:
+        logger.warning("%s: %s", folder, describe_unread(scan.unread))
+    return [folder / file for file in scan.files]
 
 
 def output_names(files):

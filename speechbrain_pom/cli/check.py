@@ -2,15 +2,18 @@
 
 from math import inf
 
-from speechbrain_pom.data.check import check_data
+from speechbrain_pom.data.check import LAYOUTS, check_data
 
 EPILOG = """\
   python -m speechbrain_pom check /path/to/LibriSpeech --splits train-clean-100 dev-clean
+  python -m speechbrain_pom check /path/to/my_audio
   python -m speechbrain_pom check /path/to/audio --manifest results/run/manifests/train.csv
 
-DATA_FOLDER is in LibriSpeech's layout, or is what $data_root (CSV) or {data_root} (JSON) stands
-for in a manifest that SpeechBrain reads. Exit code 0: no more utterances are bad than
---max_bad_share allows; 1: more are; 2: the call cannot work."""
+DATA_FOLDER is in LibriSpeech's layout, holds audio of any format at any depth, or is what
+$data_root (CSV) or {data_root} (JSON) stands for in a manifest that SpeechBrain reads.
+
+Exit code 0: no more utterances are bad than --max_bad_share allows; 1: more are; 2: the call cannot
+work."""
 
 
 def add_arguments(parser):
@@ -26,6 +29,7 @@ def add_arguments(parser):
     add("data_folder", metavar="DATA_FOLDER", help="folder that holds the data")
     add("--splits", nargs="+", metavar="SPLIT", help="its folders to check (default: all)")
     add("--manifest", metavar="FILE", help="check the files of this .csv or .json instead")
+    add("--data_layout", choices=LAYOUTS, help="(default: librispeech if it has splits)")
     add("--no_transcripts", action="store_true", help="audio alone is enough")
     add("--max_bad_share", type=float, default=0.0, metavar="X", help="allowed, 0 <= X < 1")
     add("--min_duration_s", type=float, default=0.0, metavar="S", help="shorter ones are bad")
@@ -56,6 +60,7 @@ def run(args):
         args.data_folder,
         args.splits,
         args.manifest,
+        data_layout=args.data_layout,
         need_transcripts=not args.no_transcripts,
         max_bad_share=args.max_bad_share,
         min_duration_s=args.min_duration_s,

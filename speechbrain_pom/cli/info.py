@@ -6,7 +6,8 @@ from itertools import groupby
 
 from speechbrain_pom.attention import attention_types
 from speechbrain_pom.attention.registry import BUILTIN_TYPES, get_type
-from speechbrain_pom.cli.models import GROUPS, build_models, describe_models
+from speechbrain_pom.cli.building import build_models
+from speechbrain_pom.cli.models import GROUPS, describe_models
 from speechbrain_pom.errors import UserError
 from speechbrain_pom.training.options import parse_command_line
 
@@ -14,7 +15,8 @@ EPILOG = """\
   python -m speechbrain_pom info
   python -m speechbrain_pom info hparams/conformer.yaml --attention_type "PoM(degree=3)"
 
-Overrides are those of the recipe's command line; run options of SpeechBrain change nothing."""
+Overrides are those of `run`, keys of sections such as --Transformer.attention_type included; run
+options of SpeechBrain change nothing. All that is shown was built."""
 
 
 def add_arguments(parser):
@@ -128,7 +130,8 @@ def model_report(yaml_path, overrides=()):
     Returns
     -------
     dict
-        yaml, attention_type (the file's key, or None), and what `describe_models` gives.
+        yaml, left_out (name and reason of what needs a package that is not installed), and what
+        `describe_models` gives: all of what was built, nothing of what the file asks for.
 
     Raises
     ------
@@ -136,11 +139,12 @@ def model_report(yaml_path, overrides=()):
         When it cannot be built, builds no parameters, or an override is wrong.
     """
     request = parse_command_line([yaml_path, *overrides])
-    hparams = build_models(request.yaml_path, request.overrides)
+    hparams, left_out = build_models(request.yaml_path, request.overrides)
     summary = describe_models(hparams)
     if not summary["parts"]:
         raise UserError(f"{yaml_path}: none of its keys builds a torch module with parameters")
-    return {"yaml": yaml_path, "attention_type": hparams.get("attention_type"), **summary}
+    left_out = [{"name": name, "reason": reason} for name, reason in left_out.items()]
+    return {"yaml": yaml_path, "left_out": left_out, **summary}
 
 
 def format_models(report):
@@ -156,8 +160,7 @@ def format_models(report):
     str
     """
     lines = [f"{report['yaml']}"]
-    if report["attention_type"] is not None:
-        lines.append(f"attention_type: {report['attention_type']}")
+    lines += [f"not built: {part['name']} {part['reason']}" for part in report["left_out"]]
     rows = [("part", "class", "parameters", "trainable", "frozen")]
     for part in report["parts"]:
         rows.append((part["name"], part["class"], *_sizes(part)))

@@ -1,23 +1,14 @@
-"""What an hparams file builds: its torch modules, their parameters, the mixer of each layer."""
+"""What modules are made of: their parameters, and the mixer of each layer."""
 
-import os
-import pydoc
-import sys
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
-from tempfile import TemporaryDirectory
+from itertools import groupby
 
-from hyperpyyaml import load_hyperpyyaml, resolve_references
-from ruamel.yaml import YAML
 from speechbrain.nnet.attention import MultiheadAttention, RelPosMHAXL, RoPEMHA
 from speechbrain.nnet.hypermixing import HyperMixing
-from torch import nn
 
 from speechbrain_pom.attention import LayerSpec, attention_types, mixer_of
 from speechbrain_pom.attention.registry import BUILTIN_TYPES, get_type
 from speechbrain_pom.attention.seams import ENCODERS
-from speechbrain_pom.errors import UserError, one_line
-from speechbrain_pom.training.options import node_tag, read_tree
+from speechbrain_pom.cli.building import named_modules
 
 BUILTIN_CLASSES = {
     MultiheadAttention: "regularMHA",
@@ -26,84 +17,6 @@ BUILTIN_CLASSES = {
     RoPEMHA: "RoPEMHA",
 }
 GROUPS = ("mixer", "convolution", "feed-forward", "norms", "other")
-
-
-def build_models(yaml_path, overrides):
-    """Build the torch modules of an hparams file, and as little as possible besides.
-
-    Objects of other classes (checkpointers, loggers, tokenizers) are built only where a module
-    needs them, in a temporary current folder, so that nothing is left behind. Keys that are
-    `!PLACEHOLDER` and not overridden get a text in their place.
-
-    Arguments
-    ---------
-    yaml_path : str or Path
-        The hparams file.
-    overrides : dict
-        Typed values for its keys.
-
-    Returns
-    -------
-    dict
-        The hparams that were built.
-
-    Raises
-    ------
-    UserError
-        When the models cannot be built: the cause, and the unset keys that they are built with.
-    """
-    unset = {
-        key: f"unset_{key}"
-        for key, node in read_tree(yaml_path).items()
-        if node_tag(node) == "!PLACEHOLDER" and key not in overrides
-    }
-    needed = []
-    try:
-        with open(yaml_path, encoding="utf-8") as stream:
-            resolved = resolve_references(stream, {**unset, **overrides})
-        tree = _only_models(YAML().load(resolved))
-        needed = [f"--{key}" for key, text in unset.items() if _builds_with(tree, text)]
-        with _temporary_folder(), redirect_stdout(sys.stderr):
-            return load_hyperpyyaml(_dump(tree))
-    except Exception as error:  # whatever the constructors of the file's classes raise
-        cause = f"its models need {', '.join(needed)}" if needed else "cannot build it"
-        raise UserError(f"{yaml_path}: {cause}: {one_line(error)}") from error
-
-
-def _only_models(tree):
-    """A resolved hparams file without its top-level objects that are no torch modules."""
-    for key in [key for key, node in tree.items() if _is_other_object(node)]:
-        del tree[key]  # what it shares with others is written where they use it
-    return tree
-
-
-def _builds_with(tree, text):
-    """Whether a text is among the arguments of anything that is built."""
-    return any(node_tag(node) and text in repr(node) for node in tree.values())
-
-
-def _dump(tree):
-    stream = StringIO()
-    YAML().dump(tree, stream)
-    stream.seek(0)
-    return stream
-
-
-def _is_other_object(node):
-    kind, _, name = node_tag(node).partition(":")
-    located = pydoc.locate(name) if kind == "!new" else None
-    return isinstance(located, type) and not issubclass(located, nn.Module)
-
-
-@contextmanager
-def _temporary_folder():
-    before = os.getcwd()
-    with TemporaryDirectory() as folder:
-        os.chdir(folder)
-        try:
-            yield
-        finally:
-            os.chdir(before)
 
 
 def describe_models(hparams):
@@ -128,7 +41,7 @@ def describe_models(hparams):
     ([{'name': 'head', 'class': 'Linear', 'parameters': 8, 'trainable': 8}], 0)
     """
     parts, encoders, counted, described = [], [], set(), set()
-    for name, module in _named_modules(hparams):
+    for name, module in named_modules(hparams):
         own = [weight for weight in module.parameters() if id(weight) not in counted]
         counted.update(map(id, own))
         if own:
@@ -146,17 +59,6 @@ def describe_models(hparams):
         "trainable": trainable,
         "frozen": parameters - trainable,
     }
-
-
-def _named_modules(hparams):
-    """Modules of the file: its own keys first, then those inside of mappings such as `modules`."""
-    for name, value in hparams.items():
-        if isinstance(value, nn.Module):
-            yield name, value
-    for key, value in hparams.items():
-        for name, item in value.items() if isinstance(value, dict) else ():
-            if isinstance(item, nn.Module):
-                yield f"{key}.{name}", item
 
 
 def _count(weights):
@@ -177,7 +79,8 @@ def describe_encoder(encoder):
     Returns
     -------
     dict
-        class, and layers (bottom first): mixer, and parameters by `GROUPS`.
+        class, attention_type (the spec of the mixers that are there), and layers (bottom first):
+        mixer, and parameters by `GROUPS`.
 
     Example
     -------
@@ -190,7 +93,15 @@ def describe_encoder(encoder):
         {"mixer": mixer_name(mixer_of(layer)), "parameters": _by_group(layer)}
         for layer in encoder.layers
     ]
-    return {"class": type(encoder).__name__, "layers": layers}
+    spec = _as_spec([layer["mixer"] for layer in layers])
+    return {"class": type(encoder).__name__, "attention_type": spec, "layers": layers}
+
+
+def _as_spec(mixers):
+    counts = [(mixer, len(list(group))) for mixer, group in groupby(mixers)]
+    if len(counts) == 1:
+        return mixers[0]
+    return " + ".join(f"{mixer}*{count}" for mixer, count in counts)
 
 
 def mixer_name(mixer):

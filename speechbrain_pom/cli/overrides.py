@@ -5,60 +5,78 @@ splitting them at every `=`, and reads quotes, `#` and `: ` of a value as YAML. 
 abbreviations of its run options, which then count as not given, and leaves the type of some out.
 """
 
-import json
+import functools
+import os
 from contextlib import contextmanager
+from io import StringIO
 
+from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from speechbrain.utils.run_opts import RunOptions
 
 from speechbrain_pom.errors import UserError, exit_on_user_error
-from speechbrain_pom.training.options import RUN_OPTION_TYPES, parse_value
+from speechbrain_pom.training.options import RUN_OPTION_TYPES, parse_value, read_tree
+from speechbrain_pom.training.sections import nested_overrides
 
 
-def overrides_to_yaml(arguments):
+def overrides_to_yaml(arguments, tree=None):
     """The overrides of an hparams file as YAML text, each value as the user wrote it.
 
     Arguments
     ---------
     arguments : list of str
         `--key value`, `--key=value`, or `--key` for null. Several values after a key are joined
-        with spaces, as SpeechBrain does.
+        with spaces, as SpeechBrain does. A key may stand inside of sections
+        (`--Transformer.d_ffn`), and `--attention_type` reaches every encoder of the file.
+    tree : dict, optional
+        The hparams file, from `read_tree`. Without it all keys are those of its top.
 
     Returns
     -------
     str
-        One line per key. Numbers, booleans, null, flow lists and mappings, and HyperPyYAML's tags
-        stay YAML; anything else is a quoted string.
+        One line per key, and more for sections. Numbers, booleans, null, flow lists and mappings,
+        and HyperPyYAML's tags stay YAML; anything else is a quoted string.
 
     Raises
     ------
     UserError
-        For a value without a key.
+        For a value without a key, a key that is given twice, or a key inside of a section that
+        leads nowhere.
 
     Example
     -------
-    >>> print(overrides_to_yaml(["--attention_type", "PoM(degree=3)", "--lr=1e-3"]))
+    >>> print(overrides_to_yaml(["--attention_type", "PoM(degree=3)", "--lr=0.1"]))
     attention_type: "PoM(degree=3)"
-    lr: 1e-3
+    lr: 0.1
+    >>> print(overrides_to_yaml(["--model.size=3"], {"model": {"size": 2, "depth": 4}}))
+    model:
+      size: 3
     """
-    values = []
+    texts = {}
     for argument in arguments:
         if argument.startswith("--"):
             key, equals, value = argument[2:].partition("=")
-            values.append((key, [value] if equals else []))
-        elif values:
-            values[-1][1].append(argument)
+            if key in texts:
+                raise UserError(f"--{key} is given twice: write it once")
+            texts[key] = [value] if equals else []
+        elif texts:
+            texts[key].append(argument)
         else:
             raise UserError(f"unexpected argument {argument!r}: overrides are --key value")
-    return "\n".join(f"{key}: {_yaml_text(texts)}" for key, texts in values)
+    values = {key: _value(parts) for key, parts in texts.items()}
+    return _dump(values if tree is None else nested_overrides(tree, values))
 
 
-def _yaml_text(texts):
-    if not texts:
-        return "null"
-    text = " ".join(texts)
-    value = parse_value(text)
-    # A JSON string is a double-quoted YAML scalar.
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else text
+def _value(parts):
+    value = parse_value(" ".join(parts)) if parts else None
+    return DoubleQuotedScalarString(value) if isinstance(value, str) else value
+
+
+def _dump(overrides):
+    yaml, stream = YAML(), StringIO()
+    yaml.width = float("inf")  # a long value stays on its line
+    yaml.dump(overrides, stream)
+    return stream.getvalue().strip() if overrides else ""
 
 
 @contextmanager
@@ -66,8 +84,8 @@ def verbatim_command_line():
     """Context manager: `speechbrain.parse_arguments` keeps values, and takes no abbreviations.
 
     Inside, an option that is not exactly one of SpeechBrain's run options is an override of the
-    hparams file, and `--optimizer_step_limit` is a number. Two functions of SpeechBrain's
-    `RunOptions` are replaced for the time; `sys.argv` stays as it is.
+    hparams file (see `overrides_to_yaml`), and `--optimizer_step_limit` is a number. Two functions
+    of SpeechBrain's `RunOptions` are replaced for the time; `sys.argv` stays as it is.
 
     Example
     -------
@@ -86,12 +104,22 @@ def verbatim_command_line():
         for action in parser._actions:
             if RUN_OPTION_TYPES.get(action.dest) == (int | None):
                 action.type = int
+        parser.parse_known_args = functools.partial(_parse_known_args, parser.parse_known_args)
         return parser
 
     RunOptions._create_parser = staticmethod(create_exact_parser)
-    RunOptions._convert_to_yaml = staticmethod(exit_on_user_error()(overrides_to_yaml))
+    RunOptions._convert_to_yaml = staticmethod(lambda text: text)
     try:
         yield
     finally:
         for name, original in originals.items():
             setattr(RunOptions, name, original)
+
+
+@exit_on_user_error()
+def _parse_known_args(original, arguments):
+    """SpeechBrain's run options, and what is left as YAML text for the file among them."""
+    options, overrides = original(arguments)
+    # A file that is missing is for the recipe to report.
+    tree = read_tree(options.param_file) if os.path.isfile(options.param_file) else None
+    return options, overrides_to_yaml(overrides, tree)

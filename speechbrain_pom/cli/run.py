@@ -15,7 +15,9 @@ The recipe runs as `python SCRIPT YAML [overrides]` would run it, also on severa
   torchrun --nproc-per-node=2 -m speechbrain_pom run train.py hparams/conformer.yaml \\
       --attention_type "RelPosMHAXL*4 + PoM(degree=3)*8"
 
-Overrides are --key value or --key=value, and their values arrive as they are written."""
+--attention_type reaches every encoder of the file; --Transformer.attention_type, as any key of a
+section, is for that one. Overrides are --key value or --key=value, and their values arrive as they
+are written."""
 
 
 def add_arguments(parser):

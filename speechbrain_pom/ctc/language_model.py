@@ -2,7 +2,7 @@
 
 import gzip
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 from speechbrain_pom.ctc.units import Units
@@ -37,6 +37,8 @@ def language_model_words(model_path: str, words_path: str | None, units: Units) 
     for key, path in (("kenlm_model_path", model_path), ("kenlm_words_path", words_path)):
         if path is not None and not Path(path).is_file():
             raise ValueError(f"{key}: {str(path)!r} is not a file")
+    words = _read_words(model_path, words_path)
+    _check_writable(words, units)
     try:
         import kenlm  # noqa: F401
         import pygtrie  # noqa: F401
@@ -45,13 +47,28 @@ def language_model_words(model_path: str, words_path: str | None, units: Units) 
             f"decoding with a language model needs the package {error.name}: "
             'pip install "speechbrain-pom[lm]", or decode without kenlm_model_path'
         ) from error
-    words = _read_words(model_path, words_path)
-    if all(units.missing_characters(word) for word in words):
-        raise ValueError(
-            f"no word of the language model ({', '.join(islice(sorted(words), 3))}, ...) can be "
-            f"written with the units; {units.advice}"
-        )
     return words
+
+
+def _check_writable(words: set[str], units: Units) -> None:
+    """Raise if the units can write none of the words: none would ever be recognised."""
+
+    def writable(word: str) -> bool:
+        return not units.missing_characters(word)
+
+    if any(map(writable, words)):
+        return
+    advice = units.advice
+    for case, convert in (("upper", str.upper), ("lower", str.lower)):
+        if any(writable(convert(word)) for word in words):
+            advice = (
+                f"the units have only letters in {case} case: convert the language model's words "
+                f"to {case} case, in the text that it is built from or in its ARPA file"
+            )
+    raise ValueError(
+        f"no word of the language model ({', '.join(islice(sorted(words), 3))}, ...) can be "
+        f"written with the units; {advice}"
+    )
 
 
 def _read_words(model_path: str, words_path: str | None) -> set[str]:
@@ -60,6 +77,11 @@ def _read_words(model_path: str, words_path: str | None) -> set[str]:
         raise ValueError(
             f"kenlm_model_path: {model_path} is a KenLM binary, which does not list its words: "
             "give them with kenlm_words_path (one per line), or give the ARPA file"
+        )
+    if not _starts_with(model_path, KENLM_BINARY_MAGIC) and _is_unigram_arpa(model_path):
+        raise ValueError(
+            f"kenlm_model_path: {model_path} is a model of single words (1-grams), which KenLM "
+            "does not load: build one of order 2 or more, as with lmplz -o 3"
         )
     if words_path is None:
         key, path, read, form = "kenlm_model_path", model_path, _arpa_words, "an ARPA file"
@@ -72,6 +94,16 @@ def _read_words(model_path: str, words_path: str | None) -> set[str]:
     if not words:
         raise ValueError(f"{key}: {path} holds no words; it should be {form}")
     return words
+
+
+def _is_unigram_arpa(path: str) -> bool:
+    """Tell whether the head of an ARPA file counts 1-grams and nothing longer."""
+    try:
+        head = list(takewhile(lambda line: not line.startswith("\\1-"), _lines(path)))
+    except (OSError, EOFError):  # damaged: said where it is read
+        return False
+    orders = [line[6:].partition("=")[0].strip() for line in head if line.startswith("ngram ")]
+    return orders == ["1"]
 
 
 def _listed_words(path: str) -> Iterator[str]:

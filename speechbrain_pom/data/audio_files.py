@@ -2,11 +2,15 @@
 
 import os
 import re
+import stat
 from math import gcd
 from typing import NamedTuple
 
-import numpy as np
 import soundfile
+
+from speechbrain_pom.data.audio_formats import unreadable_problems
+from speechbrain_pom.data.audio_judgement import decoder_message, judge
+from speechbrain_pom.data.audio_stream import AudioStream
 
 SAMPLE_RATE = 16000
 """Sample rate of what the models read, in Hz; LibriSpeech's own."""
@@ -14,16 +18,7 @@ SAMPLE_RATE = 16000
 CHECKS = ("headers", "decode")
 """How files are checked: header and last sample of each (0.1 ms), or every sample (3 ms)."""
 
-_MAX_SAMPLES = 2**36  # of a FLAC header; libsndfile gives 2**63 - 1 for "unknown"
 _MAX_KERNEL = 2**24  # weights of a resampling filter: 64 MiB
-_BLOCK = 2**16  # samples decoded at a time
-_OGG_PAGE = 2**16  # bytes; no page is longer
-# libsndfile's log, where a chunk of samples is longer than the rest of the file (WAV, AIFF, AU,
-# W64, RF64); it then silently reads what is there.
-_CUT_CHUNK = re.compile(
-    r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
-)
-_STREAMED = 0x7FFF0000  # bytes; programs that write to a pipe claim this or more
 _PLACEHOLDER = re.compile(r"\$[\w.]")  # what SpeechBrain replaces in every value of a manifest
 
 
@@ -42,17 +37,22 @@ class AudioFacts(NamedTuple):
 
 
 def inspect_audio(path, check_data="headers"):
-    """Looks at an audio file.
+    """Looks at an audio file: the one judgement of a file, whoever reads it.
+
+    The length of a file is what decoding yields. Its header is a quick guess, which is taken where
+    the last sample is found to be where the header says, and nothing follows it. Where there is any
+    doubt, the file is decoded once, to its end.
 
     Arguments
     ---------
-    path : str or bytes
+    path : str, bytes or pathlib.Path
         A file of any format that soundfile reads.
     check_data : str
         ``"headers"``: the header, whether the file is as long as it says, and whether its last
-        sample can be decoded: finds every truncated FLAC, WAV, AIFF, AU and Ogg file.
-        ``"decode"``: every sample, so damage anywhere, digital silence and samples that are not
-        finite are found too. MP3 files are always decoded: their headers may be estimates.
+        sample can be decoded: finds every truncated FLAC, WAV, AIFF, AU and Ogg file. MP3 files
+        and codecs in which nothing can be sought (such as GSM 6.10) are decoded.
+        ``"decode"``: every sample, so damage anywhere, digital silence (of the mean of the
+        channels, which is what models read) and samples that are not finite are found too.
 
     Returns
     -------
@@ -61,96 +61,39 @@ def inspect_audio(path, check_data="headers"):
     Example
     -------
     >>> path = getfixture("tmp_path") / "a.flac"
-    >>> soundfile.write(path, np.zeros(800), 8000)
+    >>> soundfile.write(path, [0.0] * 800, 8000)
     >>> inspect_audio(str(path))
     AudioFacts(num_samples=800, sample_rate=8000, channels=1, problems={})
     >>> inspect_audio(str(path), "decode").problems
     {'silence': 'all its samples are zero: restore or remove it'}
     """
     try:
-        if os.stat(path).st_size == 0:
-            return _nothing("empty", "the file is empty (0 bytes): restore or remove it")
-        with soundfile.SoundFile(os.fsencode(path)) as audio:  # a name may be no valid UTF-8
-            num_samples = audio.frames
-            problems = _header_problems(audio, path)
-            if not problems:
-                whole = check_data == "decode" or audio.format == "MP3"
-                problems = _decode(audio) if whole else _read_end(audio)
-            known = 0 < num_samples <= _MAX_SAMPLES
-            facts = (audio.samplerate, audio.channels, problems)
-            return AudioFacts(num_samples if known else 0, *facts)
+        problems = _file_problems(path)
+        if problems:
+            return AudioFacts(0, 0, 0, problems)
+        with AudioStream(path) as audio:
+            num_samples, problems = judge(audio, path, check_data == "decode")
+            return AudioFacts(num_samples, audio.sample_rate, audio.channels, problems)
     except FileNotFoundError:
         return _nothing("missing file", "the file is missing: restore it")
     except soundfile.LibsndfileError as error:
-        return _nothing("unreadable", f"unreadable audio ({_cause(error)}): restore it")
+        return AudioFacts(0, 0, 0, unreadable_problems(path, decoder_message(error)))
     except OSError as error:
-        return _nothing("unreadable", f"unreadable audio ({error.strerror}): restore it")
+        return AudioFacts(0, 0, 0, unreadable_problems(path, error.strerror))
 
 
 def _nothing(kind, sentence):
     return AudioFacts(0, 0, 0, {kind: sentence})
 
 
-def _cause(error):
-    return error.error_string.strip().rstrip(".")
-
-
-def _header_problems(audio, path):
-    if audio.frames <= 0:
-        return {"empty": "holds no samples: restore or remove it"}
-    cut = _CUT_CHUNK.search(audio.extra_info)
-    claimed, present = map(int, cut.groups()) if cut else (0, 0)
-    if audio.frames > _MAX_SAMPLES or claimed >= _STREAMED > present:
-        return {"unknown length": "its header does not say how long it is: encode it again"}
-    if claimed > present:
-        sentence = f"truncated: {present} of {claimed} bytes of samples are there: restore it"
-        return {"truncated or damaged": sentence}
-    if audio.format == "OGG" and not _has_last_page(path):
-        return {"truncated or damaged": "truncated: its last Ogg page is missing: restore it"}
-    return {}
-
-
-def _has_last_page(path):
-    """Whether the last page of an Ogg file says that it is the last (RFC 3533, section 6)."""
-    with open(path, "rb") as stream:
-        stream.seek(-min(2 * _OGG_PAGE, os.path.getsize(path)), os.SEEK_END)
-        tail = stream.read()
-    flags = tail[tail.rfind(b"OggS") + 5 :][:1]
-    return bool(flags and flags[0] & 4)
-
-
-def _read_end(audio):
-    """Whether the last sample is where the header says: a truncated FLAC has none there."""
-    if not audio.seekable():
-        return {}
-    try:
-        audio.seek(audio.frames - 1)
-        found = len(audio.read(1, dtype="float32"))
-    except soundfile.LibsndfileError:
-        found = 0
-    if found:
-        return {}
-    sentence = f"truncated or damaged: the last of {audio.frames} samples cannot be decoded"
-    return {"truncated or damaged": f"{sentence}: restore it"}
-
-
-def _decode(audio):
-    """Decodes everything; returns the problems."""
-    found, peak, cause = 0, np.float32(0), ""
-    try:
-        # Not `blocks`, which gives blocks of full length where decoding ends early.
-        while len(block := audio.read(min(_BLOCK, audio.frames - found), dtype="float32")):
-            found += len(block)
-            peak = np.maximum(peak, np.abs(block).max())  # passes NaN on
-    except soundfile.LibsndfileError as error:
-        cause = f" ({_cause(error)})"
-    if found < audio.frames:
-        sentence = f"truncated or damaged: decoding ends after {found} of {audio.frames} samples"
-        return {"truncated or damaged": f"{sentence}{cause}: restore it"}
-    if not np.isfinite(peak):
-        return {"non-finite": "holds samples that are NaN or infinite: encode it again"}
-    if peak == 0:
-        return {"silence": "all its samples are zero: restore or remove it"}
+def _file_problems(path):
+    """What keeps a path from being opened as a file."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a pipe" if stat.S_ISFIFO(status.st_mode) else "not a file"
+        return {"unreadable": f"is {kind}, and audio is read more than once: give a file"}
+    if status.st_size == 0:
+        return {"empty": "the file is empty (0 bytes): restore or remove it"}
     return {}
 
 

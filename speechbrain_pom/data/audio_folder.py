@@ -1,10 +1,12 @@
 """Manifests of a folder of audio without transcripts: any nesting, format and sample rate."""
 
 import hashlib
+import logging
 import os
 import re
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from speechbrain_pom.data.audio_files import (
     SAMPLE_RATE,
@@ -13,6 +15,12 @@ from speechbrain_pom.data.audio_files import (
     path_problems,
     resampled_length,
     resampling_problems,
+)
+from speechbrain_pom.data.audio_formats import (
+    EXTENSIONS,
+    first_names,
+    is_audio_name,
+    looks_like_audio,
 )
 from speechbrain_pom.data.layout import check_is_folder, file_stamp, list_entries
 from speechbrain_pom.data.manifest import COLUMNS, read_manifest, write_manifest
@@ -25,20 +33,18 @@ from speechbrain_pom.data.records import (
 )
 from speechbrain_pom.data.workers import map_in_processes, num_processes
 
-EXTENSIONS = {
-    *(".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3"),
-    *(".oga", ".ogg", ".opus", ".rf64", ".snd", ".w64", ".wav"),
-}
-"""Endings of the names of audio files, in small letters; those that soundfile reads."""
-
-OTHER_EXTENSIONS = {
-    *(".3gp", ".aac", ".alac", ".amr", ".ape", ".m4a"),
-    *(".mka", ".mp4", ".webm", ".wma", ".wv"),
-}
-"""Endings of audio files that soundfile does not read; they are listed as bad."""
-
-_RECORD_VERSION = 1  # raise it when the same folder would give another manifest
+_RECORD_VERSION = 2  # raise it when the same folder would give another manifest
 _UNSAFE = re.compile(r"[^\w./+-]")
+
+logger = logging.getLogger(__name__)
+
+
+class FolderScan(NamedTuple):
+    """What a folder of audio holds."""
+
+    files: list  # paths in the folder, with `/`, sorted
+    fingerprint: str  # another one whenever a file changed
+    unread: list  # paths of files that hold audio, but have another ending
 
 
 def prepare_audio_folder(
@@ -61,8 +67,8 @@ def prepare_audio_folder(
     their IDs alone, so others do not change sides when files are added.
 
     ``audio.csv`` holds both parts; ``audio.json`` and ``audio.problems.json`` lie beside it as
-    for `prepare_librispeech`. Hidden files, and files that are not audio by their name, are
-    ignored.
+    for `prepare_librispeech`. Hidden files are ignored, and so are files that are not audio by
+    their name; the log counts and names those of them that hold audio.
 
     Arguments
     ---------
@@ -112,7 +118,9 @@ def prepare_audio_folder(
     check_choice(check_data)
     check_is_folder(data_folder, "the folder that holds your audio files")
 
-    files, fingerprint = scan_folder(data_folder)
+    files, fingerprint, unread = scan_folder(data_folder)
+    if unread:
+        logger.warning("%s: %s", data_folder, describe_unread(unread))
     source = {
         "version": _RECORD_VERSION,
         "data_folder": str(data_folder.resolve()),
@@ -123,7 +131,7 @@ def prepare_audio_folder(
     if not is_up_to_date(manifest, source, max_bad_share):
         check_writable(manifest_folder)
         title = data_folder.name if show_progress else None
-        rows, bad = _read_files(data_folder, files, check_data, num_workers, title)
+        rows, bad = read_files(data_folder, files, check_data, num_workers, title)
         save_manifest(manifest, rows, bad, source, max_bad_share)
     return _split(manifest, valid_share)
 
@@ -137,10 +145,7 @@ def scan_folder(data_folder):
 
     Returns
     -------
-    files : list of str
-        Paths in the folder, with ``/``, sorted.
-    fingerprint : str
-        Another one whenever a file changed.
+    FolderScan
 
     Raises
     ------
@@ -151,10 +156,52 @@ def scan_folder(data_folder):
     -------
     >>> (getfixture("tmp_path") / "deep").mkdir()
     >>> (getfixture("tmp_path") / "deep" / "A.WAV").touch()
-    >>> scan_folder(getfixture("tmp_path"))[0]
+    >>> scan_folder(getfixture("tmp_path")).files
     ['deep/A.WAV']
     """
-    found, folders, visited = {}, [Path(data_folder)], set()
+    found, unread = {}, []
+    for entry in _walk(data_folder):
+        file = Path(entry.path).relative_to(data_folder).as_posix()
+        if is_audio_name(entry.name):
+            found[file] = file_stamp(entry)
+        elif entry.is_file() and looks_like_audio(entry.path):
+            unread.append(file)
+    if not found:
+        endings = ", ".join(sorted(EXTENSIONS))
+        but = f"; {describe_unread(unread)}" if unread else ""
+        raise ValueError(
+            f"data folder '{data_folder}' holds no audio files ({endings}), at any depth: "
+            f"pass the folder that holds your audio files{but}"
+        )
+    digest = hashlib.sha256()
+    for file in sorted(found):
+        digest.update(os.fsencode(f"{file}\0{found[file]}\n"))
+    return FolderScan(sorted(found), digest.hexdigest(), sorted(unread))
+
+
+def describe_unread(files):
+    """What is said of files that hold audio and are not read, because of how their names end.
+
+    Arguments
+    ---------
+    files : list of str
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> describe_unread(["a.bin"])
+    '1 file(s) hold audio, but do not end as audio files do, and are not read: rename a.bin'
+    """
+    sentence = "file(s) hold audio, but do not end as audio files do, and are not read: rename"
+    return f"{len(files)} {sentence} {first_names(files)}"
+
+
+def _walk(data_folder):
+    """Yields the files in a folder and its folders; links are followed, each folder once."""
+    folders, visited = [Path(data_folder)], set()
     while folders:
         folder = folders.pop()
         real = os.path.realpath(folder)
@@ -164,23 +211,31 @@ def scan_folder(data_folder):
         for entry in list_entries(folder):
             if entry.is_dir():
                 folders.append(Path(entry.path))
-            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS | OTHER_EXTENSIONS:
-                file = Path(entry.path).relative_to(data_folder).as_posix()
-                found[file] = file_stamp(entry)
-    if not found:
-        endings = ", ".join(sorted(EXTENSIONS))
-        raise ValueError(
-            f"data folder '{data_folder}' holds no audio files ({endings}), at any depth: "
-            "pass the folder that holds your audio files"
-        )
-    digest = hashlib.sha256()
-    for file in sorted(found):
-        digest.update(os.fsencode(f"{file}\0{found[file]}\n"))
-    return sorted(found), digest.hexdigest()
+            else:
+                yield entry
 
 
-def _read_files(data_folder, files, check_data, num_workers, bar_title):
-    """Reads all files; returns the rows and the bad utterances, in the order of their paths."""
+def read_files(data_folder, files, check_data, num_workers, bar_title):
+    """Looks at the files of a folder, in several processes.
+
+    Arguments
+    ---------
+    data_folder : pathlib.Path
+    files : list of str
+        From `scan_folder`.
+    check_data : str
+        As `inspect_audio` takes it.
+    num_workers : int
+        Processes.
+    bar_title : str or None
+        Of the progress bar; None shows none.
+
+    Returns
+    -------
+    rows : list of dict
+        Of a manifest, in the order of the files.
+    bad : list of BadUtterance
+    """
     read = partial(_read_file, str(data_folder), check_data)
     rows, bad = [], []
     for row, problem in map_in_processes(
@@ -196,10 +251,6 @@ def _read_files(data_folder, files, check_data, num_workers, bar_title):
 def _read_file(data_folder, check_data, file):
     """The manifest row of a file, or None, and a bad utterance, or None."""
     utterance = _utterance_id(file)
-    extension = os.path.splitext(file)[1].lower()
-    if extension in OTHER_EXTENSIONS:
-        problem = {"format": f"{extension} files cannot be read: convert it, for example to FLAC"}
-        return None, BadUtterance(utterance, file, 0.0, problem)
     facts = inspect_audio(os.path.join(data_folder, file), check_data)
     problems = facts.problems | path_problems(file)
     if facts.sample_rate:

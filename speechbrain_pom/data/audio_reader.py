@@ -1,6 +1,7 @@
-"""Random access to an audio file as the models read it, in the memory of what is asked for."""
+"""Audio files as the models read them: whole, or by parts in the memory of what is asked for."""
 
 import os
+from functools import lru_cache
 from math import ceil
 
 import soundfile
@@ -13,24 +14,23 @@ from speechbrain_pom.data.audio_files import (
     resampled_length,
     resampling_problems,
 )
+from speechbrain_pom.data.audio_judgement import decoder_message
+from speechbrain_pom.data.audio_stream import AudioStream
 from speechbrain_pom.errors import UserError
 
-_BLOCK = 2**20  # samples decoded at a time where nothing but decoding leads to a sample
-_MP3_TAIL = 2**16  # bytes after the sound: tags, and what the decoder has not read
-_ONLY_IN_ORDER = ("MP3", "OGG")  # libsndfile's seeking is not exact to the sample in these
+_BLOCK = 2**20  # samples decoded at a time where all are wanted
 
 
 class AudioReader:
     """An audio file as the models read it: 16 kHz, mono, fp32.
 
     Parts are resampled with their context: they are those of
-    `torchaudio.functional.resample` of the whole file (with its defaults, as the recipes read
-    files), but for rounding in fp32. Several channels are averaged.
+    `torchaudio.functional.resample` of the whole file (with its defaults), but for rounding in
+    fp32. Several channels are averaged.
 
-    MP3 and Ogg files are decoded in order, as seeking in them is not exact: parts that are asked
-    for from left to right cost nothing more, going back costs decoding from the start. MP3 files,
-    whose headers may be estimates, are decoded once more, for their length, and refused if they
-    turn out to be longer.
+    MP3 and Ogg files are decoded in order, as seeking in them is not exact, and so is whatever
+    cannot be sought: parts that are asked for from left to right cost nothing more, going back
+    costs decoding from the start.
 
     Arguments
     ---------
@@ -40,8 +40,8 @@ class AudioReader:
     Raises
     ------
     UserError
-        If the file is missing, empty, unreadable or truncated, does not say how long it is, or
-        has a sample rate that is too costly to convert.
+        If `inspect_audio` finds a problem other than silence, or the sample rate is too costly to
+        convert.
 
     Example
     -------
@@ -62,15 +62,7 @@ class AudioReader:
         self._length = facts.num_samples
         self._rate = facts.sample_rate
         self.num_samples = resampled_length(facts.num_samples, facts.sample_rate)
-        self._resample = None
-        if facts.sample_rate != SAMPLE_RATE:
-            self._resample = Resample(facts.sample_rate, SAMPLE_RATE, dtype=torch.float32)
-        self._stream = open(path, "rb")  # noqa: SIM115 (closed by __exit__)
-        self._open()
-
-    def _open(self):
-        self._stream.seek(0)
-        self._file = soundfile.SoundFile(self._stream)
+        self._stream = AudioStream(path)
         self._recent = torch.empty(0)  # the last samples that were decoded, if only in order
 
     @property
@@ -82,7 +74,6 @@ class AudioReader:
         return self
 
     def __exit__(self, *_):
-        self._file.close()
         self._stream.close()
 
     def read(self, start, stop):
@@ -109,36 +100,20 @@ class AudioReader:
                 f"audio file '{self._name}': samples {start} to {stop} of {self.num_samples}: "
                 "give a range inside of the file"
             )
-        if self._resample is None or start == stop:
-            return self._decode(start, stop)
-        # A block of `old` samples becomes one of `new`, through a filter that reaches `width`
-        # samples beyond it on both sides; what is before and after the file counts as zeros.
-        old, new = (r // self._resample.gcd for r in (self._rate, SAMPLE_RATE))
-        context = ceil(self._resample.width / old)
-        first = max(0, start // new - context)
-        after = (-(-stop // new) + context) * old
-        signal = self._decode(first * old, min(after, self._length))
-        signal = torch.nn.functional.pad(signal, (0, max(0, after - self._length)))
-        return self._resample(signal)[start - first * new : stop - first * new]
+        return _convert(self._decode, self._length, self._rate, start, stop)
 
     def _decode(self, start, stop):
         """The samples from start to stop at the file's own rate, mono."""
         try:
-            in_order = self._file.format in _ONLY_IN_ORDER
-            signal = self._in_order(start, stop) if in_order else self._seek(start, stop)
+            signal = self._seek(start, stop) if self._stream.has_exact_seeks else None
+            signal = self._in_order(start, stop) if signal is None else signal
             cause = f"only {len(signal)} samples are there"
         except soundfile.LibsndfileError as error:
-            signal, cause = torch.empty(0), error.error_string.strip().rstrip(".")
+            signal, cause = torch.empty(0), decoder_message(error)
         if len(signal) < stop - start:
             raise UserError(
                 f"audio file '{self._name}': samples {start} to {stop} cannot be decoded "
                 f"({cause}): restore it"
-            )
-        left = os.fstat(self._stream.fileno()).st_size - self._stream.tell()
-        if stop == self._length and self._file.format == "MP3" and left > _MP3_TAIL:
-            raise UserError(
-                f"audio file '{self._name}': its header says {self._length} samples, but {left} "
-                "bytes follow them: encode it again"
             )
         if not torch.isfinite(signal).all():
             raise UserError(
@@ -148,21 +123,84 @@ class AudioReader:
         return signal
 
     def _seek(self, start, stop):
-        self._file.seek(start)
-        return self._next(stop - start)
+        """The samples, or None where seeking did not lead to them: it is then given up."""
+        self._stream.go_to(start)
+        signal = _mix_down(self._stream.read(stop - start))
+        if len(signal) == stop - start and self._stream.has_exact_seeks:
+            return signal
+        self._stream.stop_seeking()
+        return None
 
     def _in_order(self, start, stop):
-        if start < self._file.tell() - len(self._recent):
-            self._open()
-        while (gap := start - self._file.tell()) > 0 and len(self._next(min(gap, _BLOCK))):
-            self._recent = torch.empty(0)
-        behind = self._file.tell() - len(self._recent)
-        missing = max(0, stop - self._file.tell())
-        if missing:
-            self._recent = torch.cat([self._recent[start - behind :], self._next(missing)])
-            behind = start
+        behind = self._stream.position - len(self._recent)
+        if not behind <= start <= self._stream.position:
+            self._stream.go_to(start)
+            self._recent, behind = torch.empty(0), start
+        missing = stop - self._stream.position
+        if missing > 0:
+            new = _mix_down(self._stream.read(missing))
+            self._recent, behind = torch.cat([self._recent[start - behind :], new]), start
         return self._recent[start - behind : stop - behind]
 
-    def _next(self, num_samples):
-        signal = torch.from_numpy(self._file.read(num_samples, dtype="float32", always_2d=True).T)
-        return signal[0] if len(signal) == 1 else signal.mean(0)
+
+def read_audio(path):
+    """Read a whole file, decoding it once: 16 kHz, mono.
+
+    Arguments
+    ---------
+    path : str, bytes or pathlib.Path
+        A file of any format that soundfile reads.
+
+    Returns
+    -------
+    torch.Tensor
+        (num_samples,), as `AudioReader` reads it.
+
+    Raises
+    ------
+    OSError, soundfile.LibsndfileError, UserError
+        If it cannot be read. How long it should be is not asked.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.wav"
+    >>> soundfile.write(path, torch.rand(44101, 2).numpy(), 44100)
+    >>> read_audio(path).shape
+    torch.Size([16001])
+    """
+    with AudioStream(path) as stream:
+        blocks = [_mix_down(stream.read(stream.num_claimed or _BLOCK))]
+        while len(blocks[-1]):
+            blocks.append(_mix_down(stream.read(_BLOCK)))
+        rate = stream.sample_rate
+    signal = blocks[0] if len(blocks) <= 2 else torch.cat(blocks)
+    length = len(signal)
+    stop = resampled_length(length, rate)
+    return _convert(lambda start, end: signal[start:end], length, rate, 0, stop)
+
+
+def _mix_down(block):
+    """(samples, channels) as (samples,)."""
+    signal = torch.from_numpy(block.T)
+    return signal[0] if len(signal) == 1 else signal.mean(0)
+
+
+def _convert(decode, length, rate, start, stop):
+    """A part, in samples at 16 kHz, of a signal of `length` samples at another rate."""
+    if rate == SAMPLE_RATE or start == stop:
+        return decode(start, stop)
+    # A block of `old` samples becomes one of `new`, through a filter that reaches `width` samples
+    # beyond it on both sides; what is before and after the file counts as zeros.
+    resample = _resampler(rate)
+    old, new = (r // resample.gcd for r in (rate, SAMPLE_RATE))
+    context = ceil(resample.width / old)
+    first = max(0, start // new - context)
+    after = (-(-stop // new) + context) * old
+    signal = decode(first * old, min(after, length))
+    signal = torch.nn.functional.pad(signal, (0, max(0, after - length)))
+    return resample(signal)[start - first * new : stop - first * new]
+
+
+@lru_cache(maxsize=8)
+def _resampler(rate):
+    return Resample(rate, SAMPLE_RATE, dtype=torch.float32)

@@ -12,6 +12,7 @@ from speechbrain_pom.data.audio_files import (
     inspect_audio,
     path_problems,
 )
+from speechbrain_pom.data.audio_formats import first_names, is_audio_name, looks_like_audio
 from speechbrain_pom.data.layout import file_stamp, list_entries, list_subfolders
 from speechbrain_pom.data.manifest import COLUMNS
 from speechbrain_pom.data.records import BadUtterance
@@ -24,6 +25,19 @@ class Chapter(NamedTuple):
     folder: str  # SPLIT/SPEAKER/CHAPTER
     audio: tuple  # file names, sorted
     transcripts: tuple  # file names, sorted
+    unread: tuple = ()  # file names of other audio, sorted
+
+
+class SplitScan(NamedTuple):
+    """What a split holds."""
+
+    chapters: list  # of Chapter
+    fingerprint: str  # another one whenever a file changed
+
+    @property
+    def unread(self):
+        """Paths, in the data folder, of audio files that are no ``.flac``, and are not read."""
+        return [f"{item.folder}/{name}" for item in self.chapters for name in item.unread]
 
 
 def scan_split(data_folder, split):
@@ -37,9 +51,7 @@ def scan_split(data_folder, split):
 
     Returns
     -------
-    chapters : list of Chapter
-    fingerprint : str
-        Another one whenever a file changed.
+    SplitScan
 
     Raises
     ------
@@ -51,26 +63,56 @@ def scan_split(data_folder, split):
     >>> chapter = getfixture("tmp_path") / "dev-clean" / "84" / "121123"
     >>> chapter.mkdir(parents=True)
     >>> (chapter / "84-121123-0000.flac").touch()
-    >>> scan_split(getfixture("tmp_path"), "dev-clean")[0]
-    [Chapter(folder='dev-clean/84/121123', audio=('84-121123-0000.flac',), transcripts=())]
+    >>> scan = scan_split(getfixture("tmp_path"), "dev-clean")
+    >>> scan.chapters[0].folder, scan.chapters[0].audio, scan.unread
+    ('dev-clean/84/121123', ('84-121123-0000.flac',), [])
     """
     digest, chapters = hashlib.sha256(), []
     for speaker in list_subfolders(data_folder / split):
         for chapter in list_subfolders(speaker):
-            files = [e for e in list_entries(chapter) if e.name.endswith((".flac", ".trans.txt"))]
+            entries = list_entries(chapter)
+            files = [entry for entry in entries if entry.name.endswith((".flac", ".trans.txt"))]
             folder = Path(chapter).relative_to(data_folder).as_posix()
             for entry in files:
                 digest.update(os.fsencode(f"{folder}/{entry.name}\0{file_stamp(entry)}\n"))
             audio = tuple(e.name for e in files if e.name.endswith(".flac"))
             transcripts = tuple(e.name for e in files if not e.name.endswith(".flac"))
-            if files:
-                chapters.append(Chapter(folder, audio, transcripts))
+            unread = tuple(e.name for e in entries if e not in files and _is_audio(e))
+            if files or unread:
+                chapters.append(Chapter(folder, audio, transcripts, unread))
+    scan = SplitScan(chapters, digest.hexdigest())
     if not any(chapter.audio for chapter in chapters):
+        but = f"; {describe_unread_in_layout(scan.unread)}" if scan.unread else ""
         raise ValueError(
             f"split '{split}' in '{data_folder}' holds no SPEAKER/CHAPTER/*.flac: "
-            "unpack it again, or ask for other splits"
+            f"unpack it again, or ask for other splits{but}"
         )
-    return chapters, digest.hexdigest()
+    return scan
+
+
+def _is_audio(entry):
+    return is_audio_name(entry.name) or (entry.is_file() and looks_like_audio(entry.path) != "")
+
+
+def describe_unread_in_layout(files):
+    """What is said of audio in LibriSpeech's layout that is no ``.flac``.
+
+    Arguments
+    ---------
+    files : list of str
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> describe_unread_in_layout(["dev/1/2/a.wav"])
+    '1 audio file(s) are no .flac, and are not read: convert dev/1/2/a.wav'
+    """
+    return (
+        f"{len(files)} audio file(s) are no .flac, and are not read: convert {first_names(files)}"
+    )
 
 
 def read_chapters(data_folder, chapters, need_transcripts, check_data, num_workers, bar_title):
@@ -132,7 +174,9 @@ def _read_chapter(data_folder, need_transcripts, check_data, chapter):
             values = (utterance, *size, f"$data_root/{file}", speaker, found[0])
             rows.append(dict(zip(COLUMNS, values, strict=True)))
     for utterance in sorted(texts):
-        problem = {"missing file": "has a transcript but no audio: restore it"}
+        others = [name for name in chapter.unread if os.path.splitext(name)[0] == utterance]
+        advice = f"convert {others[0]} to FLAC" if others else "restore it"
+        problem = {"missing file": f"has a transcript but no audio: {advice}"}
         bad.append(BadUtterance(utterance, f"{chapter.folder}/{utterance}.flac", 0.0, problem))
     return rows, bad
 
@@ -159,7 +203,7 @@ def _transcript_problems(found, absent):
     if len(found) > 1:
         return {"several transcripts": f"{len(found)} transcripts in its chapter: keep one line"}
     if not found[0]:
-        sentence = "empty transcript: add its words, or remove line and audio"
+        sentence = "empty transcript: add its words, or keep line and audio elsewhere"
         return {"empty transcript": sentence}
     if has_placeholder(found[0]):
         sentence = f"transcript '{found[0]}' holds '$', a placeholder in manifests: write it out"

@@ -8,7 +8,8 @@ from pathlib import Path
 from speechbrain.dataio.dataio import load_data_csv, load_data_json
 
 from speechbrain_pom.data.audio_files import format_problems, inspect_audio, resampled_length
-from speechbrain_pom.data.chapters import read_chapters, scan_split
+from speechbrain_pom.data.audio_folder import describe_unread, read_files, scan_folder
+from speechbrain_pom.data.chapters import describe_unread_in_layout, read_chapters, scan_split
 from speechbrain_pom.data.check_report import CheckReport
 from speechbrain_pom.data.layout import (
     check_data_folder,
@@ -20,6 +21,9 @@ from speechbrain_pom.data.records import BadUtterance, check_max_bad_share
 from speechbrain_pom.data.workers import map_in_processes, num_processes
 from speechbrain_pom.errors import one_line
 
+LAYOUTS = ("librispeech", "folder")
+"""How a folder is arranged: SPLIT/SPEAKER/CHAPTER, or audio of any format at any depth."""
+
 _DURATION_TOLERANCE_S = 0.01  # of a manifest without num_samples
 
 
@@ -28,6 +32,7 @@ def check_data(
     splits=None,
     manifest=None,
     *,
+    data_layout=None,
     need_transcripts=True,
     max_bad_share=0.0,
     min_duration_s=0.0,
@@ -35,25 +40,30 @@ def check_data(
     num_workers=None,
     show_progress=True,
 ):
-    """Decodes every file of a folder in LibriSpeech's layout, or of a manifest.
+    """Decodes every file of a folder in LibriSpeech's layout, of any other, or of a manifest.
 
     Listed are files that are missing, unreadable, truncated or damaged, empty, silent, of another
     format than 16 kHz mono, too short or too long, or hold samples that are not finite;
     transcripts that are missing, empty or given twice; and, of a manifest, lengths that are not
     those of the files: exact with a column ``num_samples``, else within 0.01 s of ``duration``.
-    A manifest's column ``sample_rate`` says that files may have that sample rate, and several
-    channels (see `prepare_audio_folder`).
+    A folder of own audio has no transcripts; its files may have any sample rate and several
+    channels, and so may those of a manifest with a column ``sample_rate`` (see
+    `prepare_audio_folder`). Audio that is not read, because of the ending of its name, is counted
+    and named in the report.
 
     Arguments
     ---------
     data_folder : str or pathlib.Path
-        The folder that holds the splits; with a manifest, what its ``$data_root`` (CSV) or
-        ``{data_root}`` (JSON) stands for.
+        The folder that holds the splits, or the audio; with a manifest, what its ``$data_root``
+        (CSV) or ``{data_root}`` (JSON) stands for.
     splits : list of str, optional
         Folders in it; all that look like splits by default. Not with a manifest.
     manifest : str or pathlib.Path, optional
         A ``.csv`` or ``.json`` file as SpeechBrain's `DynamicItemDataset` reads them, with ID,
         ``duration`` (seconds), ``wav`` and optionally ``wrd``.
+    data_layout : str, optional
+        ``"librispeech"`` or ``"folder"``: own audio of any format, at any depth, as the recipes
+        take it; by default the former where there are splits. Not with a manifest.
     need_transcripts : bool
         Whether each utterance must have a transcript. A manifest that has none at all is one for
         pretraining; the report says so.
@@ -89,21 +99,38 @@ def check_data(
     num_workers = num_processes(num_workers)
     check_max_bad_share(max_bad_share)
     _check_durations(min_duration_s, max_duration_s)
-    if manifest is not None and splits is not None:
-        raise ValueError(f"splits {splits} and manifest '{manifest}' are both given: choose one")
-    if manifest is None:
-        title, notes, results = _check_splits(
-            data_folder, splits, need_transcripts, num_workers, show_progress
-        )
-    else:
+    _check_choices(splits, manifest, data_layout)
+    how = (num_workers, show_progress)
+    if manifest is not None:
         title = str(manifest)
-        notes, results = _check_manifest(
-            data_folder, Path(manifest), need_transcripts, num_workers, show_progress
-        )
+        notes, results = _check_manifest(data_folder, Path(manifest), need_transcripts, *how)
+    else:
+        check_is_folder(data_folder, "the folder that holds the splits, or your audio files")
+        if (data_layout or _guess_layout(data_folder, splits)) == "folder":
+            title, notes, results = _check_folder(data_folder, *how)
+        else:
+            title, notes, results = _check_splits(data_folder, splits, need_transcripts, *how)
     limited = [_limit_duration(item, min_duration_s, max_duration_s) for item in results]
     good = [item.duration_s for item in limited if not item.problems]
     bad = [item for item in limited if item.problems]
     return CheckReport(title, good, bad, max_bad_share, notes)
+
+
+def _check_choices(splits, manifest, data_layout):
+    if manifest is not None and splits is not None:
+        raise ValueError(f"splits {splits} and manifest '{manifest}' are both given: choose one")
+    if data_layout not in (None, *LAYOUTS):
+        raise ValueError(f"data_layout is {data_layout!r}: choose {' or '.join(LAYOUTS)}")
+    if data_layout is not None and manifest is not None:
+        raise ValueError(
+            f"data_layout {data_layout} and manifest '{manifest}' are both given: choose one"
+        )
+    if data_layout == "folder" and splits is not None:
+        raise ValueError(f"splits {splits} are of data_layout librispeech: leave them out")
+
+
+def _guess_layout(data_folder, splits):
+    return "librispeech" if splits is not None or find_splits(data_folder) else "folder"
 
 
 def _check_durations(min_duration_s, max_duration_s):
@@ -120,32 +147,48 @@ def _limit_duration(item, min_duration_s, max_duration_s):
         return item
     if item.duration_s < min_duration_s:
         kind, limit = "too short", f"less than min_duration_s={min_duration_s:g}"
+        advice = "change the limit"
     else:
         kind, limit = "too long", f"more than max_duration_s={max_duration_s:g}"
-    problem = {kind: f"lasts {item.duration_s:g} s, {limit}: remove it or change the limit"}
+        advice = "split it or change the limit"
+    problem = {kind: f"lasts {item.duration_s:g} s, {limit}: {advice}"}
     return item._replace(problems=item.problems | problem)
+
+
+def _check_folder(data_folder, num_workers, show_progress):
+    scan = scan_folder(data_folder)
+    title = data_folder.name if show_progress else None
+    rows, bad = read_files(data_folder, scan.files, "decode", num_workers, title)
+    notes = ["own audio, without transcripts: for pretraining"]
+    notes += [describe_unread(scan.unread)] if scan.unread else []
+    return str(data_folder), notes, [_good(row) for row in rows] + bad
 
 
 def _check_splits(data_folder, splits, need_transcripts, num_workers, show_progress):
     if splits is None:
-        check_is_folder(data_folder, "the folder that holds the splits")
         splits = find_splits(data_folder)
         if not splits:
             raise ValueError(
                 f"data folder '{data_folder}' has no SPLIT/SPEAKER/CHAPTER/*.flac: pass the "
-                "folder that holds the splits, or a manifest of its files"
+                "folder that holds the splits, a manifest of its files, or data_layout folder"
             )
     splits = check_splits(splits)
     check_data_folder(data_folder, splits)
-    results = []
+    results, notes = [], []
     for split in splits:
-        chapters = scan_split(data_folder, split)[0]
+        scan = scan_split(data_folder, split)
+        if scan.unread:
+            notes.append(f"{split}: {describe_unread_in_layout(scan.unread)}")
         title = split if show_progress else None
         rows, bad = read_chapters(
-            data_folder, chapters, need_transcripts, "decode", num_workers, title
+            data_folder, scan.chapters, need_transcripts, "decode", num_workers, title
         )
-        results += [BadUtterance(row["ID"], row["wav"], row["duration"], {}) for row in rows] + bad
-    return f"{data_folder}: {', '.join(splits)}", [], results
+        results += [_good(row) for row in rows] + bad
+    return f"{data_folder}: {', '.join(splits)}", notes, results
+
+
+def _good(row):
+    return BadUtterance(row["ID"], row["wav"], row["duration"], {})
 
 
 def _check_manifest(data_folder, manifest, need_transcripts, num_workers, show_progress):

@@ -108,7 +108,11 @@ class CheckReport:
         """
         content = {"checked": self.title, "max_bad_share": self.max_bad_share, **self.totals}
         kinds = {kind: len(items) for kind, items in self.kinds().items()}
-        content |= {"kinds": kinds, "bad": [item._asdict() for item in self.bad]}
+        content |= {
+            "notes": self.notes,
+            "kinds": kinds,
+            "bad": [item._asdict() for item in self.bad],
+        }
         try:
             write_atomically(path, json_text(content))
         except OSError as error:

@@ -1,9 +1,10 @@
 """Manifests of LibriSpeech, or of any folder in its layout (see `layout`)."""
 
+import logging
 from pathlib import Path
 
 from speechbrain_pom.data.audio_files import check_choice
-from speechbrain_pom.data.chapters import read_chapters, scan_split
+from speechbrain_pom.data.chapters import describe_unread_in_layout, read_chapters, scan_split
 from speechbrain_pom.data.layout import check_data_folder, check_splits
 from speechbrain_pom.data.records import (
     check_max_bad_share,
@@ -14,6 +15,8 @@ from speechbrain_pom.data.records import (
 from speechbrain_pom.data.workers import num_processes
 
 _RECORD_VERSION = 2  # raise it when the same folder would give another manifest
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_librispeech(
@@ -90,6 +93,9 @@ def prepare_librispeech(
     check_data_folder(data_folder, splits)
 
     scans = {split: scan_split(data_folder, split) for split in splits}
+    for split, scan in scans.items():
+        if scan.unread:
+            logger.warning("%s: %s", split, describe_unread_in_layout(scan.unread))
     manifests = {split: manifest_folder / f"{split}.csv" for split in splits}
     source = {
         "version": _RECORD_VERSION,
@@ -97,13 +103,13 @@ def prepare_librispeech(
         "need_transcripts": bool(need_transcripts),
         "check_data": check_data,
     }
-    sources = {split: source | {"fingerprint": scans[split][1]} for split in splits}
+    sources = {split: source | {"fingerprint": scans[split].fingerprint} for split in splits}
     stale = [s for s in splits if not is_up_to_date(manifests[s], sources[s], max_bad_share)]
     if stale:
         check_writable(manifest_folder)
     errors = []
     for split in stale:
-        chapters = scans[split][0]
+        chapters = scans[split].chapters
         options = (bool(need_transcripts), check_data, num_workers)
         rows, bad = read_chapters(data_folder, chapters, *options, split if show_progress else None)
         try:

@@ -6,6 +6,7 @@ import torch
 from speechbrain.utils.metric_stats import EER
 
 from speechbrain_pom.ctc.scoring import rate_with_interval
+from speechbrain_pom.errors import UserError
 from speechbrain_pom.training.seeding import permutation, philox
 
 _MAX_CONFUSIONS = 10
@@ -40,8 +41,13 @@ class ClassificationScores:
         for key, prediction, reference in zip(ids, predictions, references, strict=True):
             self._answers[key] = (reference, prediction)
 
+    def _check_scored(self):
+        if not self._answers:
+            raise ValueError("no utterance has been scored: the set is empty")
+
     def error_rate(self):
-        """Share of wrong answers, in percent."""
+        """Share of wrong answers, in percent; a ValueError if there are none."""
+        self._check_scored()
         wrong = sum(reference != prediction for reference, prediction in self._answers.values())
         return 100.0 * wrong / len(self._answers)
 
@@ -62,7 +68,13 @@ class ClassificationScores:
             `accuracy`, `accuracy_low`, `accuracy_high` (%); `commonest_class`, the accuracy (%)
             of always naming the commonest class; `num_utterances`; `classes`, for each one its
             number of utterances and of right answers; `confusions`, the worst pairs.
+
+        Raises
+        ------
+        ValueError
+            If nothing has been scored.
         """
+        self._check_scored()
         counts = {key: (int(a == b), 1) for key, (a, b) in self._answers.items()}
         accuracy, low, high = rate_with_interval(counts, num_bootstrap)
         pairs = Counter(self._answers.values())
@@ -117,6 +129,27 @@ def format_scores(summary):
     )
 
 
+def check_trials(speakers):
+    """Refuse utterances that make no trials: verification needs both kinds of pairs.
+
+    Arguments
+    ---------
+    speakers : list of str
+        The speaker of each utterance.
+
+    Raises
+    ------
+    UserError
+    """
+    counts = Counter(speakers)
+    if len(counts) < 2 or max(counts.values()) < 2:
+        raise UserError(
+            f"no trials can be made of {len(speakers)} utterances of {len(counts)} speakers: "
+            "verification needs two speakers, one of them with two utterances; give other "
+            "verification_splits or another verification_share, or none"
+        )
+
+
 def equal_error_rate(embeddings, speakers, num_trials=20000):
     """Verification of speakers: the error rate where misses and false alarms are equally many.
 
@@ -135,9 +168,14 @@ def equal_error_rate(embeddings, speakers, num_trials=20000):
 
     Returns
     -------
-    dict or None
-        `eer` (%), `num_same`, `num_different` (trials), `num_speakers`. None where no two
-        utterances are of the same speaker, or all are.
+    dict
+        `eer` (%), `num_same`, `num_different` (trials), `num_speakers`.
+
+    Raises
+    ------
+    ValueError
+        If no two utterances are of the same speaker, or all are; `check_trials` says so before
+        anything is trained.
 
     Example
     -------
@@ -146,6 +184,7 @@ def equal_error_rate(embeddings, speakers, num_trials=20000):
     >>> equal_error_rate(embeddings, {"a": "1", "b": "1", "c": "2", "d": "2"})
     {'eer': 0.0, 'num_same': 2, 'num_different': 4, 'num_speakers': 2}
     """
+    check_trials(list(speakers.values()))
     keys = sorted(embeddings)
     chosen = permutation(philox("utterances of trials"), len(keys))[:_MAX_UTTERANCES]
     keys = [keys[index] for index in sorted(chosen)]
@@ -160,8 +199,6 @@ def equal_error_rate(embeddings, speakers, num_trials=20000):
         drawn = permutation(philox("trials", kind), len(pairs))[: max(1, num_trials // 2)]
         pairs = pairs[torch.from_numpy(drawn)]
         scores.append((vectors[first[pairs]] * vectors[second[pairs]]).sum(-1))
-    if not all(map(len, scores)):
-        return None
     return {
         "eer": 100.0 * EER(*scores)[0],
         "num_same": len(scores[0]),

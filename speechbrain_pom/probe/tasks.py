@@ -10,6 +10,7 @@ from speechbrain_pom.data.manifest import read_manifest, write_manifest
 from speechbrain_pom.errors import UserError
 from speechbrain_pom.probe.class_folders import divide, read_class_folders
 from speechbrain_pom.probe.holdout import divide_by_session, position
+from speechbrain_pom.probe.metrics import check_trials
 
 logger = get_logger(__name__)
 
@@ -76,7 +77,8 @@ def prepare_probe(
     Raises
     ------
     ValueError
-        If the data cannot be prepared, or a part of them or a class would be without utterances.
+        If the data cannot be prepared, or a part of them, a class or the trials would be without
+        utterances.
 
     Example
     -------
@@ -101,7 +103,7 @@ def prepare_probe(
         rows, given = read_class_folders(data_folder, source_folder, **options)
         if task == "keyword" and keywords is not None:
             rows = _of_keywords(rows, keywords)
-        share = verification_share if task == "speaker" else 0.0
+        share = with_trials = verification_share if task == "speaker" else 0.0
         trials = [row for row in rows if position("trials", row["label"]) < share]
         kept = {row["label"] for row in trials}
         parts = divide([row for row in rows if row["label"] not in kept], given, task, shares)
@@ -112,14 +114,17 @@ def prepare_probe(
         )
         parts = divide_by_session(_speakers(manifests, train_splits), shares)
         trials = _speakers(manifests, verification_splits)
+        with_trials = bool(verification_splits)
     else:
         _check_keywords(keywords)
         named = {"train": train_splits, "valid": [valid_split], **{s: [s] for s in test_splits}}
         splits = [split for group in named.values() for split in group]
         manifests = prepare_librispeech(data_folder, splits, source_folder, **options)
         parts = {name: _keywords(manifests, group, keywords) for name, group in named.items()}
-        trials = []
+        trials, with_trials = [], False
     _check_parts(parts, trials, task)
+    if with_trials:
+        check_trials([row["label"] for row in trials])
     return _write(parts, trials, Path(manifest_folder))
 
 

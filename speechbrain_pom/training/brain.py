@@ -16,6 +16,7 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from speechbrain_pom.errors import UserError
 from speechbrain_pom.pretrained import describe_encoder
 from speechbrain_pom.training.layer_statistics import LayerStatistics
 from speechbrain_pom.training.seeding import seed_step
@@ -79,7 +80,14 @@ class ExactBrain(sb.Brain):
         Returns
         -------
         torch.utils.data.DataLoader
+
+        Raises
+        ------
+        UserError
+            If the dataset is empty.
         """
+        if len(dataset) == 0:  # its losses and metrics would be means of nothing
+            raise UserError(f"there is no utterance to use in stage {stage.name}: give other data")
         if stage == sb.Stage.TRAIN:
             self.train_sampler = loader_kwargs["batch_sampler"]
         loader_kwargs.setdefault("worker_init_fn", leave_signals_to_parent)
@@ -275,10 +283,24 @@ class ExactBrain(sb.Brain):
             start = now
 
     def _progress_text(self):
-        # wall_s is added after the batch: the first batch of an epoch has no throughput yet
-        speed = self.world_size * self.sums.ratio("audio_s", "wall_s")
         text = f"loss={self.avg_train_loss:.3f}, step={self.optimizer_step}"
-        return text if math.isnan(speed) else f"{text}, {speed:.0f}x real time"
+        # wall_s is added after the batch: the first batch of an epoch has no throughput yet
+        if not self.sums["wall_s"]:
+            return text
+        speed = self.world_size * self.sums.ratio("audio_s", "wall_s")
+        return f"{text}, {speed:.0f}x real time"
+
+    def grad_norm_figure(self):
+        """The mean gradient norm over the steps of the epoch, before clipping.
+
+        Returns
+        -------
+        dict of str to float
+            `grad_norm`; empty if all steps were skipped.
+        """
+        if not self.sums["num_steps"]:
+            return {}
+        return {"grad_norm": self.sums.ratio("grad_norm", "num_steps")}
 
     def train_summary(self):
         """Figures of the training epoch that every recipe reports; for the end of the stage.
@@ -286,11 +308,11 @@ class ExactBrain(sb.Brain):
         Returns
         -------
         dict of str to float
-            `grad_norm` (mean over the steps, before clipping), `audio_s_per_s` (throughput over
-            all processes), `peak_memory_mib` (of the device; of the process on a CPU).
+            `grad_norm` as from `grad_norm_figure`, `audio_s_per_s` (throughput over all
+            processes), `peak_memory_mib` (of the device; of the process on a CPU).
         """
         return {
-            "grad_norm": self.sums.ratio("grad_norm", "num_steps"),
+            **self.grad_norm_figure(),
             "audio_s_per_s": self.world_size * self.sums.ratio("audio_s", "wall_s"),
             "peak_memory_mib": peak_memory_mib(self.device),
         }

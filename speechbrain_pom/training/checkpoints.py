@@ -9,6 +9,7 @@ in one step. Everything else (recoverables, hooks, which checkpoints are kept) i
 import errno
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class SafeCheckpointer(Checkpointer):
     """SpeechBrain's `Checkpointer`, safe against death and full disks at any moment.
 
     - A save or a deletion that does not finish leaves no trace among the checkpoints.
+    - A checkpoint whose metric is not finite is never the best one.
     - Resuming takes the newest checkpoint whose files are all as they were written, and names
       those that it passes over; when none is left it refuses instead of starting over.
 
@@ -136,6 +138,28 @@ class SafeCheckpointer(Checkpointer):
                 logger.log(verbosity, "Deleted checkpoint %s", folder)
             shutil.rmtree(hidden, ignore_errors=True)
         ddp_barrier()
+
+    def find_checkpoints(
+        self,
+        importance_key=None,
+        max_key=None,
+        min_key=None,
+        ckpt_predicate=None,
+        max_num_checkpoints=None,
+    ):
+        """Rank checkpoints; see SpeechBrain's method of this name.
+
+        Those whose metric is not finite have no rank: NaN would sort anywhere.
+        """
+        metric = max_key or min_key
+
+        def predicate(checkpoint):
+            ranked = metric is None or math.isfinite(checkpoint.meta.get(metric, math.nan))
+            return ranked and (ckpt_predicate is None or ckpt_predicate(checkpoint))
+
+        return super().find_checkpoints(
+            importance_key, max_key, min_key, predicate, max_num_checkpoints
+        )
 
     def _list_checkpoint_dirs(self):
         # SpeechBrain reads the marker of each of these: only those that are there in full.

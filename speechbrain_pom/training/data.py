@@ -1,17 +1,19 @@
 """Datasets from manifests, and the samplers over them."""
 
 import torch
-from speechbrain.dataio import audio_io
+from speechbrain.dataio.dataio import load_data_csv
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
-from torchaudio.functional import resample
 
-from speechbrain_pom.data.audio_files import SAMPLE_RATE, resampled_length
+from speechbrain_pom.ctc.text import MAX_NAMED, and_more
+from speechbrain_pom.data.audio_reader import read_audio
 from speechbrain_pom.errors import UserError
 from speechbrain_pom.training.sampler import BucketBatchSampler
 
 logger = get_logger(__name__)
+
+_NOT_ALIGNED = "have more labels than CTC can align with their frames"
 
 
 def audio_dataset(manifest, data_folder, *, min_duration_s=0.0, max_duration_s=float("inf")):
@@ -36,10 +38,8 @@ def audio_dataset(manifest, data_folder, *, min_duration_s=0.0, max_duration_s=f
     UserError
         If nothing is left.
     """
-    dataset = DynamicItemDataset.from_csv(
-        str(manifest), replacements={"data_root": str(data_folder)}
-    )
-    durations_s = {key: float(row["duration"]) for key, row in dataset.data.items()}
+    rows = load_data_csv(str(manifest), {"data_root": str(data_folder)})
+    durations_s = {key: float(row["duration"]) for key, row in rows.items()}
     kept = [
         key
         for key, duration_s in durations_s.items()
@@ -61,14 +61,53 @@ def audio_dataset(manifest, data_folder, *, min_duration_s=0.0, max_duration_s=f
             min_duration_s,
             max_duration_s,
         )
-    dataset = DynamicItemDataset({key: dataset.data[key] for key in kept})
-    _add_waveforms(dataset)
+    return _with_waveforms({key: rows[key] for key in kept})
+
+
+def _with_waveforms(rows):
+    dataset = DynamicItemDataset(rows)
+    dataset.add_dynamic_item(read_utterance, takes=["id", "wav", "num_samples"], provides="sig")
     dataset.set_output_keys(["id", "sig"])
     return dataset
 
 
-def _add_waveforms(dataset):
-    dataset.add_dynamic_item(read_utterance, takes=["id", "wav", "num_samples"], provides="sig")
+def leave_out(dataset, bad, problem):
+    """A dataset without the utterances that a stage can do nothing with; the log names them.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        From `audio_dataset`.
+    bad : dict of str to str
+        Utterance id to reason.
+    problem : str
+        What they all have, after "utterances".
+
+    Returns
+    -------
+    DynamicItemDataset
+        Likewise; the same one where none is bad.
+
+    Raises
+    ------
+    UserError
+        If nothing is left.
+    """
+    if not bad:
+        return dataset
+    report = _report(bad, dataset, f"{problem}, and are left out")
+    kept = {key: row for key, row in dataset.data.items() if key not in bad}
+    if not kept:
+        raise UserError(f"no utterance can be used: {report}: use other data")
+    if if_main_process():
+        logger.warning("%s", report)
+    return _with_waveforms(kept)
+
+
+def _report(bad, dataset, problem):
+    """One line with the first of the bad utterances and their number."""
+    named = "; ".join(f"{key}: {reason}" for key, reason in list(bad.items())[:MAX_NAMED])
+    return f"{len(bad)} of {len(dataset)} utterances {problem}: {named}{and_more(bad)}"
 
 
 def read_utterance(utterance, path, num_samples):
@@ -98,8 +137,9 @@ def read_utterance(utterance, path, num_samples):
 
     Example
     -------
+    >>> import soundfile
     >>> path = str(getfixture("tmp_path") / "a.wav")
-    >>> audio_io.save(path, torch.rand(2, 44101), 44100)
+    >>> soundfile.write(path, torch.rand(44101, 2).numpy(), 44100)
     >>> read_utterance("a", path, 16001).shape
     torch.Size([16001])
     """
@@ -108,14 +148,11 @@ def read_utterance(utterance, path, num_samples):
         "(for other layouts with --manifest) lists all such files; mend them and start again"
     )
     try:
-        signal, sample_rate = audio_io.load(path)  # (channels, samples)
-    except RuntimeError as error:
+        signal = read_audio(path)
+    except (RuntimeError, OSError, UserError) as error:
         raise RuntimeError(
             f"utterance '{utterance}': audio file '{path}' cannot be read: {advice}"
         ) from error
-    signal = signal[0] if len(signal) == 1 else signal.mean(0)
-    if sample_rate != SAMPLE_RATE:
-        signal = _resample(signal, sample_rate)
     if len(signal) != int(num_samples):
         raise RuntimeError(
             f"utterance '{utterance}': audio file '{path}' has {len(signal)} samples, "
@@ -124,17 +161,8 @@ def read_utterance(utterance, path, num_samples):
     return signal
 
 
-def _resample(signal, sample_rate):
-    """Resample (samples,) to exactly `resampled_length` samples."""
-    num_samples = resampled_length(len(signal), sample_rate)
-    # torchaudio rounds the length in float32, to fewer samples above 2**24; it continues the
-    # signal with zeros itself, so a second of them changes nothing else.
-    padded = torch.nn.functional.pad(signal, (0, sample_rate))
-    return resample(padded, sample_rate, SAMPLE_RATE)[:num_samples]
-
-
 def add_transcripts(dataset, units, bad, drop):
-    """Give a dataset its labels, and report utterances that CTC cannot align.
+    """Give a dataset its labels, and report utterances that CTC cannot align: they have no loss.
 
     Arguments
     ---------
@@ -145,7 +173,8 @@ def add_transcripts(dataset, units, bad, drop):
     bad : dict of str to str
         Utterance id to reason, from `check_targets`.
     drop : bool
-        Whether to leave these utterances out (training) or only to name them.
+        Whether to leave these utterances out (training and validation, where losses are taken)
+        or only to name them (tests, whose error rates are those of the whole set).
 
     Returns
     -------
@@ -157,21 +186,11 @@ def add_transcripts(dataset, units, bad, drop):
     UserError
         If nothing is left.
     """
-    if bad and if_main_process():
-        named = "; ".join(f"{key}: {reason}" for key, reason in list(bad.items())[:10])
-        logger.warning(
-            "%d of %d utterances cannot be aligned by CTC and are %s: %s%s",
-            len(bad),
-            len(dataset),
-            "left out" if drop else "scored, but have no loss",
-            named,
-            " ..." if len(bad) > 10 else "",
-        )
-    if drop and len(bad) == len(dataset):
-        raise UserError(f"all {len(bad)} utterances have too many labels for their duration")
-    kept = {key: row for key, row in dataset.data.items() if not (drop and key in bad)}
-    labelled = DynamicItemDataset(kept)
-    _add_waveforms(labelled)
+    if drop:
+        dataset = leave_out(dataset, bad, _NOT_ALIGNED)
+    elif bad and if_main_process():
+        logger.warning("%s", _report(bad, dataset, f"{_NOT_ALIGNED}, but are scored"))
+    labelled = _with_waveforms(dataset.data)
     labelled.add_dynamic_item(
         lambda text: torch.tensor(units.encode(text)), takes="wrd", provides="tokens"
     )

@@ -11,8 +11,9 @@ from ruamel.yaml.error import YAMLError
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from speechbrain_pom.errors import UserError, one_line
-from speechbrain_pom.training.options import read_tree, unknown_key_message
-from speechbrain_pom.training.values import RUN_OPTION_TYPES, typed_run_option
+from speechbrain_pom.training.keys import referred_key, unknown_key_message
+from speechbrain_pom.training.options import read_tree
+from speechbrain_pom.training.values import RUN_OPTION_TYPES, node_tag, typed_run_option
 
 # Where the data are; if none of them is given, the demo is run.
 DATA_KEYS = ("data_folder", "train_csv")
@@ -100,6 +101,7 @@ def load_experiment(request, demo_data=None, launch=None):
     ({'seed': 1, 'data_folder': '/data'}, 'YAML')
     """
     tree = read_tree(request.yaml_path)
+    _check_sections(tree, request.overrides)
     demo = _demo_values(request, tree)
     data = [request.overrides.get(key, tree.get(key)) for key in DATA_KEYS]
     is_demo = bool(demo) and demo_data is not None and data == [None] * len(data)
@@ -122,6 +124,19 @@ def load_experiment(request, demo_data=None, launch=None):
         request.yaml_path,
         request.command,
     )
+
+
+def _check_sections(tree, overrides, section=""):
+    """Keep to one value where a section refers to a key of the top: records are made of the top."""
+    for key, value in overrides.items():
+        node = tree.get(key)
+        if isinstance(value, dict) and isinstance(node, dict):
+            _check_sections(node, value, f"{section}{key}.")
+        elif section and referred_key(node):
+            raise UserError(
+                f"--{section}{key} stands for {node_tag(node)} {node.value} in the YAML, and other "
+                f"parts of the run read that too: give --{referred_key(node)}"
+            )
 
 
 def _sources(request, hparams, demo_keys, launched):

@@ -8,7 +8,6 @@ are exact, and every value has the type of its option.
 import re
 import sys
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -16,6 +15,8 @@ from ruamel.yaml.error import YAMLError
 from speechbrain.utils.run_opts import HELP_TEXTS
 
 from speechbrain_pom.errors import UserError, one_line
+from speechbrain_pom.training.keys import find_path, unknown_key_message
+from speechbrain_pom.training.sections import ATTENTION, nested_overrides
 from speechbrain_pom.training.values import (
     RUN_OPTION_TYPES,
     node_tag,
@@ -33,7 +34,7 @@ class RunRequest:
     yaml_path : Path
         The experiment.
     overrides : dict
-        Top-level keys of the YAML that were given, with typed values.
+        Keys of the YAML that were given, with typed values; keys of sections in mappings.
     run_options : dict
         SpeechBrain's run options that were given (and no others), with typed values. A run
         option that is also a key of the YAML stands in both.
@@ -85,33 +86,6 @@ def read_tree(yaml_path):
     return tree
 
 
-def unknown_key_message(key, known, prefix="--"):
-    """Names the key that comes closest to an unknown one.
-
-    Arguments
-    ---------
-    key : str
-    known : iterable of str
-    prefix : str
-        What stands before a key where the user wrote it.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> unknown_key_message("d_modle", ["d_model", "degree"])
-    'unknown option --d_modle: did you mean --d_model? (--help lists all)'
-    """
-    known = list(known)
-    # A prefix counts as close: SpeechBrain silently ignores what looks like an abbreviation.
-    close = get_close_matches(key.replace("-", "_"), known, n=1, cutoff=0.6)
-    close = close or [name for name in known if name.startswith(key)][:1]
-    hint = f"did you mean {prefix}{close[0]}? " if close else ""
-    return f"unknown option {prefix}{key}: {hint}(--help lists all)"
-
-
 def _split(arguments):
     """Pairs (key, text of the value or None) from `--key value`, `--key=value` and flags."""
     pairs, position = [], 0
@@ -161,27 +135,38 @@ def _check_kind(key, current, value, text):
 
 
 def _sort_options(pairs, tree):
-    overrides, run_options, seen = {}, {}, {}
+    values, run_options, seen = {}, {}, {}
     for key, text in pairs:
         if key == "demo":
             raise UserError("--demo is no option: the demo runs when --data_folder is left out")
-        if key not in tree and key not in RUN_OPTION_TYPES:
+        is_key = key in tree or key == ATTENTION or key.split(".")[0] in tree
+        if not is_key and key not in RUN_OPTION_TYPES:
             raise UserError(unknown_key_message(key, [*tree, *RUN_OPTION_TYPES]))
         _check_given(key, text, seen)
         seen[key] = text
         if key in RUN_OPTION_TYPES:
             run_options[key] = typed_run_option(key, True if text is None else text)
-        if key in tree:
+        if is_key:
             value = run_options[key] if key in run_options else parse_value(text)
-            _check_kind(key, tree[key], value, text)
-            overrides[key] = value
-    return overrides, run_options
+            _check_kind(key, _current(key, tree), value, text)
+            values[key] = value
+    return nested_overrides(tree, values), run_options
+
+
+def _current(key, tree):
+    """The value that a key has in the file, None where it is left to a default."""
+    node = tree
+    for step in find_path(key, tree):
+        is_there = step in node if isinstance(node, dict) else True
+        node = node[step] if is_there else None
+    return node
 
 
 def parse_command_line(argv=None):
     """Read a recipe's command line: the YAML first, then `--key value` or `--key=value`.
 
-    A key is a top-level key of the YAML or a run option of SpeechBrain, written in full.
+    A key is a top-level key of the YAML, one inside of a section (`--Transformer.d_ffn`),
+    `attention_type` for all encoders, or a run option of SpeechBrain, written in full.
     Boolean run options also work as flags (`--debug`). With `--help` the usage, the YAML's
     opening comment and all options are printed, and the program ends.
 

@@ -1,8 +1,10 @@
 """Ctrl-C and SIGTERM ask a run to save and end; a second Ctrl-C ends it at once."""
 
+import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing.util import Finalize
 
 import torch
 from speechbrain.utils.logger import get_logger
@@ -13,6 +15,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _active = []  # requests whose handlers are installed
 _guarded = set()  # pid of this process, once it obeys its parent only
 _quiet_ends = set()  # pid of this process, if it then ends with code 0
+_ends_children = set()  # pid of this process, if its daemonic children are to end before it
+
+_TIMES_TOLD, _PATIENCE_S = 10, 1.0  # to a child that is to end
 
 
 class StopRequest:
@@ -40,6 +45,9 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             self._former = {number: signal.signal(number, self._note) for number in SIGNALS}
             _active.append(self)
+            if os.getpid() not in _ends_children:
+                _ends_children.add(os.getpid())
+                Finalize(None, _end_children, exitpriority=0)
         return self
 
     def __exit__(self, *_):
@@ -95,11 +103,11 @@ def leave_signals_to_parent(_worker_id=None):
         return
     _quiet_ends.add(os.getpid())
     if os.getpid() not in _guarded:  # not forked from a run, but started by itself
-        _obey_only_parent()
+        started_by = multiprocessing.parent_process()  # not the server that may have forked it
+        _obey_only(os.getppid() if started_by is None else started_by.pid)
 
 
-def _obey_only_parent():
-    parent = os.getppid()
+def _obey_only(parent):
 
     def wait():
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
@@ -117,6 +125,24 @@ def _obey_only_parent():
     threading.Thread(target=wait, daemon=True).start()
 
 
+def _end_children():
+    """End the daemonic processes, at the end of the program.
+
+    `multiprocessing` would tell them once and then wait for ever, though a signal may be lost:
+    while one waits to be taken (by a process that is not given the processor, say), the next of
+    its kind is dropped. A worker then finds a batch system's SIGTERM in the place of its parent's.
+    """
+    for _ in range(_TIMES_TOLD):
+        children = [child for child in multiprocessing.active_children() if child.daemon]
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.join(_PATIENCE_S)
+    for child in multiprocessing.active_children():
+        if child.daemon:  # it hangs
+            child.kill()
+
+
 def _mask_while_forking(how):
     if _active:
         signal.pthread_sigmask(how, SIGNALS)
@@ -131,7 +157,7 @@ def _forget_in_child():
         return
     _active.clear()
     if hasattr(signal, "sigwaitinfo"):
-        _obey_only_parent()
+        _obey_only(os.getppid())
     else:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -20,8 +19,6 @@ class EpochSums:
     >>> sums.add(loss=1.0, num_batches=1)
     >>> sums.ratio("loss", "num_batches")
     1.5
-    >>> sums.ratio("loss", "nothing")
-    nan
     """
 
     def __init__(self):
@@ -46,9 +43,15 @@ class EpochSums:
         Returns
         -------
         float
-            NaN over zero.
+
+        Raises
+        ------
+        ValueError
+            Over zero: there is no mean of nothing.
         """
-        return self[numerator] / self[denominator] if self[denominator] else math.nan
+        if not self[denominator]:
+            raise ValueError(f"no mean of {numerator}: the sum of {denominator} is 0 in this stage")
+        return self[numerator] / self[denominator]
 
     def reset(self):
         """Forget everything."""

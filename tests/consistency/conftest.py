@@ -92,7 +92,8 @@ def _subcommand(words):
     name = words[0]
     if name == "run":
         assert tuple(words[1:3]) == FOREIGN, words
-        spec = words[words.index("--attention_type") + 1]
+        (option,) = [word for word in words if word.endswith("attention_type")]
+        spec = words[words.index(option) + 1]
         parse_spec(spec, 12)
         return
     args, unknown = build_parser(name).parse_known_args(words)

@@ -16,7 +16,7 @@ PAIRS = [(path, path.with_name(f"{path.stem}_ctc.yaml")) for path in FILES]
 PAIRS = [pair for pair in PAIRS if pair[1].is_file()]
 # What fine-tuning has to have as pretraining had it: the features, the front end, the encoder.
 SHARED = ["sample_rate", "n_fft", "hop_length", "n_mels", "stride", "update_norm_until_epoch"]
-SHARED += ["padding", "f_min", "f_max", "normalize_before"]
+SHARED += ["padding", "f_min", "f_max"]
 SHARED += ["compute_features", "normalize", "CNN", "cnn_channels", "attention_type", "d_model"]
 SHARED += ["d_ffn", "nhead", "num_encoder_layers", "dropout", "positional_encoding", "activation"]
 SHARED += ["Transformer", "wrapper", "model", "seed"]

@@ -50,6 +50,20 @@ def test_plugin_line_in_the_yaml(tmp_path, with_plugin):
     assert (tmp_path / "results/run/1234/train.py").is_file()
 
 
+def test_plugin_line_above_a_model_that_has_its_own_type(tmp_path):
+    """Both shapes of file: the key has to stand where the model reads it."""
+    text = PLUGIN + Path(YAML).read_text().replace("regularMHA", "PoM")
+    unused, nested = tmp_path / "unused.yaml", tmp_path / "nested.yaml"
+    unused.write_text(text.replace("!ref <attention_type>", "RelPosMHAXL"))
+    result = start(tmp_path, SCRIPT, str(unused), "--data_folder=x")
+    assert result.returncode == 1
+    message = "attention_type 'PoM' stands in the hparams file, but none of its encoders"
+    assert f"{message} (encoder.transformer.encoder) was built" in result.stdout + result.stderr
+    nested.write_text(text.replace("!ref <attention_type>", "PoM(2, 2)"))
+    lines = final_lines(start(tmp_path, SCRIPT, str(nested), "--data_folder=x"))
+    assert lines["mixers"] == "PolynomialMixer PolynomialMixer"
+
+
 def test_mangled_spec_is_explained(tmp_path, with_plugin):
     arguments = ("--data_folder", "x", "--attention_type", "PoM(degree=3)")
     result = start(tmp_path, SCRIPT, with_plugin, *arguments)
@@ -62,6 +76,19 @@ def test_mangled_spec_is_explained(tmp_path, with_plugin):
     assert not (tmp_path / "results").exists()
 
 
+def test_type_inside_of_the_section(tmp_path):
+    """As in most recipes of SpeechBrain: no key at the top; and it is stored as it was built."""
+    nested = tmp_path / "nested.yaml"
+    text = Path(YAML).read_text().replace("attention_type: regularMHA\n", "")
+    nested.write_text(text.replace("!ref <attention_type>", "RelPosMHAXL"))
+    arguments = ("--data_folder=x", "--attention_type", "PoM(degree=2)", "--Transformer.d_ffn=16")
+    lines = final_lines(start(tmp_path, *RUN, SCRIPT, str(nested), *arguments))
+    assert lines["mixers"] == "PolynomialMixer PolynomialMixer"
+    stored = (tmp_path / "results/plain/1234/hyperparams.yaml").read_text()
+    assert "  attention_type: PoM(degree=2)\n" in stored
+    assert "  d_ffn: 16\n" in stored
+
+
 def test_hybrid_spec_and_step_limit(tmp_path):
     arguments = ("--data_folder=x", "--attention_type=RelPosMHAXL*1 + PoM(degree=3)*1")
     result = start(tmp_path, *RUN, SCRIPT, YAML, *arguments, "--optimizer_step_limit", "2")
@@ -71,12 +98,27 @@ def test_hybrid_spec_and_step_limit(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes(tmp_path):
+@pytest.mark.parametrize("key", ["attention_type", "Transformer.attention_type"])
+def test_two_processes(key, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
-    arguments = ("--data_folder=x", "--attention_type", "RelPosMHAXL*1 + PoM(degree=3)*1")
+    arguments = ("--data_folder=x", f"--{key}", "RelPosMHAXL*1 + PoM(degree=3)*1")
     result = start(
         tmp_path, *launcher, *RUN, SCRIPT, YAML, *arguments, "--distributed_backend", "gloo"
     )
     lines = final_lines(result)
     assert lines["mixers"] == "RelPosMHAXL PolynomialMixer"
     assert lines["steps"].startswith("2, loss: ")  # 8 utterances, batches of 2, 2 processes
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("Transformer.attention_typ", "unknown option --Transformer.attention_typ: did you mean"),
+        ("encoder.transformer.nhead", "encoder.transformer is !ref <Transformer>: give --Trans"),
+    ],
+)
+def test_keys_that_lead_nowhere_end_the_run_with_one_line(key, message, tmp_path):
+    result = start(tmp_path, *RUN, SCRIPT, YAML, "--data_folder=x", f"--{key}=PoM")
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "results").exists()

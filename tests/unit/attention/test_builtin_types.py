@@ -19,12 +19,15 @@ SCRIPT = """
 import hashlib, json, os, sys, tempfile
 import torch
 import speechbrain
+from speechbrain.lobes.models import dual_path, resepformer
 from speechbrain.lobes.models.transformer import Branchformer, Conformer, Transformer
 from speechbrain.lobes.models.transformer import TransformerASR as asr
+from speechbrain.lobes.models.transformer import TransformerLM as lm
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
 def attributes():
-    owners = [asr, Conformer, Transformer, Branchformer]
+    owners = [asr, lm, Conformer, Transformer, Branchformer, dual_path, resepformer]
+    owners += [speechbrain.core]
     owners += [c for o in owners for c in vars(o).values() if isinstance(c, type)]
     return [(owner, dict(vars(owner))) for owner in owners]
 
@@ -52,6 +55,8 @@ if sys.argv[1] == "plugin":
     report["output"] = captured(lambda: __import__("speechbrain_pom"))
     import speechbrain_pom
     report["wrapped"] = changed(before)
+    asr.TransformerASR(3, 4, 8, 2, 1, 0, 8, causal=False)  # built once, a class is wrapped further
+    report["wrapped_by_use"] = changed(before)
     speechbrain_pom.unregister()
     report["left"] = changed(before)
     speechbrain_pom.register()
@@ -144,7 +149,9 @@ def test_import_prints_nothing_and_compiles_nothing(reports):
 def test_unregister_puts_the_very_same_objects_back(reports):
     assert reports["plugin"]["left"] == []
     assert reports["plugin"]["left_after_registering_twice"] == []
-    assert len(reports["plugin"]["wrapped"]) == len(seams.PATCHES)
+    wrapped = set(reports["plugin"]["wrapped"])
+    assert len(wrapped) == len(seams.PATCHES)
+    assert set(reports["plugin"]["wrapped_by_use"]) - wrapped == {"TransformerASR._init_params"}
 
 
 def build(attention_type):

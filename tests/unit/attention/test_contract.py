@@ -6,9 +6,11 @@ import textwrap
 
 import pytest
 import torch
-from speechbrain import __version__
+from speechbrain import Brain, __version__
+from speechbrain.lobes.models import dual_path, resepformer
 from speechbrain.lobes.models.transformer import Branchformer, Conformer, Transformer
 from speechbrain.lobes.models.transformer import TransformerASR as asr
+from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 from speechbrain.nnet.attention import RelPosEncXL
 from speechbrain.nnet.CNN import Conv1d
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
@@ -71,6 +73,15 @@ def test_the_list_of_types_inside_transformer_interface():
         (Branchformer.BranchformerEncoderLayer, "attention_type d_model nhead dropout"),
         (Transformer.TransformerDecoderLayer, "attention_type"),
         (Conformer.ConformerDecoderLayer, "attention_type"),
+        (dual_path.FastTransformerBlock, "attention_type num_layers"),
+        (
+            dual_path.SBConformerEncoderBlock,
+            "attention_type num_layers use_positional_encoding",
+        ),
+        (dual_path.SBTransformerBlock, "attention_type num_layers"),
+        (resepformer.SBTransformerBlock_wnormandskip, "attention_type num_layers"),
+        (TransformerLM, "attention_type num_encoder_layers"),
+        (Brain, "modules hparams"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -195,14 +206,23 @@ def test_convolutions_that_reflect():
     assert conv(frames[..., :1])[0, -1, 0] == 6 + 7 + 8 + 7 + 6
 
 
-def test_transformer_asr_initialises_in_a_method_of_its_own():
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [(asr.TransformerASR, "_init_params"), (TransformerLM, "_reset_params")],
+)
+def test_models_initialise_in_a_method_of_its_own(owner, method):
     called = {
         node.func.attr
-        for node in ast.walk(tree_of(asr.TransformerASR.__init__))
+        for node in ast.walk(tree_of(owner.__init__))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     }
-    assert "_init_params" in called, (
-        "TransformerASR no longer calls _init_params " + RELIED_ON % "seams.py"
+    assert method in called, f"{owner.__name__} no longer calls {method} " + RELIED_ON % "seams.py"
+
+
+def test_the_sines_of_dual_path_blocks():
+    block = dual_path.SBTransformerBlock(1, 8, 2, use_positional_encoding=True)
+    assert isinstance(block.pos_enc, Transformer.PositionalEncoding), (
+        "SBTransformerBlock has no sines pos_enc " + RELIED_ON % "blocks.py"
     )
 
 

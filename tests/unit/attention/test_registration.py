@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import speechbrain
 import torch
 from speechbrain.lobes.models.transformer.Branchformer import (
     BranchformerEncoder,
@@ -299,3 +300,31 @@ def test_layers_can_be_dropped_and_hidden_states_returned(build_asr):
         assert output.shape == (2, 9, 16)
     assert len(model.eval().encode(torch.randn(1, 9, 20))[1]) == 3
     assert hidden[0].shape == (2, 9, 16)
+
+
+@pytest.mark.parametrize(
+    ("asked", "built", "refused"),
+    [
+        ("PoM(degree=3)", "RelPosMHAXL", True),
+        ("RelPosMHAXL*4 + PoM*8", "regularMHA", True),
+        ("PoM(degree=3)", "PoM", False),  # from a key of its own
+        ("PoM", "regularMHA + PoM", False),
+        ("RoPEMHA", "RelPosMHAXL", False),
+        (None, "RelPosMHAXL", False),
+        (3, "RelPosMHAXL", False),
+    ],
+)
+def test_brains_refuse_a_type_that_was_asked_for_and_never_built(asked, built, refused, build_asr):
+    arguments = {"modules": {"model": build_asr(built)}, "hparams": {"attention_type": asked}}
+    if not refused:
+        assert speechbrain.Brain(**arguments).modules.model is arguments["modules"]["model"]
+        return
+    message = r"stands in the hparams file, but none of its encoders \(model\.encoder\) was built"
+    with pytest.raises(ValueError, match=message):
+        speechbrain.Brain(**arguments)
+
+
+def test_brains_without_modules_or_hparams(build_asr):
+    speechbrain.Brain()
+    speechbrain.Brain({"model": build_asr("regularMHA")})
+    speechbrain.Brain({"head": torch.nn.Linear(1, 1)}, hparams={"attention_type": "PoM"})

@@ -49,10 +49,6 @@ def test_common_codes_of_collapsed_targets(num_codes, top):
     assert find_collapse({"top_code_share": top, "code_perplexity": 3.0}, num_codes)
 
 
-def test_without_any_prediction_nothing_is_said():
-    assert find_collapse(CodeStatistics(8192).summary(), 8192) is None
-
-
 def test_state_goes_through_json_and_back():
     statistics = statistics_of(torch.tensor([0, 0, 3, 63]), 64)
     statistics.update_frames(16, 40)

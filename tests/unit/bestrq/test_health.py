@@ -1,4 +1,4 @@
-"""Health figures: frame-weighted, mergeable, defined when empty or not finite."""
+"""Health figures: frame-weighted, mergeable, refused when empty, shown when not finite."""
 
 import math
 
@@ -51,11 +51,12 @@ def test_use_of_the_codes():
     assert collapsed["codes_in_use"] == 8
 
 
-def test_empty_statistics_are_nan_not_an_error():
-    summary = CodeStatistics(8).summary()
-    assert summary.pop("codes_in_use") == 0
-    assert summary
-    assert all(math.isnan(value) for value in summary.values())
+def test_nothing_predicted_is_an_error_and_no_figure():
+    statistics = CodeStatistics(8)
+    statistics.update_frames(num_masked=0, num_valid=63)
+    statistics.update(torch.zeros(0, 8), torch.zeros(0, dtype=torch.int64), 0.0)
+    with pytest.raises(ValueError, match="no masked frame has been predicted: the set is empty"):
+        statistics.summary()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

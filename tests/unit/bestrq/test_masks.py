@@ -8,7 +8,12 @@ import torch
 from speechbrain.lobes.models.BESTRQ import compute_mask
 
 from speechbrain_pom.bestrq.lengths import pad_to_multiple
-from speechbrain_pom.bestrq.masks import check_mask_options, predicted_positions, sample_masks
+from speechbrain_pom.bestrq.masks import (
+    check_mask_options,
+    find_unmaskable,
+    predicted_positions,
+    sample_masks,
+)
 
 PAPER = {"mask_prob": 0.15, "mask_length": 4, "seed": 1000}
 LENGTHS = [*range(1, 70), 100, 101, 499, 500, 501, 1501]
@@ -88,6 +93,17 @@ def test_an_utterance_without_two_blocks_does_not_unmask_its_partners():
     assert not mask[1].any()
     assert mask[0].any()
     assert not draw([3, 7], ["a", "b"], "batch").any()
+
+
+@pytest.mark.parametrize("mask_length", [1, 4, 8])
+def test_what_is_too_short_for_a_mask_is_what_is_never_masked(mask_length):
+    bad = find_unmaskable(dict(zip(IDS, LENGTHS, strict=True)), mask_length)
+    options = {"mask_length": mask_length, "mask_prob": 0.1}
+    for epoch in (1, 2, None):
+        masks = draw(LENGTHS, IDS, epoch=epoch, **options)
+        assert [key for key, mask in zip(IDS, masks, strict=True) if not mask.any()] == list(bad)
+    if mask_length == 4:
+        assert bad["spk-7"] == "7 frames, and a mask of 4 needs 8"
 
 
 def test_validation_masks_belong_to_the_utterance_in_both_scopes():

@@ -81,6 +81,14 @@ def test_each_file_once_and_any_file_that_is_named(folder, monkeypatch):
     ]
 
 
+def test_audio_that_is_left_out_of_a_folder_is_named(folder, caplog):
+    (folder / "b/talk.bin").write_bytes(b"fLaC" + bytes(100))
+    assert folder / "b/talk.bin" not in find_audio([folder])
+    assert f"{folder}: 1 file(s) hold audio, but do not end as audio files do" in caplog.text
+    assert caplog.text.endswith("rename b/talk.bin\n")
+    assert find_audio([folder / "b/talk.bin"]) == [folder / "b/talk.bin"]
+
+
 def test_paths_that_cannot_be(folder):
     with pytest.raises(UserError, match=r"no such file or folder: '.*nowhere\.wav'"):
         find_audio([folder / "nowhere.wav"])

@@ -46,6 +46,16 @@ def test_within_the_limit(corpus, capsys, tmp_path):
     assert json.loads((tmp_path / "list.json").read_text())["bad_share"] == 0.25
 
 
+def test_a_folder_of_own_audio(corpus, capsys, tmp_path):
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", np.full((44100, 2), 0.1), 44100)
+    code, text = check(capsys, folder)
+    assert code == 0
+    assert text.startswith(f"{folder}: 1 utterances\nown audio, without transcripts: for pretrain")
+    assert check(capsys, corpus, "--data_layout", "folder")[0] == 0  # 8 kHz is no problem there
+
+
 def test_transcripts_are_needed_unless_told(corpus, capsys):
     code, text = check(capsys, corpus, "--max_bad_share", "0.9")
     assert code == 1

@@ -150,7 +150,8 @@ def test_layers_of_a_hybrid(awkward, capsys):
     summary = report(capsys, awkward, "--attention_type", spec)
     (encoder,) = summary["encoders"]
     pom = "PoM(degree=3, expand=2, variant='base', recompute=False, backend='auto')"
-    assert summary["attention_type"] == spec
+    assert encoder["attention_type"] == f"RelPosMHAXL*1 + {pom}*2"
+    assert "attention_type" not in summary, "what the file asks for is not what was built"
     assert [layer["mixer"] for layer in encoder["layers"]] == ["RelPosMHAXL", pom, pom]
     mixer = speechbrain_pom.PolynomialMixer(16, degree=3)
     size = sum(weight.numel() for weight in mixer.parameters())
@@ -159,7 +160,7 @@ def test_layers_of_a_hybrid(awkward, capsys):
 
     assert main(["info", str(awkward), f"--attention_type={spec}"]) == 0
     text = capsys.readouterr().out
-    assert f"attention_type: {spec}" in text
+    assert spec not in text
     assert f"layers 0 RelPosMHAXL, 1-2 {pom}" in text
     (row,) = [line.split() for line in text.splitlines() if line.strip().startswith("1-2 ")]
     assert row[1] == f"{size:,}"
@@ -220,6 +221,150 @@ def test_bad_calls(awkward, capsys):
     assert f"{awkward}: none of its keys builds a torch module with parameters" in message
     awkward.write_text("a: !new:no.such.Thing\n")
     assert "cannot build it: There is no such class as no.such.Thing" in refusal(capsys, awkward)
+
+
+LINEAR = "head: !new:torch.nn.Linear {in_features: 8, out_features: 2}\n"
+ENCODER = "speechbrain.lobes.models.transformer.Transformer.TransformerEncoder"
+NESTED = (
+    f"{{name}}: !new:{ENCODER}\n"
+    "    {{num_layers: 2, d_model: 8, nhead: 2, d_ffn: 8, attention_type: RoPEMHA}}\n"
+)
+TWO = NESTED.format(name="first") + NESTED.format(name="second")
+POM = "PoM(degree=2, expand=2, variant='base', recompute=False, backend='auto')"
+
+
+def built_types(capsys, *arguments):
+    encoders = report(capsys, *arguments)["encoders"]
+    return {encoder["name"]: encoder["attention_type"] for encoder in encoders}
+
+
+def test_types_inside_of_sections(tmp_path, capsys):
+    path = tmp_path / "x.yaml"
+    path.write_text(TWO)
+    assert built_types(capsys, path) == {"first": "RoPEMHA", "second": "RoPEMHA"}
+    both = built_types(capsys, path, "--attention_type", "PoM")
+    assert both == {"first": POM, "second": POM}
+    arguments = ("--second.attention_type=PoM", "--first.num_layers", "3")
+    assert built_types(capsys, path, *arguments) == {"first": "RoPEMHA", "second": POM}
+    message = refusal(capsys, path, "--second.attention_typ", "PoM")
+    assert "unknown option --second.attention_typ: did you mean --second.attention_type?" in message
+
+
+def test_a_type_at_the_top_that_reaches_no_model_is_not_reported_but_refused(tmp_path, capsys):
+    path = tmp_path / "x.yaml"
+    plugin = "plugin: !apply:speechbrain_pom.register\nattention_type: PoM(degree=2, expand=2)\n"
+    path.write_text(plugin + TWO)
+    message = refusal(capsys, path)
+    assert (
+        "attention_type: PoM(degree=2, expand=2) stands at the top of the file, but no" in message
+    )
+    assert "into first (TransformerEncoder) and second (TransformerEncoder)" in message
+    path.write_text(plugin + TWO.replace("RoPEMHA", "!ref <attention_type>", 1))
+    assert built_types(capsys, path) == {"first": POM, "second": "RoPEMHA"}
+
+
+# What is only named, whether its package is there or not, and what cannot be built without it.
+METRICS = {
+    "a metric that is named": "bleu: !name:speechbrain_pom_absent.bleu.BLEUStats\n",
+    "a metric of speechbrain": "bleu: !name:speechbrain.integrations.nlp.bleu.BLEUStats\n",
+    "in a mapping": "stats: {bleu: !name:speechbrain_pom_absent.bleu.BLEUStats {lang: en}}\n",
+    "a module": "np: !module:speechbrain_pom_absent\n",
+    "an object of another class": "counter: !new:collections.Counter {bad: !new:a_b.C {}}\n",
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_what_is_no_model_is_not_built(metric, tmp_path, capsys):
+    path = tmp_path / "x.yaml"
+    path.write_text(METRICS[metric] + LINEAR)
+    summary = report(capsys, path)
+    assert summary["parameters"] == 18
+    assert summary["left_out"] == []
+
+
+LAZY = """\
+import torch
+
+class Lazy(torch.nn.Module):
+    def __init__(self, size=1):
+        super().__init__()
+        import speechbrain_pom_absent.models
+
+class Wrapped(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        try:
+            import speechbrain_pom_absent
+        except ImportError:
+            raise ImportError("install it first")
+
+class Old(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        raise ImportError("Old: the installed library is too old")
+
+class Typo(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        from torch.nn.no_such_part import Linear
+"""
+ABSENT = "needs the package speechbrain_pom_absent"
+
+
+@pytest.mark.parametrize(
+    ("text", "left_out"),
+    [
+        ("bleu: !new:speechbrain_pom_absent.bleu.BLEUStats\n", {"bleu": ABSENT}),
+        ("lm: !new:lazy_models.Lazy\n", {"lm": ABSENT}),
+        (
+            "lm: !new:lazy_models.Lazy {size: 2}\nhold: !new:torch.nn.ModuleList [[!ref <lm>]]\n",
+            {"lm": ABSENT, "hold": ABSENT},
+        ),
+        ("lm: !new:lazy_models.Wrapped\n", {"lm": ABSENT}),
+        (
+            "lm: !new:lazy_models.Old\n",
+            {"lm": "needs what is not installed: Old: the installed library is too old"},
+        ),
+        ("made: !apply:speechbrain_pom_absent.make [1]\n", {"made": ABSENT}),
+        (
+            "modules:\n    head: !ref <head>\n    lm: !new:lazy_models.Lazy\n",
+            {"modules.lm": ABSENT},
+        ),
+        (
+            "parts:\n  - !new:lazy_models.Lazy\n  - !ref <head>\n  - !new:lazy_models.Lazy\n",
+            {"parts.0": ABSENT, "parts.2": ABSENT},
+        ),
+    ],
+)
+def test_parts_whose_package_is_absent_are_left_out_by_name(
+    text, left_out, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "lazy_models.py").write_text(LAZY)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "x.yaml"
+    path.write_text(text + LINEAR)
+    summary = report(capsys, path)
+    assert summary["parameters"] == 18
+    assert {part["name"]: part["reason"] for part in summary["left_out"]} == left_out
+    assert main(["info", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(f"not built: {name} {reason}" in lines for name, reason in left_out.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lm: !new:torch.nn.Linaer {in_features: 1}\n", "no such class as torch.nn.Linaer"),
+        ("lm: !new:lazy_models.Typo\n", "No module named 'torch.nn.no_such_part'"),
+        ("lm: !new:lazy_models.Lazy\nbad: !new:torch.nn.Linear {in: 1}\n", "argument 'in'"),
+    ],
+)
+def test_other_failures_still_stop(text, message, tmp_path, capsys, monkeypatch):
+    (tmp_path / "lazy_models.py").write_text(LAZY)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "x.yaml"
+    path.write_text(text + LINEAR)
+    assert message in refusal(capsys, path)
 
 
 def test_overrides_need_a_yaml(capsys):

@@ -103,6 +103,25 @@ def test_a_value_without_a_key_is_refused(capsys):
     )
 
 
+def test_a_key_that_is_given_twice_is_refused(capsys):
+    with verbatim_command_line(), pytest.raises(SystemExit) as stop:
+        speechbrain.parse_arguments(["x.yaml", "--lr=1", "--lr", "2"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: --lr is given twice: write it once\n"
+
+
+def test_keys_of_sections_become_mappings(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("model: {size: 1, deep: {rate: 2, items: [3, 4]}}\nlr: 5\n")
+    arguments = ["--model.deep.rate=a=b, #c", "--lr", "6", "--model.deep.items.1", "x: y"]
+    with verbatim_command_line():
+        _, _, overrides = speechbrain.parse_arguments([str(path), "--device=cpu", *arguments])
+    with open(path) as stream:
+        hparams = load_hyperpyyaml(stream, overrides)
+    deep = {"rate": "a=b, #c", "items": [3, "x: y"]}
+    assert hparams == {"model": {"size": 1, "deep": deep}, "lr": 6}
+
+
 def test_no_overrides_are_an_empty_text():
     assert overrides_to_yaml([]) == ""
 

@@ -153,9 +153,42 @@ def test_list_of_words_that_holds_none(tmp_path):
         make_beam_searcher(CharacterUnits(), **options)
 
 
-def test_model_in_lower_case_is_refused(tmp_path):
-    pytest.importorskip("kenlm")
+def test_model_in_the_other_case_is_refused_with_what_to_convert(tmp_path):
+    """KenLM is not needed to see it."""
     path = write_arpa(tmp_path / "lower.arpa", {"the sea": -0.1}, words=("the", "sea"))
-    message = r"no word of the language model \(sea, the, \.\.\.\) can be written with the units"
+    message = (
+        r"no word of the language model \(sea, the, \.\.\.\) can be written with the units; the "
+        "units have only letters in upper case: convert the language model's words to upper case"
+    )
     with pytest.raises(ValueError, match=message):
         make_beam_searcher(CharacterUnits(), kenlm_model_path=path)
+    texts = ["the sea", "the see", "see the sea"]
+    pieces = make_units("bpe", texts, num_pieces=9, folder=tmp_path / "units")
+    path = write_arpa(tmp_path / "upper.arpa", {"THE SEA": -0.1}, words=("THE", "SEA"))
+    with pytest.raises(ValueError, match="the units have only letters in lower case: convert"):
+        make_beam_searcher(pieces, kenlm_model_path=path)
+
+
+def test_model_in_another_script_gets_the_advice_of_the_units(tmp_path):
+    path = write_arpa(tmp_path / "greek.arpa", {"και το": -0.1}, words=("και", "το"))
+    with pytest.raises(
+        ValueError, match="can be written with the units; the character units are A"
+    ):
+        make_beam_searcher(CharacterUnits(), kenlm_model_path=path)
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_model_of_single_words_is_refused_as_such(compress, tmp_path):
+    text = "\\data\\\nngram 1=3\n\n\\1-grams:\n-1.0\t<unk>\n-1.0\tTHE\n-1.0\tSEA\n\n\\end\\\n"
+    path = tmp_path / "words.arpa"
+    path.write_bytes(compress(text.encode()))
+    message = r"words\.arpa is a model of single words \(1-grams\), which KenLM does not load"
+    with pytest.raises(ValueError, match=message):
+        make_beam_searcher(CharacterUnits(), kenlm_model_path=str(path))
+    (tmp_path / "words.txt").write_text("THE\n")
+    with pytest.raises(ValueError, match="build one of order 2 or more, as with lmplz -o 3"):
+        make_beam_searcher(
+            CharacterUnits(),
+            kenlm_model_path=str(path),
+            kenlm_words_path=str(tmp_path / "words.txt"),
+        )

@@ -151,7 +151,7 @@ def test_nothing_is_done_when_nothing_changed(folder, caplog, monkeypatch):
     assert "audio: 8 utterances (0.001 h); written to" in caplog.text
     before = stamps(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(soundfile, "SoundFile", None)
+        patch.setattr("speechbrain_pom.data.audio_folder.inspect_audio", None)
         prepare(folder, num_workers=1)
         assert stamps(folder) == before
         os.utime(folder / "talk.flac", ns=(1, 1))
@@ -185,8 +185,25 @@ def test_links_are_followed_once(folder, tmp_path):
     assert len(everything(folder)) == len(FILES) + 1
 
 
+def test_audio_that_does_not_end_as_audio_files_do_is_named_each_time(folder, caplog):
+    (folder / "radio/talk.tmp").write_bytes((folder / "talk.flac").read_bytes())
+    (folder / "noending").write_bytes((folder / "web/news.ogg").read_bytes())
+    sentence = (
+        "2 file(s) hold audio, but do not end as audio files do, and are not read: rename "
+        "noending, radio/talk.tmp"
+    )
+    for _ in range(2):
+        caplog.clear()
+        prepare(folder)
+        assert f"{folder}: {sentence}" in caplog.text
+    assert len(everything(folder)) == len(FILES)
+    for name in FILES:
+        (folder / name).unlink()
+    assert refusal(folder).endswith(f"pass the folder that holds your audio files; {sentence}")
+
+
 BAD = {
-    "cut.flac": "truncated or damaged: the last of 5000 samples cannot be decoded: restore it",
+    "cut.flac": "truncated or damaged: decoding ends after 0 of 5000 samples (",
     "cut.mp3": "truncated or damaged: decoding ends after ",
     "cut.wav": "truncated: 8956 of 10000 bytes of samples are there: restore it",
     "empty.opus": "the file is empty (0 bytes): restore or remove it",
@@ -204,8 +221,8 @@ def test_all_problems_at_once(folder):
         write(folder / name, 16000, 1, 5000)
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[:9000] if name == "cut.wav" else content[:-700])
-    for name in ("empty.opus", "phone.m4a"):
-        (folder / name).touch()
+    (folder / "empty.opus").touch()
+    (folder / "phone.m4a").write_bytes(bytes(4) + b"ftypM4A ")
     (folder / "gone.wav").symlink_to("nowhere")
     write(folder / "odd_rate.wav", 44101, 1, 100)
     write(folder / "price$x.wav", 16000, 1, 100)

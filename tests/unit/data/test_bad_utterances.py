@@ -99,14 +99,15 @@ def missing_audio(corpus):
 
 NO_LENGTH = "its header does not say how long it is"
 TRANSCRIPTS = "dev-clean/84/121123/84-121123.trans.txt"
-ADVICE = "add its words, or remove line and audio"
+ADVICE = "add its words, or keep line and audio elsewhere"
 PLACEHOLDER = "a placeholder in manifests"
 CUT = "truncated or damaged"
+LOST = "Error : flac decoder lost sync"
 BAD = [
     (resample, "sample rate", "sample rate 8000 Hz is not 16000 Hz: resample it"),
     (make_stereo, "channels", "has 2 channels: mix it down to mono"),
     (break_audio, "unreadable", "unreadable audio (Format not recognised): restore it"),
-    (truncate, CUT, "truncated or damaged: the last of 1600 samples cannot be decoded: restore it"),
+    (truncate, CUT, f"{CUT}: decoding ends after 0 of 1600 samples ({LOST}): restore it"),
     (truncate_wav, CUT, "truncated: 1956 of 3200 bytes of samples are there: restore it"),
     (truncate_ogg, CUT, "truncated: its last Ogg page is missing: restore it"),
     (empty_file, "empty", "the file is empty (0 bytes): restore or remove it"),

@@ -59,10 +59,10 @@ def test_every_kind_of_problem_in_one_pass(corpus):
     short = {"84-121123-0002": ["too short"]}  # 63 samples
     assert kinds == {utterance: [kind] for utterance, kind in expected.items()} | short
     assert found(report)["1-2-0009"]["too long"] == (
-        "lasts 2.5 s, more than max_duration_s=2: remove it or change the limit"
+        "lasts 2.5 s, more than max_duration_s=2: split it or change the limit"
     )
     assert found(report)["1-2-0008"]["too short"] == (
-        "lasts 0.01875 s, less than min_duration_s=0.02: remove it or change the limit"
+        "lasts 0.01875 s, less than min_duration_s=0.02: change the limit"
     )
     assert report.durations_s == [0.1, 500 / 16000]
     assert not report.is_acceptable
@@ -214,17 +214,86 @@ def test_manifest_of_own_audio_may_have_any_format(corpus, tmp_path):
     assert {"sample rate", "channels"} <= set(problems), "without that column it is refused"
 
 
+# --- folders of own audio ---
+
+
+def test_a_folder_of_own_audio(corpus, tmp_path):
+    folder = tmp_path / "audio"
+    (folder / "deep").mkdir(parents=True)
+    corpus.write_audio(folder / "a.wav", 5001, 44100, 2)
+    corpus.write_audio(folder / "deep/b.flac", 8000, 8000)
+    corpus.write_audio(folder / "deep/cut.wav", 8000)
+    (folder / "deep/cut.wav").write_bytes((folder / "deep/cut.wav").read_bytes()[:2000])
+    soundfile.write(folder / "quiet.flac", np.zeros(100), 16000)
+    (folder / "talk.m4a").write_bytes(bytes(4) + b"ftypM4A ")
+    (folder / "notes.txt").write_text("no audio")
+    (folder / "copy.bak").write_bytes((folder / "a.wav").read_bytes())
+    report = check(folder)
+    assert {item.utterance: list(item.problems) for item in report.bad} == {
+        "deep/cut.wav": ["truncated or damaged"],
+        "quiet.flac": ["silence"],
+        "talk.m4a": ["format"],
+    }
+    assert report.durations_s == [1815 / 16000, 1.0]
+    unread = "1 file(s) hold audio, but do not end as audio files do, and are not read: rename"
+    assert report.notes == [
+        "own audio, without transcripts: for pretraining",
+        f"{unread} copy.bak",
+    ]
+    assert f"{unread} copy.bak" in report.table()
+    report.write(tmp_path / "check.json")
+    assert f"{unread} copy.bak" in json.loads((tmp_path / "check.json").read_text())["notes"]
+
+
+def test_the_layout_can_be_said(corpus):
+    files = sorted(corpus.root.rglob("*.flac"))
+    assert len(check(corpus.root, data_layout="folder").durations_s) == len(files)
+    assert check(corpus.root, data_layout="librispeech") == check(corpus.root)
+    assert refusal(corpus.root, data_layout="flat") == (
+        "data_layout is 'flat': choose librispeech or folder"
+    )
+    assert refusal(corpus.root, data_layout="folder", manifest="a.csv") == (
+        "data_layout folder and manifest 'a.csv' are both given: choose one"
+    )
+    assert refusal(corpus.root, data_layout="folder", splits=["dev-clean"]) == (
+        "splits ['dev-clean'] are of data_layout librispeech: leave them out"
+    )
+
+
+def test_audio_of_other_formats_in_librispeech_layout_is_named(corpus, caplog):
+    corpus.write_audio(corpus.audio().with_suffix(".wav"))
+    corpus.audio().unlink()
+    corpus.audio(1).rename(corpus.audio(1).with_suffix(".FLAC"))
+    names = [f"dev-clean/84/121123/84-121123-000{index}" for index in (0, 1)]
+    sentence = "2 audio file(s) are no .flac, and are not read: convert"
+    report = check(corpus.root, splits=["dev-clean"])
+    assert report.notes == [f"dev-clean: {sentence} {names[0]}.wav, {names[1]}.FLAC"]
+    assert report.bad[0].problems["missing file"] == (
+        "has a transcript but no audio: convert 84-121123-0000.wav to FLAC"
+    )
+    corpus.prepare(max_bad_share=0.9)
+    assert f"dev-clean: {sentence} {names[0]}.wav" in caplog.text
+    for path in (corpus.root / "dev-clean").rglob("*.flac"):
+        path.rename(path.with_suffix(".mp3"))
+    message = refusal(corpus.root, splits=["dev-clean"])
+    assert "ask for other splits; 3 audio file(s) are no .flac, and are not read" in message
+
+
 # --- bad calls ---
 
 
 def test_folders_that_cannot_be_checked(corpus, tmp_path):
     assert refusal(tmp_path / "no") == (
-        f"data folder '{tmp_path / 'no'}' does not exist: pass the folder that holds the splits"
+        f"data folder '{tmp_path / 'no'}' does not exist: pass the folder that holds the splits, "
+        "or your audio files"
     )
     (tmp_path / "empty").mkdir()
-    assert refusal(tmp_path / "empty") == (
+    assert f"data folder '{tmp_path / 'empty'}' holds no audio files (" in refusal(
+        tmp_path / "empty"
+    )
+    assert refusal(tmp_path / "empty", data_layout="librispeech") == (
         f"data folder '{tmp_path / 'empty'}' has no SPLIT/SPEAKER/CHAPTER/*.flac: pass the "
-        "folder that holds the splits, or a manifest of its files"
+        "folder that holds the splits, a manifest of its files, or data_layout folder"
     )
     assert "has no split 'dev-other'" in refusal(corpus.root, splits=["dev-other"])
     assert refusal(corpus.root, splits=["dev-clean"], manifest="a.csv") == (

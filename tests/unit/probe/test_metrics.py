@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from speechbrain_pom.errors import UserError
 from speechbrain_pom.probe import ClassificationScores, equal_error_rate
 from speechbrain_pom.probe.metrics import format_scores
 
@@ -63,4 +64,11 @@ def test_equal_error_rate_follows_the_speakers():
 @pytest.mark.parametrize("speakers", [["1", "1", "1"], ["1", "2", "3"]])
 def test_no_equal_error_rate_without_both_kinds_of_trials(speakers):
     vectors = {key: torch.randn(4) for key in "abc"}
-    assert equal_error_rate(vectors, dict(zip("abc", speakers, strict=True))) is None
+    with pytest.raises(UserError, match=r"no trials can be made of 3 utterances of \d speakers"):
+        equal_error_rate(vectors, dict(zip("abc", speakers, strict=True)))
+
+
+def test_an_empty_test_has_no_figures():
+    for figure in (ClassificationScores().error_rate, ClassificationScores().summary):
+        with pytest.raises(ValueError, match="no utterance has been scored: the set is empty"):
+            figure()

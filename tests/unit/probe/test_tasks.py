@@ -13,7 +13,7 @@ SPLITS = {"train_splits": ["train-clean-100"], "valid_split": "dev-clean"}
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    return make_mini_corpus(tmp_path_factory.mktemp("data") / "mini", 1, show_progress=False)
+    return make_mini_corpus(tmp_path_factory.mktemp("data") / "mini", 2, show_progress=False)
 
 
 def words(root, write_audio, classes=("go", "stop"), num_speakers=30):
@@ -33,13 +33,14 @@ def ids(path):
 
 def test_speakers_of_librispeech(corpus, tmp_path):
     options = {"task": "speaker", "data_layout": "librispeech", **SPLITS}
-    data = prepare(corpus, tmp_path, **options, verification_splits=["test-clean"], test_share=0.4)
+    splits = ["test-clean", "test-other", "dev-clean"]
+    data = prepare(corpus, tmp_path, **options, verification_splits=splits, test_share=0.4)
     train, test = read_manifest(data.train), read_manifest(data.tests["test"])
     assert all(row["label"] == row["spk_id"] for row in train.values())
     assert {row["label"] for row in test.values()} <= {row["label"] for row in train.values()}
     assert not train.keys() & test.keys() | train.keys() & ids(data.valid)
     trials = read_manifest(data.trials)
-    assert all("/test-clean/" in row["wav"] for row in trials.values())
+    assert {row["wav"].split("/")[1] for row in trials.values()} == set(splits)
     with pytest.raises(UserError, match=r"speaker '\d+', who is in training too"):
         prepare(corpus, tmp_path, **options, verification_splits=["train-clean-100"])
 
@@ -114,6 +115,26 @@ def test_folders_of_speakers(write_audio, tmp_path):
     assert labels["train"] == labels["test"]
     assert labels["trials"]
     assert not labels["trials"] & labels["train"]
+
+
+def test_verification_that_was_asked_for_has_trials(write_audio, tmp_path):
+    """Said before anything is trained: later there would be no figure, and no error."""
+    for speaker in "12":
+        for number in range(30):
+            write_audio(tmp_path / f"data/train/{speaker}/7/{speaker}-7-{number:04d}.flac")
+    for split, speakers in {"one": "3", "two": "45"}.items():
+        for speaker in speakers:
+            write_audio(tmp_path / f"data/{split}/{speaker}/7/{speaker}-7-0000.flac")
+    options = {"task": "speaker", "data_layout": "librispeech", "train_splits": ["train"]}
+    for split, counted in {"one": "1 utterances of 1", "two": "2 utterances of 2"}.items():
+        with pytest.raises(UserError, match=f"no trials can be made of {counted} speakers"):
+            prepare(tmp_path / "data", tmp_path / "csv", **options, verification_splits=[split])
+    assert prepare(tmp_path / "data", tmp_path / "csv", **options).trials is None
+    options = {"task": "speaker", "data_layout": "folder", "verification_share": 0.01}
+    with pytest.raises(UserError, match="no trials can be made of 0 utterances of 0 speakers"):
+        prepare(tmp_path / "data/train", tmp_path / "csv", **options)
+    options["verification_share"] = 0.0
+    assert prepare(tmp_path / "data/train", tmp_path / "csv", **options).trials is None
 
 
 def test_bad_files_are_counted(write_audio, tmp_path):

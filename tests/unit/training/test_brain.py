@@ -12,6 +12,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 
+from speechbrain_pom.errors import UserError
 from speechbrain_pom.training import brain as brain_module
 from speechbrain_pom.training.brain import ExactBrain, peak_memory_mib
 from speechbrain_pom.training.checkpoints import SafeCheckpointer
@@ -384,7 +385,25 @@ def test_figures_of_the_epoch(tmp_path):
     assert summaries[0].keys() == {"grad_norm", "audio_s_per_s", "peak_memory_mib"}
     assert all(math.isfinite(value) and value > 0 for value in summaries[0].values())
     assert peak_memory_mib("cpu") > 1
-    assert brain.train_summary()["grad_norm"] != brain.train_summary()["grad_norm"]  # NaN
+    assert brain.grad_norm_figure() == {}  # the epoch is over
+    with pytest.raises(ValueError, match="no mean of audio_s"):
+        brain.train_summary()
+
+
+def test_an_epoch_without_a_step_has_no_gradient_norm(tmp_path):
+    signals = {key: signal * math.nan for key, signal in make_signals(2).items()}
+    brain = make_brain(tmp_path, epochs=1, nonfinite_patience=9)
+    figures = []
+    brain.on_stage_end = lambda stage, *_: figures.append(brain.grad_norm_figure())
+    fit(brain, signals)
+    assert figures == [{}, {}]
+
+
+@pytest.mark.parametrize("stage", sb.Stage)
+def test_a_stage_without_utterances_is_refused(tmp_path, stage):
+    """SpeechBrain gives it a loss of 0, which is better than any other."""
+    with pytest.raises(UserError, match=f"there is no utterance to use in stage {stage.name}"):
+        make_brain(tmp_path).make_dataloader([], stage)
 
 
 def test_facts_about_a_batch(tmp_path):

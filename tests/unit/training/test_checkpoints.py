@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import math
 import multiprocessing
 import os
 import re
@@ -414,6 +415,19 @@ def test_the_best_and_the_newest_are_kept_and_found(tmp_path):
     assert setup.checkpointer.recover_if_possible(min_key="loss").meta["loss"] == 4.0
     setup.checkpointer.delete_checkpoints(num_to_keep=0)
     assert list(tmp_path.glob("CKPT+*")) == [best]
+
+
+def test_what_is_not_finite_is_never_the_best(tmp_path):
+    for number, loss in enumerate([math.nan, 3.0, math.nan, 2.0, math.inf, math.nan], 1):
+        Setup(tmp_path, number).checkpointer.save_and_keep_only(
+            meta={"loss": loss}, num_to_keep=1, min_keys=["loss"], importance_keys=[]
+        )
+    setup = Setup(tmp_path)
+    kept = {c.meta["loss"] for c in setup.checkpointer.list_checkpoints()}
+    assert len(kept) == 2  # the best one, and the newest
+    assert setup.checkpointer.recover_if_possible(min_key="loss").meta["loss"] == 2.0
+    assert setup.checkpointer.recover_if_possible(max_key="loss").meta["loss"] == 2.0
+    assert math.isnan(setup.checkpointer.recover_if_possible().meta["loss"])
 
 
 def test_deletion_is_that_of_speechbrain(tmp_path):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from speechbrain_pom.data.manifest import COLUMNS, write_manifest
 from speechbrain_pom.errors import UserError
-from speechbrain_pom.training.data import add_transcripts, audio_dataset, make_sampler
+from speechbrain_pom.training.data import add_transcripts, audio_dataset, leave_out, make_sampler
 
 ADVICE = (
     "it changed since the data were prepared; `python -m speechbrain_pom check DATA_FOLDER` "
@@ -52,6 +52,9 @@ def test_durations_outside_the_range_are_left_out(folder, caplog):
         f"{folder / 'train.csv'}: none of the 3 utterances lasts from 5 to inf s: "
         "change min_duration_s or max_duration_s"
     )
+    write_manifest(folder / "none.csv", [])
+    with pytest.raises(UserError, match="none of the 0 utterances lasts from 0 to inf s"):
+        audio_dataset(folder / "none.csv", folder)
 
 
 def test_a_file_that_is_gone_names_itself(folder):
@@ -109,10 +112,27 @@ def test_utterances_that_cannot_be_aligned_are_named(folder, caplog):
     dataset = audio_dataset(folder / "train.csv", folder)
     kept = add_transcripts(dataset, Letters(), bad={"b": "too long"}, drop=False)
     assert kept.data_ids == list(LENGTHS)
-    expected = "1 of 3 utterances cannot be aligned by CTC and are scored, but have no loss: b: too"
-    assert expected in caplog.text
-    with pytest.raises(UserError, match="all 3 utterances have too many labels for their duration"):
+    problem = "utterances have more labels than CTC can align with their frames, "
+    assert f"1 of 3 {problem}but are scored: b: too long" in caplog.text
+    add_transcripts(dataset, Letters(), bad={"b": "too long"}, drop=True)
+    assert f"1 of 3 {problem}and are left out: b: too long" in caplog.text
+    with pytest.raises(UserError, match="no utterance can be used: 3 of 3 utterances have more"):
         add_transcripts(dataset, Letters(), bad=dict.fromkeys(LENGTHS, "too long"), drop=True)
+
+
+def test_what_is_left_out_is_named_and_counted(folder, caplog):
+    dataset = audio_dataset(folder / "train.csv", folder)
+    assert leave_out(dataset, {}, "are odd") is dataset
+    assert not caplog.text
+    kept = leave_out(dataset, {"b": "31 ms", "a": "100 ms"}, "are odd")
+    assert "2 of 3 utterances are odd, and are left out: b: 31 ms; a: 100 ms" in caplog.text
+    assert [(item["id"], len(item["sig"])) for item in kept] == [("c", 48000)]
+    with pytest.raises(UserError) as caught:
+        leave_out(dataset, dict.fromkeys(LENGTHS, "odd"), "are odd")
+    assert str(caught.value) == (
+        "no utterance can be used: 3 of 3 utterances are odd, and are left out: a: odd; b: odd; "
+        "c: odd: use other data"
+    )
 
 
 def test_sampler_sorts_by_duration(folder):

@@ -55,6 +55,25 @@ def test_yaml_alone(toy):
     assert not experiment.is_demo
 
 
+def test_keys_of_sections(toy):
+    experiment = load(toy, "--model.out_features=5", "--model.bias", "False")
+    model = experiment.hparams["model"]
+    assert (model.in_features, model.out_features, model.bias) == (64, 5, None)
+    assert experiment.overrides == {"model": {"out_features": 5, "bias": False}}
+    assert experiment.sources["model"] == "command line"
+
+
+@pytest.mark.parametrize("argument", ["--model.in_features=5", "--model={in_features: 5}"])
+def test_a_section_does_not_part_from_the_key_that_it_refers_to(toy, argument):
+    """What checkpoints and reports record of a run is the key at the top."""
+    message = (
+        "--model.in_features stands for !ref <d_model> in the YAML, and other parts of the run "
+        "read that too: give --d_model"
+    )
+    with pytest.raises(UserError, match=message):
+        load(toy, argument)
+
+
 def test_command_line_over_yaml_reaches_references_and_objects(toy):
     experiment = load(toy, "--d_model=16", "--output_folder", "a=b/c #1", "--note", "!ref <lr>")
     assert experiment.hparams["model"].in_features == 16

@@ -4,16 +4,19 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from speechbrain_pom.training import stopping
 from speechbrain_pom.training.stopping import SIGNALS, StopRequest, leave_signals_to_parent
 
 
@@ -154,20 +157,89 @@ def test_forked_processes_end_whenever_they_are_told():
         assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
+def signal_as_a_stranger(pid, *numbers):
+    send = "import os, sys; [os.kill(int(sys.argv[1]), int(n)) for n in sys.argv[2:]]"
+    command = [sys.executable, "-S", "-c", send, str(pid), *(str(int(n)) for n in numbers)]
+    subprocess.run(command, check=True)
+
+
+def is_pending(pid, number):
+    """Whether a signal has been sent to a process that has not taken it yet."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    pending = re.search(r"^ShdPnd:\s*(\w+)$", status, re.MULTILINE)[1]
+    return bool(int(pending, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc")
 def test_forked_processes_ignore_signals_to_all_from_their_first_moment():
     """Only their parent's count: the others are for the run, which saves before it ends."""
     fork = multiprocessing.get_context("fork")
-    send = "import os, sys; [os.kill(int(sys.argv[1]), int(n)) for n in sys.argv[2:]]"
     with StopRequest():
         for _ in range(20):
             process = fork.Process(target=wait_to_be_ended)
             process.start()
-            numbers = [str(int(number)) for number in SIGNALS]
-            subprocess.run([sys.executable, "-c", send, str(process.pid), *numbers], check=True)
+            signal_as_a_stranger(process.pid, *SIGNALS)
             assert process.is_alive()
+            # Where one SIGTERM waits to be taken, a second one is dropped; that is the next test.
+            while is_pending(process.pid, signal.SIGTERM):
+                time.sleep(0.001)
             process.terminate()
-            process.join(timeout=5)
+            process.join(timeout=60)
             assert process.exitcode == -signal.SIGTERM
+
+
+def end_while_a_worker_is_away(told_once, comes_back):
+    """A run that ends before its worker has taken the SIGTERM that all processes got."""
+    os.setsid()
+    if told_once:
+        stopping._ends_children.add(os.getpid())  # leaves it to multiprocessing
+    elif not comes_back:
+        stopping._PATIENCE_S = 0.05
+    with StopRequest():
+        worker = multiprocessing.get_context("fork").Process(target=wait_to_be_ended, daemon=True)
+        worker.start()
+        os.kill(worker.pid, signal.SIGSTOP)  # as on a machine that is busy with others
+        signal_as_a_stranger(worker.pid, signal.SIGTERM)
+    if comes_back:
+        threading.Timer(0.5, os.kill, (worker.pid, signal.SIGCONT)).start()
+
+
+@pytest.mark.parametrize(("told_once", "comes_back"), [(True, True), (False, True), (False, False)])
+def test_a_run_does_not_wait_for_ever_for_a_worker_that_lost_its_signal(told_once, comes_back):
+    """Two SIGTERMs that wait to be taken are one, with the sender of the first."""
+    run = multiprocessing.get_context("fork").Process(
+        target=end_while_a_worker_is_away, args=(told_once, comes_back)
+    )
+    run.start()
+    run.join(timeout=3 if told_once else 60)
+    if told_once:
+        assert run.is_alive()
+        os.killpg(run.pid, signal.SIGKILL)
+        run.join()
+    else:
+        assert run.exitcode == 0
+
+
+STARTED_BY_ITSELF = """
+import sys, time
+from speechbrain_pom.training.stopping import leave_signals_to_parent
+leave_signals_to_parent()
+connection.send("ready")
+time.sleep(300)
+"""
+
+
+def test_a_worker_of_a_fork_server_obeys_the_run_and_not_the_server():
+    context = multiprocessing.get_context("forkserver")
+    here, there = context.Pipe()
+    # A function of this file could not be imported there.
+    target = {"target": exec, "args": (STARTED_BY_ITSELF, {"connection": there})}
+    worker = context.Process(**target, daemon=True)
+    worker.start()
+    assert here.recv() == "ready"
+    worker.terminate()
+    worker.join(timeout=60)
+    assert worker.exitcode == 0
 
 
 @pytest.mark.parametrize("keep_loader", [False, True])

@@ -1,0 +1,89 @@
+"""SpeechBrain's models that are no TransformerASR: what their constructors do with a spec.
+
+Each works with every spec or refuses it when it is built;
+`tests/unit/attention/test_every_class.py` walks over all of SpeechBrain's classes that take one.
+"""
+
+from speechbrain_pom.attention.positions import ExtendedSinePositions
+from speechbrain_pom.attention.registry import OWN_POSITIONS, STAND_IN, is_builtin
+from speechbrain_pom.attention.spec import one_builtin, parse_spec
+from speechbrain_pom.attention.wrapping import bound_init, encoder_spec, set_while
+
+
+@bound_init
+def conformer_block_init(original, self, call):
+    """SBConformerEncoderBlock: the specs beside the two names that it knows.
+
+    Arguments
+    ---------
+    original : callable
+        Its `__init__`.
+    self : torch.nn.Module
+    call : inspect.BoundArguments
+    """
+    named = call.arguments
+    layers = parse_spec(named["attention_type"], named["num_layers"])
+    builtin = one_builtin(layers)
+    if builtin in ("regularMHA", "RelPosMHAXL"):
+        named["attention_type"] = builtin
+        original(*call.args, **call.kwargs)
+    else:
+        # Its forward asks for its attention_type: the stand-in's branch adds sines, or nothing.
+        spec, named["attention_type"] = named["attention_type"], STAND_IN
+        named["use_positional_encoding"] &= any(layer.name not in OWN_POSITIONS for layer in layers)
+        with set_while(encoder_spec, spec):
+            original(*call.args, **call.kwargs)
+        _extend_sines(self)
+
+
+@bound_init
+def sines_or_none_init(original, self, call):
+    """Classes that add sines or nothing to the input of their encoder.
+
+    Arguments
+    ---------
+    original : callable
+        The `__init__` of a dual-path block or a TransformerLM.
+    self : torch.nn.Module
+    call : inspect.BoundArguments
+    """
+    named = call.arguments
+    spec = named["attention_type"]
+    layers = parse_spec(spec, named.get("num_layers", named.get("num_encoder_layers")))
+    if one_builtin(layers) == "RelPosMHAXL":
+        raise ValueError(
+            f"attention_type {spec!r} in a {type(self).__name__}: SpeechBrain's class gives it no "
+            "relative positions; choose another type"
+        )
+    original(*call.args, **call.kwargs)
+    if not is_builtin(spec):
+        _extend_sines(self)
+
+
+def _extend_sines(block):
+    """A block's own sines go on past the end of SpeechBrain's table; state dicts stay the same."""
+    if hasattr(block, "pos_enc"):
+        block.pos_enc = ExtendedSinePositions(block.pos_enc.pe.shape[2], block.pos_enc.max_len)
+
+
+@bound_init
+def fast_block_init(original, self, call):
+    """FastTransformerBlock: it builds no encoder of SpeechBrain's.
+
+    Arguments
+    ---------
+    original : callable
+        Its `__init__`.
+    self : torch.nn.Module
+    call : inspect.BoundArguments
+    """
+    spec = call.arguments["attention_type"]
+    try:
+        parse_spec(spec, call.arguments["num_layers"])
+    except ValueError:  # none of ours: a name of fast-transformers
+        original(*call.args, **call.kwargs)
+    else:
+        raise ValueError(
+            f"attention_type {spec!r} in a FastTransformerBlock: its types are those of the "
+            "package fast-transformers; use an SBTransformerBlock for attention specs"
+        )
