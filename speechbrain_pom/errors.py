@@ -1,9 +1,12 @@
 """Errors of the user: one clear line and exit code 2, before training starts."""
 
+import errno
 import logging
 import os
 import sys
 from contextlib import contextmanager
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,29 @@ def one_line(error):
     return " ".join(message.split()) or type(error).__name__
 
 
+def is_disk_full(error):
+    """Whether an error says that there is no room: on the disk, in a quota, or for such a file.
+
+    Arguments
+    ---------
+    error : BaseException
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> is_disk_full(OSError(errno.ENOSPC, "No space left on device"))
+    True
+    >>> is_disk_full(PermissionError(errno.EACCES, "Permission denied"))
+    False
+    """
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return "No space left on device" in str(error)  # of safetensors
+
+
 @contextmanager
 def exit_on_user_error():
     """Context manager (or decorator): a bad call ends the program with one line and code 2.
@@ -55,7 +81,8 @@ def exit_on_user_error():
     Raises
     ------
     SystemExit
-        With code 2, for a `UserError` or any other `ValueError` raised inside.
+        With code 2, for a `UserError` or any other `ValueError` raised inside; with code 1 where a
+        disk is full.
 
     Example
     -------
@@ -66,7 +93,17 @@ def exit_on_user_error():
     try:
         yield
     except ValueError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
-        logger.debug("the call was refused", exc_info=True)
+        _print_error(one_line(error))
         raise SystemExit(2) from error
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        place = f"'{error.filename}' cannot be written" if error.filename else one_line(error)
+        _print_error(f"disk full: {place}: make room, or choose a folder on another disk")
+        raise SystemExit(1) from error
+
+
+def _print_error(sentence):
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+    logger.debug("the call was refused", exc_info=True)

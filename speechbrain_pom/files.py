@@ -4,7 +4,10 @@ import hashlib
 import os
 from pathlib import Path
 
+from speechbrain_pom.disks import remember_path
 from speechbrain_pom.errors import UserError
+
+_LONGEST_NAME = 64  # characters of a name that go into that of a temporary file
 
 
 def write_atomically(path, content):
@@ -20,7 +23,7 @@ def write_atomically(path, content):
     Raises
     ------
     OSError
-        When the disk is full or not writable; the old version is then still there.
+        When the disk is full or not writable, with the path; the old version is then still there.
 
     Example
     -------
@@ -30,17 +33,41 @@ def write_atomically(path, content):
     ['state.json']
     """
     path = Path(path)
-    # The process id keeps two runs apart that write the same file by mistake.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path, "tmp")
     data = content.encode("utf-8") if isinstance(content, str) else content
     try:
-        with open(temporary, "wb") as stream:
+        with remember_path(path), open(temporary, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path, ending):
+    """A hidden name beside a file or folder, for what becomes it when it is complete.
+
+    Arguments
+    ---------
+    path : Path
+    ending : str
+        Tells several of them apart.
+
+    Returns
+    -------
+    Path
+        Of a name that is short enough wherever that of `path` is; with the process id, which keeps
+        two runs apart that write the same file by mistake.
+
+    Example
+    -------
+    >>> temporary_beside(Path("frames/a.npy"), "part").name.endswith(f".{os.getpid()}.part")
+    True
+    """
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    stem = path.name if len(os.fsencode(path.name)) <= _LONGEST_NAME else digest
+    return path.with_name(f".{stem}.{os.getpid()}.{ending}")
 
 
 def replace_section(path, begin, end, content, check=False):

@@ -7,9 +7,8 @@ import fcntl
 import logging
 import os
 import sys
-from collections import Counter
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -111,36 +110,6 @@ def _search(folder):
     if scan.unread:
         logger.warning("%s: %s", folder, describe_unread(scan.unread))
     return [folder / file for file in scan.files]
-
-
-def output_names(files):
-    """A name for what is made of each file: its path below their common folder, no extension.
-
-    Arguments
-    ---------
-    files : list of pathlib.Path
-        From `find_audio`.
-
-    Returns
-    -------
-    dict of pathlib.Path to str
-        Unique, with `/`. Files that differ only in their extensions keep those.
-
-    Example
-    -------
-    >>> output_names([Path("x/a.wav"), Path("x/a.flac"), Path("x/deep/b.wav")]).values()
-    dict_values(['a.wav', 'a.flac', 'deep/b'])
-    """
-    absolute = {file: os.path.abspath(file) for file in files}
-    if not absolute:
-        return {}
-    common = os.path.commonpath([os.path.dirname(path) for path in absolute.values()])
-    full = {file: PurePath(os.path.relpath(path, common)) for file, path in absolute.items()}
-    names = {file: path.with_suffix("").as_posix() for file, path in full.items()}
-    # A name with its extension can be another's without: a.wav and a.wav.mp3.
-    while taken := {name for name, count in Counter(names.values()).items() if count > 1}:
-        names |= {file: full[file].as_posix() for file in files if names[file] in taken}
-    return names
 
 
 def run_jobs(files, make_worker, num_jobs, description, show_progress=True, on_result=None):

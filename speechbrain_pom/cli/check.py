@@ -3,6 +3,7 @@
 from math import inf
 
 from speechbrain_pom.data.check import LAYOUTS, check_data
+from speechbrain_pom.data.check_report import check_writable
 
 EPILOG = """\
   python -m speechbrain_pom check /path/to/LibriSpeech --splits train-clean-100 dev-clean
@@ -56,6 +57,7 @@ def run(args):
     ValueError
         For a bad call; see `check_data`.
     """
+    check_writable(args.out)
     report = check_data(
         args.data_folder,
         args.splits,

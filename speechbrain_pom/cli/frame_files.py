@@ -8,13 +8,15 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from speechbrain_pom.disks import explain_full_disk, reserve
 from speechbrain_pom.errors import UserError
-from speechbrain_pom.files import flush_to_disk
+from speechbrain_pom.files import flush_to_disk, temporary_beside
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FORMATS = ("npy", "safetensors")
 _SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _BLOCK = 2**22  # values converted at a time
+_ELSEWHERE = "give another --out"
 
 
 @contextmanager
@@ -40,10 +42,8 @@ def new_frames(path, format_, dtype, shape, metadata):
 
     Raises
     ------
-    OSError
-        If the disk is full.
     UserError
-        If a value is beyond the range of the type.
+        If the disk is full, or a value is beyond the range of the type.
 
     Example
     -------
@@ -56,17 +56,19 @@ def new_frames(path, format_, dtype, shape, metadata):
     >>> np.load(path).dtype, np.load(path).sum()
     (dtype('float16'), np.float16(3.0))
     """
-    temporary, scratch = (path.with_name(f".{path.name}.{kind}") for kind in ("part", "scratch"))
+    temporary, scratch = (temporary_beside(path, kind) for kind in ("part", "scratch"))
     try:
-        target = _create(temporary, format_, dtype, shape, metadata)
-        if dtype == "float32":
-            yield target
-        else:
-            wide = _create(scratch, "npy", "float32", shape, {})
-            yield wide
+        with explain_full_disk(path.parent, _ELSEWHERE):
+            target = _create(temporary, format_, dtype, shape, metadata)
+            wide = target
+            if dtype != "float32":
+                wide = _create(scratch, "npy", "float32", shape, {})
+        yield wide
+        if wide is not target:
             _narrow(wide, target)
-        flush_to_disk(temporary)
-        os.replace(temporary, path)
+        with explain_full_disk(path.parent, _ELSEWHERE):
+            flush_to_disk(temporary)
+            os.replace(temporary, path)
     finally:
         for file in (temporary, scratch):
             file.unlink(missing_ok=True)
@@ -84,10 +86,7 @@ def _create(path, format_, dtype, shape, metadata):
         else:
             stream.write(_safetensors_header(dtype, shape, num_bytes, metadata))
         start = stream.tell()
-        stream.truncate(start + num_bytes)
-        stream.flush()
-        if hasattr(os, "posix_fallocate"):  # a full disk would kill whoever writes to the map
-            os.posix_fallocate(stream.fileno(), 0, start + num_bytes)
+        reserve(stream, start + num_bytes)
     file = np.memmap(path, kind, "r+", offset=start, shape=shape)
     return torch.from_numpy(file).view(DTYPES[dtype])
 

@@ -4,9 +4,10 @@ import json
 import os
 from contextlib import contextmanager
 
-from speechbrain_pom.cli.audio_jobs import output_names
+from speechbrain_pom.cli.outputs import check_outputs, output_names
 from speechbrain_pom.data.layout import file_stamp
-from speechbrain_pom.errors import UserError, one_line
+from speechbrain_pom.disks import why_not_written
+from speechbrain_pom.errors import UserError
 from speechbrain_pom.files import write_atomically
 
 MANIFEST_FILE = "manifest.jsonl"
@@ -67,31 +68,36 @@ class FrameManifest:
         Raises
         ------
         UserError
-            If an output would replace that of another file, or what is not of `encode`.
+            If an output would replace that of another file, or what is not of `encode`, or cannot
+            be written.
         """
+        names = output_names(files)
+        known = {file: self.entries.get(os.path.abspath(file)) for file in files}
+        outputs = {
+            file: known[file]["output"] if known[file] else f"{names[file]}.{format_}"
+            for file in files
+        }
+        check_outputs(self.out, {file: [output] for file, output in outputs.items()})
         taken = {entry["output"]: path for path, entry in self.entries.items()}
-        outputs = {}
-        for file, name in output_names(files).items():
-            path = os.path.abspath(file)
-            if path in self.entries:
-                outputs[file] = self.entries[path]["output"]
-                if not self.has(file):
-                    del self.entries[path]
-                continue
-            outputs[file] = f"{name}.{format_}"
-            owner = taken.setdefault(outputs[file], path)
-            if owner != path:
-                raise UserError(
-                    f"--out '{self.out}' has {outputs[file]} of '{owner}', which '{file}' would "
-                    "overwrite: give another folder"
-                )
-            if self.is_new and (self.out / outputs[file]).exists():
-                raise UserError(
-                    f"--out '{self.out}' has a file {outputs[file]} that is not of encode: give "
-                    "another folder"
-                )
+        for file, output in outputs.items():
+            if known[file] is None:
+                self._check_owner(output, file, taken)
+            elif not self.has(file):
+                del self.entries[os.path.abspath(file)]
         self.write()
         return outputs
+
+    def _check_owner(self, output, file, taken):
+        """Never write over what was not made of the same file."""
+        if output in taken:
+            raise UserError(
+                f"--out '{self.out}' has {output} of '{taken[output]}', which '{file}' would "
+                "overwrite: give another folder"
+            )
+        if self.is_new and (self.out / output).exists():
+            raise UserError(
+                f"--out '{self.out}' has a file {output} that is not of encode: give another folder"
+            )
 
     def has(self, file):
         """Whether the output of a file is there, and the file is as it was.
@@ -136,4 +142,7 @@ class FrameManifest:
         try:
             yield
         except OSError as error:
-            raise UserError(f"cannot write '{self.path}': {one_line(error)}: make room") from error
+            why = why_not_written(error, self.path.parent)
+            raise UserError(
+                f"cannot write '{self.path}' ({why}): make room, or give another --out"
+            ) from error

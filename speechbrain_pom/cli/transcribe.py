@@ -15,14 +15,15 @@ from speechbrain_pom.cli.audio_jobs import (
     add_job_arguments,
     choose_device,
     find_audio,
-    output_names,
     own_folder,
     report_failures,
     run_jobs,
 )
+from speechbrain_pom.cli.outputs import check_outputs, output_names
 from speechbrain_pom.ctc.decoding import make_beam_searcher
 from speechbrain_pom.data.layout import file_stamp
-from speechbrain_pom.errors import UserError, one_line
+from speechbrain_pom.disks import explain_full_disk, why_not_written
+from speechbrain_pom.errors import UserError
 from speechbrain_pom.files import write_atomically
 from speechbrain_pom.inference.export import is_export
 from speechbrain_pom.inference.loading import find_saved, load_recogniser
@@ -210,9 +211,10 @@ def _run_into_folder(files, formats, settings, out, num_jobs):
 
 def _save(file, transcript, out, outputs):
     """Write a transcript in all its formats."""
-    for format_, output in outputs[file].items():
-        (out / output).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / output, FORMATS[format_][1](transcript, _name(file)))
+    with explain_full_disk(out, "give another --out"):
+        for format_, output in outputs[file].items():
+            (out / output).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(out / output, FORMATS[format_][1](transcript, _name(file)))
 
 
 def _path_and_stamp(file):
@@ -243,6 +245,7 @@ class _Records:
 
         What is known of these outputs is forgotten first: they may be half made when it ends.
         """
+        check_outputs(self.folder, {file: list(outputs) for file, outputs in wanted.items()})
         for file, outputs in wanted.items():
             for output in outputs:
                 self._check_owner(output, file)
@@ -284,7 +287,10 @@ class _Records:
         try:
             yield
         except OSError as error:
-            raise UserError(f"cannot write '{self.path}': {one_line(error)}: make room") from error
+            why = why_not_written(error, self.path.parent)
+            raise UserError(
+                f"cannot write '{self.path}' ({why}): make room, or give another --out"
+            ) from error
 
 
 def _json_lines(records):

@@ -1,8 +1,14 @@
 """The report of a full check of speech data, as text and as a file."""
 
+import errno
+import os
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from speechbrain_pom.data.records import count_utterances, json_text
+from speechbrain_pom.disks import check_name, why_not_written
 from speechbrain_pom.files import write_atomically
 
 _NUM_EXAMPLES = 3
@@ -113,12 +119,41 @@ class CheckReport:
             "kinds": kinds,
             "bad": [item._asdict() for item in self.bad],
         }
-        try:
+        with _writing(path):
             write_atomically(path, json_text(content))
-        except OSError as error:
-            raise ValueError(
-                f"the report '{path}' cannot be written ({error.strerror}): choose another file"
-            ) from None
+
+
+def check_writable(path):
+    """Refuse a place for a report that cannot be written, before the work.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+
+    Raises
+    ------
+    ValueError
+
+    Example
+    -------
+    >>> check_writable(getfixture("tmp_path") / "check.json")
+    """
+    check_name(path)
+    with _writing(path):
+        if Path(path).is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        tempfile.TemporaryFile(dir=Path(path).parent).close()
+
+
+@contextmanager
+def _writing(path):
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"the report '{path}' cannot be written ({why_not_written(error, '.')}): choose "
+            "another file"
+        ) from None
 
 
 def _printable(text):

@@ -22,6 +22,7 @@ from speechbrain_pom.data.mini_corpus_files import (
 from speechbrain_pom.data.mini_corpus_plan import CORPUS_VERSION, plan_corpus
 from speechbrain_pom.data.mini_corpus_write import expected_files, write_corpus
 from speechbrain_pom.data.workers import num_processes
+from speechbrain_pom.errors import is_disk_full
 from speechbrain_pom.files import rename_durably
 
 __all__ = ["add_arguments", "demo_corpus", "make_mini_corpus", "run", "verify_mini_corpus"]
@@ -100,7 +101,8 @@ def make_mini_corpus(
                     num_workers = 1 if duration_min <= _SINGLE_PROCESS_MIN else num_processes(None)
                 _replace(out, options, plan, num_workers, show_progress)
     except OSError as err:
-        raise ValueError(f"cannot make a mini corpus in '{out}': {err}") from err
+        why = f"disk full, make room ({err})" if is_disk_full(err) else err
+        raise ValueError(f"cannot make a mini corpus in '{out}': {why}") from err
     return out
 
 

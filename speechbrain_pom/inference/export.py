@@ -5,7 +5,6 @@ weights, `units.json` (and `pieces.model`) the units of a fine-tuned model, `REA
 model card.
 """
 
-import os
 import shutil
 from pathlib import Path
 
@@ -15,8 +14,15 @@ from safetensors.torch import save_file
 
 import speechbrain_pom
 from speechbrain_pom.ctc import units
-from speechbrain_pom.errors import UserError, one_line
-from speechbrain_pom.files import flush_to_disk, rename_durably, sha256_of, write_atomically
+from speechbrain_pom.disks import check_name, why_not_written
+from speechbrain_pom.errors import UserError
+from speechbrain_pom.files import (
+    flush_to_disk,
+    rename_durably,
+    sha256_of,
+    temporary_beside,
+    write_atomically,
+)
 from speechbrain_pom.inference.architecture import build_parts, encoder_of, read_architecture
 from speechbrain_pom.inference.hub import (
     FORMAT_KEY,
@@ -193,22 +199,22 @@ def write_export(out, model, architecture, card, *, run, commit=None, overwrite=
         If the folder holds anything else, or cannot be written.
     """
     out = Path(out).resolve()
+    check_name(out)
     _check_place(out, run, overwrite)
     metadata = {"format": "pt", FORMAT_KEY: FORMAT_VERSION, RUN_KEY: run}
     metadata["speechbrain_pom"] = speechbrain_pom.__version__
     if commit:
         metadata["commit"] = commit
-    hidden = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    hidden = temporary_beside(out, "tmp")
     try:
         hidden.mkdir(parents=True)
         _write_files(hidden, model, architecture, metadata)
         write_atomically(hidden / CARD_FILE, card)
         _publish(hidden, out)
     except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
-        raise UserError(
-            f"cannot write '{out}' ({getattr(error, 'strerror', None) or one_line(error)}): "
-            "give another folder or make room"
-        ) from error
+        why = why_not_written(error, out.parent)
+        sentence = f"cannot write '{out}' ({why}): give another folder or make room"
+        raise UserError(sentence) from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
     return sorted(out.iterdir())
@@ -299,7 +305,7 @@ def plain_yaml(text, without=()):
 
 def _publish(hidden, out):
     """Give the finished folder its name, in place of an older one."""
-    replaced = out.with_name(f".{out.name}.{os.getpid()}.old")
+    replaced = temporary_beside(out, "old")
     if out.exists():
         rename_durably(out, replaced)
     rename_durably(hidden, out)

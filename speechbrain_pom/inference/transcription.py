@@ -17,10 +17,12 @@ from speechbrain_pom.ctc.alignment import Word, align_words, frames_needed
 from speechbrain_pom.ctc.decoding import greedy_decode
 from speechbrain_pom.ctc.units import WORD_START
 from speechbrain_pom.data.audio_reader import AudioReader
+from speechbrain_pom.disks import explain_full_disk, reserve
 from speechbrain_pom.errors import UserError
 from speechbrain_pom.inference.windows import encode_windows
 
 _BLOCK = 4096  # frames that the head gets at a time
+_ELSEWHERE = "set TMPDIR to a folder on another disk"
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def transcribe(recogniser, source, *, decode=None, window_s=30.0, pause_s=0.6, m
     Raises
     ------
     UserError
-        If the file cannot be read, or the recogniser is in training mode.
+        If the file cannot be read, the disk for temporary files is full, or the recogniser is in
+        training mode.
     ValueError
         If the model's outputs are NaN.
 
@@ -232,7 +235,9 @@ def _outputs(recogniser, reader, window_s, stack):
         if reader.duration_s <= window_s:
             wav = reader.read(0, reader.num_samples).to(encoder.device)
             return recogniser(wav.unsqueeze(0))[0][0].cpu()
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="speechbrain_pom_"))
+        with explain_full_disk(tempfile.gettempdir(), _ELSEWHERE):
+            temporary = tempfile.TemporaryDirectory(prefix="speechbrain_pom_")
+        folder = stack.enter_context(temporary)
         num_frames = encoder.num_frames(reader.num_samples)
         frames = _on_disk(folder, "frames", (num_frames, encoder.d_model), encoder.dtype)
         encode_windows(encoder, reader, window_s=window_s, out=frames)
@@ -246,8 +251,10 @@ def _outputs(recogniser, reader, window_s, stack):
 
 def _on_disk(folder, name, shape, dtype):
     """A tensor of which only the parts in use are in memory."""
-    file = os.path.join(folder, name)
-    return torch.from_file(file, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
+    file, size = os.path.join(folder, name), math.prod(shape)
+    with explain_full_disk(os.path.dirname(folder), _ELSEWHERE), open(file, "wb") as stream:
+        reserve(stream, size * dtype.itemsize)
+    return torch.from_file(file, shared=True, size=size, dtype=dtype).view(shape)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ hidden folder; its files are hashed and flushed to the disk; then the folder app
 in one step. Everything else (recoverables, hooks, which checkpoints are kept) is SpeechBrain's.
 """
 
-import errno
 import json
 import logging
 import math
@@ -17,6 +16,7 @@ from speechbrain.utils.checkpoints import METAFNAME, Checkpointer, ckpt_recency
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_pom.disks import why_not_written
 from speechbrain_pom.errors import UserError
 from speechbrain_pom.files import flush_to_disk, rename_durably, sha256_of
 
@@ -90,7 +90,7 @@ class SafeCheckpointer(Checkpointer):
                 logger.log(verbosity, "Saved checkpoint %s", saved.path)
             ddp_barrier()
         except (OSError, RuntimeError) as error:
-            reason = _why_not_written(error, visible)
+            reason = why_not_written(error, visible)
             if if_main_process():  # the others must not take files from under it
                 shutil.rmtree(saving, ignore_errors=True)
             raise RuntimeError(
@@ -288,11 +288,3 @@ def _publish(saved, visible):
     shutil.rmtree(former, ignore_errors=True)
     renamed = {name: final / path.name for name, path in saved.paramfiles.items()}
     return saved._replace(path=final, paramfiles=renamed)
-
-
-def _why_not_written(error, folder):
-    """Disk full, also where PyTorch's writer hides it; else the error's own words."""
-    full = getattr(error, "errno", None) == errno.ENOSPC
-    if full or shutil.disk_usage(Path(folder)).free < 2**20:
-        return "disk full"
-    return str(error)

@@ -14,7 +14,6 @@ import torch
 from speechbrain_pom.cli.audio_jobs import (
     add_job_arguments,
     find_audio,
-    output_names,
     report_failures,
     run_jobs,
 )
@@ -95,24 +94,6 @@ def test_paths_that_cannot_be(folder):
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match="empty' holds no audio files"):
         find_audio([folder / "empty"])
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        (["x/a.wav"], ["a"]),
-        (["x/a.wav", "x/b/a.wav"], ["a", "b/a"]),
-        (["x/a.wav", "y/a.flac"], ["x/a", "y/a"]),
-        (["x/a.wav", "x/a.flac", "x/b.wav"], ["a.wav", "a.flac", "b"]),
-        (["x/a.wav", "x/a.flac", "x/a.wav.mp3"], ["a.wav", "a.flac", "a.wav.mp3"]),
-        (["x/a.b.wav", "x/a"], ["a.b", "a"]),
-        ([], []),
-    ],
-)
-def test_output_names(files, expected):
-    assert output_names(list(map(Path, files))) == dict(
-        zip(map(Path, files), expected, strict=True)
-    )
 
 
 def test_bad_files_are_named_and_the_rest_go_on():

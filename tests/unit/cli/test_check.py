@@ -72,6 +72,23 @@ def test_manifest_and_durations(corpus, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("out", "cause"),
+    [("no/x.json", "No such file or directory"), (".", "Is a directory"), ("x" * 256, "")],
+)
+def test_the_place_of_the_report_is_checked_before_the_work(
+    corpus, capsys, monkeypatch, out, cause
+):
+    monkeypatch.setattr("speechbrain_pom.cli.check.check_data", None)
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", str(corpus), "--out", out])
+    error = capsys.readouterr().err
+    if cause:
+        assert f"the report '{out}' cannot be written ({cause}): choose another file" in error
+    else:
+        assert "has 256 bytes, and names in" in error
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere"], "error: data folder 'nowhere' does not exist: pass the folder that holds"),

@@ -324,15 +324,26 @@ def test_a_full_disk_is_a_failure_of_the_file(model, audio, tmp_path, monkeypatc
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     assert encode(model, "audio/a.wav") == 1
-    assert "failed: audio/a.wav: [Errno 28] No space left on device" in capsys.readouterr().err
+    assert (
+        "failed: audio/a.wav: disk full: no room in 'frames': make room, or give another --out\n"
+    ) in capsys.readouterr().err
     assert contents(tmp_path / "frames") == {"manifest.jsonl": b""}
+
+
+def test_names_are_checked_before_the_work(model, audio, tmp_path, capsys):
+    (audio / "a.wav").rename(audio / f"{'x' * 251}.wav")
+    text = refusal(capsys, model, "audio", "--out", "frames", "--format", "safetensors")
+    assert f"the name '{'x' * 251}.safetensors' has 263 bytes, and names in" in text
+    assert encode(model, "audio") == 0
+    assert f"{'x' * 251}.npy" in contents(tmp_path / "frames")
 
 
 def test_a_manifest_that_cannot_be_written(model, audio, tmp_path, monkeypatch, capsys):
     (tmp_path / "frames/manifest.jsonl").mkdir(parents=True)
     text = refusal(capsys, model, "audio/a.wav", "--out", "frames")
-    assert "cannot write 'frames/manifest.jsonl': " in text
-    assert ": make room" in text
+    assert (
+        "cannot write 'frames/manifest.jsonl' (Is a directory): make room, or give another" in text
+    )
 
 
 def test_values_that_do_not_fit(tmp_path):

@@ -220,16 +220,52 @@ def test_a_full_disk_fails_the_file(model, audio, capsys, monkeypatch):
             lambda source, target: (refuse if target.suffix == ".txt" else replace)(source, target),
         )
         assert main(call) == 1
-    assert "failed: audio/a.wav: [Errno 28] No space left on device" in capsys.readouterr().err
+    assert (
+        "failed: audio/a.wav: disk full: no room in 'out': make room, or give another --out\n"
+    ) in capsys.readouterr().err
     assert written(audio.parent / "out") == {}
     assert main(call) == 0
+
+
+def test_a_full_disk_for_temporary_files(model, audio, tmp_path, capsys, monkeypatch):
+    """The frames of long files lie in a map there: without a check the process would die."""
+    (tmp_path / "small").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "small"))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    call = ["transcribe", model, "audio", "--window_s", "1", "--out", "out"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        assert main(call) == 1
+    failed = [line for line in capsys.readouterr().err.splitlines() if "failed: " in line]
+    sentence = f"disk full: no room in '{tmp_path / 'small'}': make room, or set TMPDIR to a folder"
+    assert failed == [
+        f"failed: audio/{name}: {sentence} on another disk" for name in ("b.flac", "deep/c.wav")
+    ]
+    assert os.listdir(tmp_path / "small") == []
+    assert list(written(tmp_path / "out")) == ["a.txt"]
+    assert main(call) == 0
+
+
+def test_names_are_checked_before_the_work(model, audio, tmp_path, capsys):
+    (audio / "a.wav").rename(audio / f"{'x' * 251}.wav")
+    call = ["transcribe", model, "audio", "--out", "out"]
+    assert main(call) == 0
+    assert f"{'x' * 251}.txt" in written(tmp_path / "out")
+    before = written(tmp_path / "out")
+    with pytest.raises(SystemExit, match="2"):
+        main([*call, "--format", "text", "json"])
+    assert f"the name '{'x' * 251}.json' has 256 bytes, and names in" in capsys.readouterr().err
+    assert written(tmp_path / "out") == before
 
 
 def test_records_that_cannot_be_written_end_the_call(model, audio, capsys):
     (audio.parent / "out" / RECORDS).mkdir(parents=True)
     with pytest.raises(SystemExit, match="2"):
         main(["transcribe", model, "audio/a.wav", "--out", "out"])
-    message = f"error: cannot write 'out/{RECORDS}': [Errno 21] Is a directory"
+    message = f"error: cannot write 'out/{RECORDS}' (Is a directory): make room, or give another"
     assert message in capsys.readouterr().err
 
 

@@ -370,7 +370,7 @@ def test_a_failed_repair_keeps_the_old_folder(corpus, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(mini_corpus, "write_corpus", disk_full)
-    with pytest.raises(ValueError, match=r"cannot make a mini corpus in '.*': .*No space left"):
+    with pytest.raises(ValueError, match=r"cannot make a mini corpus in '.*': disk full, make"):
         make(corpus)
     assert contents(corpus) == before
 

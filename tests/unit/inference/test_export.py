@@ -200,9 +200,9 @@ def test_an_encoder_is_no_recogniser(pretrained_export):
     assert "is an export without a CTC head: export a run of train_ctc.py" in message
 
 
-def write(tiny_encoder, run_folder, run="a", **options):
+def write(tiny_encoder, run_folder, run="a", out="out", **options):
     architecture = export.read_architecture(run_folder / "hyperparams.yaml")
-    return write_export("out", tiny_encoder, architecture, "card", run=run, **options)
+    return write_export(out, tiny_encoder, architecture, "card", run=run, **options)
 
 
 def test_an_export_of_the_same_run_is_replaced_on_request(tiny_encoder, pretrained_run, tmp_path):
@@ -247,9 +247,18 @@ def test_a_full_disk_leaves_the_older_export(tiny_encoder, pretrained_run, tmp_p
     monkeypatch.setattr(export, "write_atomically", full)
     message = refusal(write, tiny_encoder, pretrained_run, overwrite=True)
     assert "cannot write '" in message
-    assert "(No space left on device): give another folder or make room" in message
+    assert "(disk full): give another folder or make room" in message
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_the_name_of_the_folder_is_checked_before_the_work(tiny_encoder, pretrained_run, tmp_path):
+    longest = "x" * os.pathconf(tmp_path, "PC_NAME_MAX")
+    write(tiny_encoder, pretrained_run, out=longest)
+    assert (tmp_path / longest / "README.md").is_file()
+    message = refusal(write, tiny_encoder, pretrained_run, out=f"{longest}x")
+    assert "bytes, and names in" in message
+    assert os.listdir(tmp_path) == [longest]
 
 
 def test_runs_are_told_apart(make_run, tmp_path):
