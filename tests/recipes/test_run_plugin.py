@@ -13,12 +13,25 @@ PLUGIN = "plugin: !apply:speechbrain_pom.register\n"
 RUN = ("-m", "speechbrain_pom", "run")
 
 
-def start(folder, *arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *arguments, "--noprogressbar", "--device", "cpu"]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
-    )
+@pytest.fixture
+def start(programs, tmp_path):
+    """Run Python in the folder of the test; `really`: and not by the server of the tests."""
+
+    def run(*arguments, really=False):
+        arguments = [*arguments, "--noprogressbar", "--device", "cpu"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if not really:
+            return programs.run(arguments, cwd=tmp_path, env=environment)
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
 
 
 def final_lines(result):
@@ -35,14 +48,14 @@ def with_plugin(tmp_path):
     return str(path)
 
 
-def test_plugin_line_in_the_yaml(tmp_path, with_plugin):
+def test_plugin_line_in_the_yaml(start, tmp_path, with_plugin):
     """One line in the YAML and plain python do the same as `run`."""
-    result = start(tmp_path, SCRIPT, with_plugin, "--data_folder=x", "--attention_type=PoM")
+    result = start(SCRIPT, with_plugin, "--data_folder=x", "--attention_type=PoM")
     plain = final_lines(result)
     assert plain["mixers"] == "PolynomialMixer PolynomialMixer"
     folder = "/data/a=b: c #d  e"
     arguments = ("--data_folder", folder, "--attention_type", "PoM(degree=2)")
-    run = final_lines(start(tmp_path, *RUN, SCRIPT, YAML, *arguments, "--experiment_name=run"))
+    run = final_lines(start(*RUN, SCRIPT, YAML, *arguments, "--experiment_name=run", really=True))
     assert run["data_folder"] == repr(folder)
     assert {**run, "data_folder": "'x'"} == plain
     stored = (tmp_path / "results/run/1234/hyperparams.yaml").read_text()
@@ -50,9 +63,9 @@ def test_plugin_line_in_the_yaml(tmp_path, with_plugin):
     assert (tmp_path / "results/run/1234/train.py").is_file()
 
 
-def test_mangled_spec_is_explained(tmp_path, with_plugin):
+def test_mangled_spec_is_explained(start, tmp_path, with_plugin):
     arguments = ("--data_folder", "x", "--attention_type", "PoM(degree=3)")
-    result = start(tmp_path, SCRIPT, with_plugin, *arguments)
+    result = start(SCRIPT, with_plugin, *arguments)
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
     assert "attention_type 'PoM(degree 3)'" in last
@@ -62,20 +75,20 @@ def test_mangled_spec_is_explained(tmp_path, with_plugin):
     assert not (tmp_path / "results").exists()
 
 
-def test_hybrid_spec_and_step_limit(tmp_path):
+def test_hybrid_spec_and_step_limit(start):
     arguments = ("--data_folder=x", "--attention_type=RelPosMHAXL*1 + PoM(degree=3)*1")
-    result = start(tmp_path, *RUN, SCRIPT, YAML, *arguments, "--optimizer_step_limit", "2")
+    result = start(*RUN, SCRIPT, YAML, *arguments, "--optimizer_step_limit", "2")
     lines = final_lines(result)
     assert lines["mixers"] == "RelPosMHAXL PolynomialMixer"
     assert lines["steps"].startswith("2, loss: ")
 
 
 @pytest.mark.slow
-def test_two_processes(tmp_path):
+def test_two_processes(start):
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
     arguments = ("--data_folder=x", "--attention_type", "RelPosMHAXL*1 + PoM(degree=3)*1")
     result = start(
-        tmp_path, *launcher, *RUN, SCRIPT, YAML, *arguments, "--distributed_backend", "gloo"
+        *launcher, *RUN, SCRIPT, YAML, *arguments, "--distributed_backend", "gloo", really=True
     )
     lines = final_lines(result)
     assert lines["mixers"] == "RelPosMHAXL PolynomialMixer"
