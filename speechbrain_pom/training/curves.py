@@ -65,6 +65,9 @@ _PANELS = (
     ),
 )
 _WIDTH_IN, _ROW_IN, _DPI = 12, 3.4, 100
+# Around and between panels, in inches: Matplotlib's own layout draws everything twice, in each
+# epoch.
+_LEFT_IN, _RIGHT_IN, _BETWEEN_IN, _ABOVE_IN, _BELOW_IN = 1.0, 0.15, 1.1, 0.35, 0.5
 
 
 def draw_curves(history, out_png):
@@ -102,8 +105,17 @@ def draw_curves(history, out_png):
         raise ValueError("nothing to draw: the history has none of the known figures")
     num_columns = min(2, len(panels))
     num_rows = math.ceil(len(panels) / num_columns)
-    figure = Figure(figsize=(_WIDTH_IN, _ROW_IN * num_rows), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(_WIDTH_IN, _ROW_IN * num_rows), dpi=_DPI)
     FigureCanvasAgg(figure)
+    column_in = (_WIDTH_IN - _LEFT_IN - _RIGHT_IN + _BETWEEN_IN) / num_columns - _BETWEEN_IN
+    figure.subplots_adjust(
+        left=_LEFT_IN / _WIDTH_IN,
+        right=1 - _RIGHT_IN / _WIDTH_IN,
+        wspace=_BETWEEN_IN / column_in,
+        top=1 - _ABOVE_IN / (_ROW_IN * num_rows),
+        bottom=_BELOW_IN / (_ROW_IN * num_rows),
+        hspace=(_ABOVE_IN + _BELOW_IN) / (_ROW_IN - _ABOVE_IN - _BELOW_IN),
+    )
     for position, (panel, lines) in enumerate(panels, start=1):
         _draw_panel(figure.add_subplot(num_rows, num_columns, position), panel, lines)
     picture = io.BytesIO()

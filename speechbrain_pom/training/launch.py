@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from copy import deepcopy
@@ -18,7 +19,7 @@ import torch
 from hyperpyyaml import resolve_references
 from speechbrain.core import DEFAULT_LOG_CONFIG
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
-from speechbrain.utils.logger import get_environment_description, setup_logging
+from speechbrain.utils.logger import setup_logging
 from speechbrain.utils.quirks import log_applied_quirks
 
 from speechbrain_pom.errors import UserError
@@ -156,11 +157,30 @@ def prepare_output_folder(experiment, script_path):
     return folder
 
 
-def _packages():
-    """This process's packages; SpeechBrain lists those of the first pip in PATH."""
+def _environment():
+    """As SpeechBrain describes it, but with the packages of this process.
+
+    SpeechBrain lists those of the first pip in PATH, and takes seconds for it.
+    """
     found = {each.name: each.version for each in importlib.metadata.distributions()}
-    listing = "".join(f"{name}=={found[name]}\n" for name in sorted(found, key=str.lower))
-    return f"Packages of the run:\n{listing}==============================\n"
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        revision = f"Git revision:\n{commit}"
+    except (OSError, subprocess.CalledProcessError):
+        revision = "Could not get git revision"
+    parts = (
+        "SpeechBrain system description",
+        f"Python version:\n{sys.version}",
+        "\n".join(
+            ["Packages:", *(f"{name}=={found[name]}" for name in sorted(found, key=str.lower))]
+        ),
+        revision,
+        f"CUDA version:\n{torch.version.cuda or torch.version.hip}"
+        if torch.cuda.is_available()
+        else "CUDA not available",
+    )
+    return "\n==============================\n".join(parts)
 
 
 def _fill_output_folder(experiment, folder, script_path):
@@ -178,8 +198,7 @@ def _fill_output_folder(experiment, folder, script_path):
     if not Path(log_config).is_file():
         raise UserError(f"--log_config: no such file: '{log_config}'")
     _write_if_changed(folder / "hyperparams.yaml", resolved_yaml(experiment))
-    environment = _packages() + get_environment_description()
-    _write_if_changed(folder / "env.log", environment)
+    _write_if_changed(folder / "env.log", _environment())
     _write_if_changed(folder / script_path.name, script_path.read_text(encoding="utf-8"))
     setup_logging(log_config, {"handlers": {"file_handler": {"filename": str(folder / "log.txt")}}})
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # thousands of lines on fonts

@@ -84,6 +84,8 @@ for command in json.load(sys.stdin):
 print(json.dumps(results), file=sys.__stdout__)
 """
 
+_session = {}  # the fixture `programs`, for the functions of this file
+
 
 def arguments(stage, **options):
     """The recipe, its YAML and the options of a tiny run; None leaves one of them out."""
@@ -95,23 +97,32 @@ def arguments(stage, **options):
     return [*command, "--noprogressbar"]
 
 
-def run(command, timeout_s=120, stdin=None, **environment):
-    """Run from the repository's root, with one thread."""
+def run(command, stdin="", forked=True, **environment):
+    """Run a Python program from the repository's root, with one thread.
+
+    By default in a process that is forked and need not import everything; torchrun, and one run of
+    each recipe, are started as a user starts them.
+    """
+    python, *rest = [str(part) for part in command]
+    assert python == sys.executable
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    if forked and rest[:2] != TORCHRUN[1:3]:
+        return _session["programs"].run(rest, cwd=ROOT, env=environment, stdin=stdin)
     return subprocess.run(
-        [str(part) for part in command],
+        [python, *rest],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env=environment,
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=timeout_s,
+        timeout=600,
     )
 
 
-def train(stage, output_folder, launcher=PYTHON, environment=None, **options):
+def train(stage, output_folder, forked=True, **options):
     """Run a recipe that is expected to work; return all that it printed."""
-    command = [*launcher, *arguments(stage, output_folder=output_folder, **options)]
-    result = run(command, **(environment or {}))
+    command = [*PYTHON, *arguments(stage, output_folder=output_folder, **options)]
+    result = run(command, forked=forked)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout + result.stderr
 
@@ -125,7 +136,7 @@ def train_until_killed(stage, output_folder, epoch, batch, **options):
 
 
 def call_all(commands):
-    """Run command lines in one process, which saves the imports: exit code and stderr of each."""
+    """Run command lines one after the other in one process: exit code and stderr of each."""
     result = run([sys.executable, "-c", MANY_CALLS], stdin=json.dumps(commands))
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
@@ -202,8 +213,9 @@ def differing(first, second):
 
 
 @pytest.fixture(scope="session")
-def recipes():
+def recipes(programs):
     """What this file defines: test modules cannot import it."""
+    _session["programs"] = programs
     return sys.modules[__name__]
 
 
@@ -215,7 +227,7 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def pretrained(corpus, tmp_path_factory):
+def pretrained(recipes, corpus, tmp_path_factory):
     """A pretraining run of two epochs without interruption, and what it printed."""
     folder = tmp_path_factory.mktemp("pretrained") / "bestrq"
-    return folder, train("bestrq", folder, data_folder=corpus, tensorboard=True)
+    return folder, train("bestrq", folder, data_folder=corpus, tensorboard=True, forked=False)

@@ -39,7 +39,9 @@ ngram 2=1
 def fine_tuned(recipes, pretrained, corpus, tmp_path_factory):
     """A run of two epochs from the pretraining run, and what it printed."""
     folder = tmp_path_factory.mktemp("fine_tuned") / "ctc"
-    return folder, recipes.train("ctc", folder, data_folder=corpus, pretrained=pretrained[0])
+    return folder, recipes.train(
+        "ctc", folder, data_folder=corpus, pretrained=pretrained[0], forked=False
+    )
 
 
 def check_results(folder, names):

@@ -43,7 +43,7 @@ def given(pretrained, tmp_path_factory):
 def probed(recipes, given, tmp_path_factory):
     """A run without interruption, and what it printed."""
     folder = tmp_path_factory.mktemp("probed") / "run"
-    result = recipes.run([sys.executable, *arguments(folder, **given)])
+    result = recipes.run([sys.executable, *arguments(folder, **given)], forked=False)
     assert result.returncode == 0, result.stderr[-3000:]
     return folder, result.stdout + result.stderr
 

@@ -1,5 +1,6 @@
 """The picture of a run's curves: which panels, what is in them, how it is written."""
 
+import itertools
 import math
 
 import pytest
@@ -74,6 +75,16 @@ def test_panels_of_pretraining(tmp_path, figures):
     assert shares["commonest code, valid"] == pytest.approx([5.0] * 7)
     assert panels["Masked prediction"].get_ylim()[0] == 0
     assert panels["Learning rate"].get_yscale() == "log"
+
+
+@pytest.mark.parametrize("history", [PRETRAINING, FINE_TUNING, [{"epoch": 1, "lr": 0.00012345}]])
+def test_no_label_is_cut_or_over_another_panel(tmp_path, figures, history):
+    draw_curves(history, tmp_path / "curves.png")
+    (figure,) = figures
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    assert all(figure.bbox.count_contains(box.corners()) == 4 for box in boxes)
+    for first, second in itertools.combinations(boxes, 2):
+        assert not first.overlaps(second)
 
 
 def test_panels_of_fine_tuning(tmp_path, figures):
