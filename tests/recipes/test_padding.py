@@ -29,7 +29,7 @@ decoding.blank_share, scoring.ErrorRates.append = blank_share, append_and_keep
 runpy.run_path(script, run_name="__main__")
 torch.save(batches, out)
 """
-OPTIONS = {"pretrained": "null", "number_of_epochs": 1, "test_splits": "[test-clean]"}
+OPTIONS = {"pretrained": "null", "optimizer_step_limit": 1, "test_splits": "[test-clean]"}
 
 
 def test_set(folder, corpus):
