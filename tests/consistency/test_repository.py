@@ -32,7 +32,7 @@ def test_one_version(config):
     assert speechbrain_pom.__version__ == expected
     assert version("speechbrain-pom") == expected
     assert YAML().load(read("CITATION.cff"))["version"] == expected
-    assert re.findall(r"^## (\S+)", read("CHANGELOG.md"), re.MULTILINE)[0] == expected
+    assert re.findall(r"^## (\d\S*)", read("CHANGELOG.md"), re.MULTILINE)[0] == expected
 
 
 def test_licence(config):
