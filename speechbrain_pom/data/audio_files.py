@@ -78,6 +78,8 @@ def inspect_audio(path, check_data="headers"):
         return _nothing("missing file", "the file is missing: restore it")
     except soundfile.LibsndfileError as error:
         return AudioFacts(0, 0, 0, unreadable_problems(path, decoder_message(error)))
+    except PermissionError as error:
+        return _nothing("unreadable", f"unreadable audio ({error.strerror}): change permissions")
     except OSError as error:
         return AudioFacts(0, 0, 0, unreadable_problems(path, error.strerror))
 

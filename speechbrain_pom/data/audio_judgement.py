@@ -9,6 +9,7 @@ import soundfile
 from speechbrain_pom.errors import UserError
 
 _CANCELLED = 1e-3  # peak of the mean of channels over their own: 60 dB below
+_LONGEST_HEADER = 2**14  # bytes of a file without samples
 _BLOCK = 2**16  # samples decoded at a time
 _OGG_PAGE = 2**16  # bytes; no page is longer
 _STREAMED = 0x7FFF0000  # bytes; programs that write to a pipe claim this or more
@@ -47,11 +48,13 @@ def judge(audio, path, whole):
 
 
 def _header_problems(audio, path):
+    no_length = audio.num_claimed is None and not audio.has_parts and audio.format != "MP3"
     if audio.num_claimed is not None and audio.num_claimed <= 0:
-        return {"empty": "holds no samples: restore or remove it"}
+        no_length = os.path.getsize(path) > _LONGEST_HEADER  # of a recorder that was killed
+        if not no_length:
+            return {"empty": "holds no samples: restore or remove it"}
     cut = _CUT_CHUNK.search(audio.log)
     claimed, present = map(int, cut.groups()) if cut else (0, 0)
-    no_length = audio.num_claimed is None and not audio.has_parts and audio.format != "MP3"
     if no_length or claimed >= _STREAMED > present:
         return {"unknown length": "its header does not say how long it is: encode it again"}
     if claimed > present:

@@ -91,15 +91,24 @@ def end_of_container(stream):
     Returns
     -------
     int
-        A place in the file; 0 for other formats, or where the header does not say.
+        A place in the file: the first one that is in none of its chunks. 0 for other formats, or
+        where the header does not say.
     """
     opening = read_at(stream, 0, 8)
     order = {b"RIFF": "<", b"FORM": ">"}.get(opening[:4])
     if order is None or len(opening) < 8:
         return 0
     num_bytes = struct.unpack(f"{order}I", opening[4:])[0]
-    end = 8 + num_bytes + num_bytes % 2
-    return end if 8 < end <= os.fstat(stream.fileno()).st_size else 0
+    end, place = 8 + num_bytes + num_bytes % 2, 12
+    if not 8 < end <= os.fstat(stream.fileno()).st_size:
+        return 0
+    while place < end:
+        chunk = read_at(stream, place, 8)
+        if len(chunk) < 8 or not all(32 <= letter < 127 for letter in chunk[:4]):
+            return place
+        size = struct.unpack(f"{order}I", chunk[4:])[0]
+        place += 8 + size + size % 2
+    return end
 
 
 def largest_flac(stream):

@@ -18,6 +18,7 @@ from speechbrain_pom.errors import UserError
 _ONLY_IN_ORDER = ("MP3", "OGG")  # libsndfile's seeking is not exact to the sample in these
 _BLOCK = 2**18  # samples decoded at a time where nothing but decoding leads to a sample
 _STRAY_BYTES = 2**16  # after the sound: what no program reads, but some programs write
+_STRAY_SHARE = 0.1  # of a small file
 _FLAC_AHEAD = 2**16  # bytes, at least
 _FLAC_START = b"fLaC\0\0\0\x22"
 _MAGIC = (b"fLaC", b".snd", b"RIFF", b"FORM")  # of files that may be joined by mistake
@@ -185,8 +186,9 @@ class AudioStream:
         elif start < size:
             start = max(start, end_of_container(self._stream))
         num_bytes = end_of_sound(self._stream) - start if start < size else 0
-        begins = read_at(self._stream, start, 4) if num_bytes > 0 else b""
-        return num_bytes if num_bytes > _STRAY_BYTES or begins in _MAGIC else 0
+        rest = read_at(self._stream, start, min(num_bytes, _STRAY_BYTES)) if num_bytes > 0 else b""
+        is_much = num_bytes > min(_STRAY_BYTES, _STRAY_SHARE * size) and any(rest)
+        return num_bytes if is_much or rest[:4] in _MAGIC else 0
 
     def fits_its_header(self):
         """Whether the file is not larger than its header allows, where that can be told.

@@ -52,6 +52,17 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     }
 
 
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), 16000)
+    monkeypatch.setattr("speechbrain_pom.data.audio_files.AudioStream", refuse)
+    assert inspect_audio(tmp_path / "a.wav").problems == {
+        "unreadable": "unreadable audio (Permission denied): change permissions"
+    }
+
+
 @pytest.mark.parametrize(
     ("channels", "problems"),
     [

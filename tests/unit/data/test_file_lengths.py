@@ -210,10 +210,36 @@ def test_joined_files_of_formats_that_have_no_joining(tmp_path, kind):
         assert problems_of(tmp_path / "e", id3v2(300) + data, how) == {}
 
 
-def test_a_size_that_does_not_fit_into_the_header(tmp_path):
+def with_sizes(data, riff, samples):
+    """A WAV file whose header says so many bytes, for the file and for its samples."""
+    return data[:4] + struct.pack("<I", riff) + data[8:40] + struct.pack("<I", samples) + data[44:]
+
+
+@pytest.mark.parametrize("riff", [1036, 2 * NUM_SAMPLES + 36])
+def test_a_size_that_does_not_fit_into_the_header(tmp_path, riff):
     """As of recordings of more than 4 GiB: the header says what is left of the size."""
-    data = bytearray(encode(noise(), "WAV"))
-    data[4:8], data[40:44] = struct.pack("<I", 1036), struct.pack("<I", 1000)
-    assert problems_of(tmp_path / "a.wav", bytes(data) + bytes(range(1, 256)) * 600)[
-        "more than its header says"
-    ].startswith("holds 500 samples by its header, but ")
+    data = with_sizes(encode(noise(), "WAV"), riff, 1000)
+    for how in ("headers", "decode"):
+        problem = problems_of(tmp_path / "a.wav", data, how)["more than its header says"]
+        assert problem == (
+            f"holds 500 samples by its header, but {len(data) - 1044} bytes follow them: encode "
+            "it again"
+        )
+    short = data[:20000] if riff < 2000 else with_sizes(data[:20000], 19992, 1000)
+    assert list(problems_of(tmp_path / "b.wav", short)) == ["more than its header says"]
+    assert problems_of(tmp_path / "c.wav", encode(noise(500), "WAV") + bytes(4096)) == {}
+
+
+@pytest.mark.parametrize(("riff", "samples"), [(0, 0), (36, 0), (2**32 - 1, 2**32 - 1)])
+def test_a_recording_that_was_not_closed_is_not_called_empty(tmp_path, riff, samples):
+    data = with_sizes(encode(noise(), "WAV"), riff, samples)
+    assert problems_of(tmp_path / "a.wav", data) == {
+        "unknown length": "its header does not say how long it is: encode it again"
+    }
+
+
+def test_long_metadata_after_the_samples_is_not_taken_for_sound(tmp_path):
+    data = encode(noise(), "WAV")
+    data += b"LIST" + struct.pack("<I", 200000) + bytes(range(200)) * 1000
+    path = tmp_path / "a.wav"
+    check_length(path, with_sizes(data, len(data) - 8, 2 * NUM_SAMPLES), NUM_SAMPLES)
