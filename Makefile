@@ -6,7 +6,8 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 DEMO := results/demo
-# Processes of the tests; each of them uses one thread.
+# Processes of the tests; each of them uses one thread. Files go out in their order, in which the
+# long ones come early, and not by their numbers of tests.
 TEST_PROCESSES ?= 2
 
 # Threads that wait asleep: where other programs use the cores too, waiting threads that spin make
@@ -46,12 +47,12 @@ demo: $(INSTALLED)
 	@$(RUN) -m speechbrain_pom summary $(DEMO)/bestrq_pom $(DEMO)/ctc_pom
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --doctest-modules -n $(TEST_PROCESSES) --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --doctest-modules -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not slow"
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
 test-slow: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile -m slow
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m slow
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

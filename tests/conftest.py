@@ -70,10 +70,12 @@ class Programs:
     def __init__(self, folder):
         self._folder, self._numbers = folder, itertools.count()
         self._pipe, there = multiprocessing.Pipe()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment.pop("TRITON_INTERPRET", None)  # read at the import of Triton, for its tests
         self._server = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("program_server.py"), str(there.fileno())],
             pass_fds=[there.fileno()],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env=environment,
         )
         there.close()
 

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections import deque
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import wait
 
 import torch
@@ -97,8 +97,10 @@ def ended_by_signals():
         signal.signal(signal.SIGTERM, former)
 
 
-def _serve(connection, make_worker):
+def _serve(connection, make_worker, environment):
     """The life of a process: load, then answer each file with (result, error)."""
+    os.environ.clear()  # of a server that may be older
+    os.environ.update(environment)
     # Ctrl-C in a terminal reaches all processes: the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -137,15 +139,25 @@ def in_processes(files, make_worker, num_jobs, note):
     _Processes(files, make_worker, num_jobs, note).run()
 
 
+def _context(make_worker):
+    """Processes are forked from one that has the imports, and no CUDA or threads to lose."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    made_by = getattr(make_worker, "func", make_worker)  # of a partial
+    context.set_forkserver_preload([__name__, made_by.__module__])
+    return context
+
+
 class _Process:
     """One of several processes, and the file that it works on."""
 
     def __init__(self, make_worker):
-        # CUDA and threads do not survive a fork.
-        context = get_context("spawn")
+        context = _context(make_worker)
         self.connection, remote = context.Pipe()
         self.is_loaded, self.file = False, None
-        self.process = context.Process(target=_serve, args=(remote, make_worker), daemon=True)
+        arguments = (remote, make_worker, dict(os.environ))
+        self.process = context.Process(target=_serve, args=arguments, daemon=True)
         # Blocked until `_serve` ignores it: the imports before would die with a traceback.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

@@ -5,6 +5,9 @@ without using them, and leaves some run options untyped. Here values are kept ve
 are exact, and every value has the type of its option.
 """
 
+import copy
+import functools
+import io
 import re
 import sys
 from dataclasses import dataclass, field
@@ -77,13 +80,20 @@ def read_tree(yaml_path):
     if not path.is_file():
         raise UserError(f"no such experiment file: '{path}'")
     try:
-        with open(path, encoding="utf-8") as stream:
-            tree = YAML().load(stream)
+        tree = copy.deepcopy(_parse(path.read_text(encoding="utf-8"), str(path)))
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {one_line(error)}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path} has no keys: an experiment is a mapping of key: value")
     return tree
+
+
+@functools.lru_cache(maxsize=32)
+def _parse(text, name):
+    """For a file that is read several times, as in a start, and for each row of a table."""
+    stream = io.StringIO(text)
+    stream.name = name  # for the messages of errors
+    return YAML().load(stream)
 
 
 def _split(arguments):

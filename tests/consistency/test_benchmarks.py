@@ -31,19 +31,14 @@ def bench(monkeypatch):
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(programs, tmp_path):
     """Function of a command line: (completed process, the record it wrote or None)."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
 
     def run_benchmark(script, *options):
         out = tmp_path / "out.json"
-        done = subprocess.run(
-            [sys.executable, ROOT / "benchmarks" / script, *options, "--out", out],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-        )
+        command = [ROOT / "benchmarks" / script, *options, "--out", out]
+        done = programs.run(command, env=environment)
         return done, json.loads(out.read_text()) if out.is_file() else None
 
     return run_benchmark
@@ -59,9 +54,8 @@ def assert_says_where_it_ran(record):
     assert torch.__version__.startswith(record["versions"]["torch"])
 
 
-def test_readme_is_that_of_the_results():
-    command = [sys.executable, ROOT / "benchmarks/report.py", "--check"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_readme_is_that_of_the_results(programs):
+    done = programs.run([ROOT / "benchmarks/report.py", "--check"])
     assert done.returncode == 0, done.stderr
 
 

@@ -17,6 +17,12 @@ COST = {"grad_norm": 1.0, "audio_s_per_s": 79.6, "peak_memory_mib": 1327.5}
 CODES = {"codes_in_use": 171, "code_perplexity": 102.4, "top_code_share": 0.05}
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """The loggers draw after each epoch, which is not what is tested here."""
+    monkeypatch.setattr("speechbrain_pom.training.logs.draw_curves", lambda *_: None)
+
+
 def log_epochs(folder, train, valid):
     """One record per epoch, through the logger of the recipes."""
     folder.mkdir()

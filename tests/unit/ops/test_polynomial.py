@@ -128,9 +128,13 @@ def test_inputs_that_are_not_contiguous(make_inputs):
     assert_close(found, expected, 1e-12)
 
 
-@pytest.mark.parametrize("chunk_size", [3, 100, 256, 300, 1000])
 @pytest.mark.parametrize(
-    "num_frames", [CPU_BLOCK_FRAMES - 1, CPU_BLOCK_FRAMES, 3 * CPU_BLOCK_FRAMES + 5]
+    ("num_frames", "chunk_size"),
+    [
+        *((CPU_BLOCK_FRAMES - 1, size) for size in (3, 256, 1000)),
+        *((CPU_BLOCK_FRAMES, size) for size in (100, 256, 300)),
+        *((3 * CPU_BLOCK_FRAMES + 5, size) for size in (3, 300, 1000)),
+    ],
 )
 def test_blocks_equal_the_whole(make_inputs, random_padding, num_frames, chunk_size):
     inputs = make_inputs(num_frames, degree=2, dtype=torch.float64)
