@@ -25,6 +25,7 @@ from speechbrain_pom.files import replace_section
 DOCUMENT = "docs/replica.md"
 BEGIN = "<!-- REPLICA: written by python -m speechbrain_pom replica report -->"
 END = "<!-- /REPLICA -->"
+_MAX_NAMED = 6  # runs that are not finished
 _STAGES = {"pretraining": "pretraining", "finetuning": "fine-tuning"}
 STARTS = {"finetuning": "pretrained", "scratch": "from scratch"}
 
@@ -202,8 +203,11 @@ def _origin(record):
             f"threads each; {versions}"
         )
     text = ". ".join(parts) + "."
-    if record["missing"]:
-        text += f" Not finished: {'; '.join(record['missing'])}."
+    missing = record["missing"]
+    if len(missing) > _MAX_NAMED:
+        text += f" {len(missing)} runs are not finished."
+    elif missing:
+        text += f" Not finished: {'; '.join(missing)}."
     return text
 
 
