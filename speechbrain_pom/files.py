@@ -33,7 +33,8 @@ def write_atomically(path, content):
     ['state.json']
     """
     path = Path(path)
-    temporary = temporary_beside(path, "tmp")
+    # The process id keeps two runs apart that write the same file by mistake.
+    temporary = temporary_beside(path, f"{os.getpid()}.tmp")
     data = content.encode("utf-8") if isinstance(content, str) else content
     try:
         with remember_path(path), open(temporary, "wb") as stream:
@@ -57,17 +58,16 @@ def temporary_beside(path, ending):
     Returns
     -------
     Path
-        Of a name that is short enough wherever that of `path` is; with the process id, which keeps
-        two runs apart that write the same file by mistake.
+        Of a name that is short enough wherever that of `path` is.
 
     Example
     -------
-    >>> temporary_beside(Path("frames/a.npy"), "part").name.endswith(f".{os.getpid()}.part")
-    True
+    >>> temporary_beside(Path("frames/a.npy"), "part").name
+    '.a.npy.part'
     """
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     stem = path.name if len(os.fsencode(path.name)) <= _LONGEST_NAME else digest
-    return path.with_name(f".{stem}.{os.getpid()}.{ending}")
+    return path.with_name(f".{stem}.{ending}")
 
 
 def replace_section(path, begin, end, content, check=False):

@@ -5,6 +5,7 @@ weights, `units.json` (and `pieces.model`) the units of a fine-tuned model, `REA
 model card.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -205,7 +206,7 @@ def write_export(out, model, architecture, card, *, run, commit=None, overwrite=
     metadata["speechbrain_pom"] = speechbrain_pom.__version__
     if commit:
         metadata["commit"] = commit
-    hidden = temporary_beside(out, "tmp")
+    hidden = temporary_beside(out, f"{os.getpid()}.tmp")
     try:
         hidden.mkdir(parents=True)
         _write_files(hidden, model, architecture, metadata)
@@ -305,7 +306,7 @@ def plain_yaml(text, without=()):
 
 def _publish(hidden, out):
     """Give the finished folder its name, in place of an older one."""
-    replaced = temporary_beside(out, "old")
+    replaced = temporary_beside(out, f"{os.getpid()}.old")
     if out.exists():
         rename_durably(out, replaced)
     rename_durably(hidden, out)
