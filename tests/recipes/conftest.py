@@ -119,9 +119,9 @@ def run(command, stdin="", forked=True, **environment):
     )
 
 
-def train(stage, output_folder, forked=True, **options):
+def train(stage, output_folder, forked=True, launcher=PYTHON, **options):
     """Run a recipe that is expected to work; return all that it printed."""
-    command = [*PYTHON, *arguments(stage, output_folder=output_folder, **options)]
+    command = [*launcher, *arguments(stage, output_folder=output_folder, **options)]
     result = run(command, forked=forked)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout + result.stderr

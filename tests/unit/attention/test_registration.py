@@ -225,7 +225,7 @@ def test_layers_used_directly(make):
 
 
 @pytest.mark.parametrize("encoder_module", ENCODER_MODULES)
-@pytest.mark.parametrize("spec", ["nope", "PoM + nope", "PoM*3", "PoM(4, 2, 1, 0, 0, 0)", None])
+@pytest.mark.parametrize("spec", ["nope", "PoM + nope", "PoM*3", "PoM(4, 2, 1, 0, 0, 0, 0)", None])
 def test_bad_specs_raise_through_the_interface(build_asr, encoder_module, spec):
     with pytest.raises(ValueError, match="attention_type"):
         build_asr(spec, encoder_module)

@@ -64,17 +64,17 @@ NO_COUNT = "is not a number of layers (a whole number of at least 1)"
         (
             "PoM(degre=3)",
             "unknown option 'degre' at column 5 (closest: degree); PoM takes degree, expand, "
-            "variant, recompute, backend",
+            "variant, recompute, backend, init_gain",
         ),
         (
             "PoM(**x)",
             "unknown option '**' at column 5; PoM takes degree, expand, variant, recompute, "
-            "backend",
+            "backend, init_gain",
         ),
         (
-            "PoM(3, 2, 'base', True, 'auto', 4)",
-            "6 options by position at column 1; PoM takes degree, expand, variant, recompute, "
-            "backend",
+            "PoM(3, 2, 'base', True, 'auto', 1, 4)",
+            "7 options by position at column 1; PoM takes degree, expand, variant, recompute, "
+            "backend, init_gain",
         ),
         ("PoM + PoM(3, degree=2)", "option 'degree' is given twice at column 14"),
         (

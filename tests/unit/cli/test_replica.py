@@ -57,6 +57,7 @@ def made_up_record():
         run = {"mixer": "PoM", "seed": 1, "kind": kind, "commit": "abc1234"}
         run |= {"duration_s": 90, "cpu_s": 95.0, "peak_memory_mib": 500.0, "audio_s_per_s": 50.0}
         run["curve"] = {"steps": [1, 2], "loss": [3.0, 2.0], "wer": [90.0, 50.0]}
+        run["curve"]["accuracy"] = [0.1, 0.2]
         if wrong is not None:
             for split in ("test-clean", "test-other"):
                 run.setdefault("edits", {})[split] = [wrong, 0]
