@@ -25,7 +25,7 @@ def test_fine_tuning_with_two_processes_of_which_one_is_killed(tmp_path):
     record_path = tmp_path / "record.json"
     command = [sys.executable, SCRIPT, "--stage=ctc", "--kills=1", "--processes=2", "--epochs=2"]
     result = subprocess.run(
-        [*command, f"--out={record_path}"], capture_output=True, text=True, timeout=300
+        [*command, f"--out={record_path}"], capture_output=True, text=True, timeout=900
     )
     assert result.returncode == 0, result.stdout + result.stderr
     record = json.loads(record_path.read_text())
@@ -38,7 +38,7 @@ def test_two_kills_change_nothing(tmp_path):
     record_path, runs = tmp_path / "record.json", tmp_path / "runs"
     command = [sys.executable, SCRIPT, "--kills=2", "--epochs=4", f"--folder={runs}"]
     result = subprocess.run(
-        [*command, f"--out={record_path}"], capture_output=True, text=True, timeout=300
+        [*command, f"--out={record_path}"], capture_output=True, text=True, timeout=900
     )
     assert result.returncode == 0, result.stdout + result.stderr
     record = json.loads(record_path.read_text())

@@ -125,7 +125,7 @@ def reports(tmp_path_factory):
     }
     results = {}
     for kind, process in processes.items():
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
         results[kind] = json.loads(output.splitlines()[-1])
     results["cached"] = [path for path in caches.rglob("*") if path.is_file()]

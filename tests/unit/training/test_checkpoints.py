@@ -277,7 +277,7 @@ def on_a_small_disk(tmp_path, module, kind):
         pytest.skip("no small file system can be mounted here")
     result = subprocess.run(
         ["unshare", "-rm", "sh", "-c", f"{mount} && {sys.executable} {script} {disk}"],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return result.stdout

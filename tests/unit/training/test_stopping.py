@@ -132,7 +132,7 @@ def signal_the_group(tmp_path, init, number, keep_loader=False):
     while process.is_alive() and not (log_path.is_file() and "loading" in log_path.read_text()):
         time.sleep(0.01)
     os.killpg(process.pid, number)
-    process.join(timeout=20)
+    process.join(timeout=120)
     if process.is_alive():
         os.killpg(process.pid, signal.SIGKILL)
         pytest.fail("the process hangs: its workers do not end with it")
@@ -151,7 +151,7 @@ def test_forked_processes_end_whenever_they_are_told():
             process = fork.Process(target=wait_to_be_ended)
             process.start()
             process.terminate()
-            process.join(timeout=5)
+            process.join(timeout=60)
             assert process.exitcode == -signal.SIGTERM
         assert stop.signal_name is None
         assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
