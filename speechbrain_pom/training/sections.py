@@ -19,6 +19,8 @@ from speechbrain_pom.training.values import node_tag
 
 logger = get_logger(__name__)
 ATTENTION = "attention_type"
+NUM_LAYERS = "num_encoder_layers"
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,12 @@ class Section:
         """
         return f"{self.name}.{ATTENTION}"
 
-    @property
-    def place(self):
-        """Where its attention type stands, or would stand.
+    def place(self, name=ATTENTION):
+        """Where an argument stands, or would stand.
+
+        Arguments
+        ---------
+        name : str
 
         Returns
         -------
@@ -68,17 +73,20 @@ class Section:
         """
         by_name = isinstance(self.node, dict)
         arguments = list(arguments_of(self.target)[0])
-        return (*self.path, ATTENTION if by_name else arguments.index(ATTENTION))
+        return (*self.path, name if by_name else arguments.index(name))
 
-    @property
-    def value(self):
-        """Its attention type as the file writes it, or else the default of its class.
+    def value(self, name=ATTENTION):
+        """An argument as the file writes it, or else the default of the class.
+
+        Arguments
+        ---------
+        name : str
 
         Returns
         -------
         object
         """
-        default, key = arguments_of(self.target)[0][ATTENTION].default, self.place[-1]
+        default, key = arguments_of(self.target)[0][name].default, self.place(name)[-1]
         if isinstance(self.node, dict):
             return self.node.get(key, default)
         return self.node[key] if key < len(self.node) else default
@@ -95,32 +103,50 @@ def _walk(node, path=(), seen=None):
         yield from _walk(child, (*path, key), seen)
 
 
-def encoder_sections(tree):
+def _models(tree):
+    """The models with an attention type, and the language models beside them."""
+    sections = [Section(path, node, located(node)) for path, node in _walk(tree)]
+    sections = [section for section in sections if takes_spec(section.target)]
+    models = [section for section in sections if not is_language_model(section.target)] or sections
+    return models, [section for section in sections if section not in models]
+
+
+def _has_encoder(section, tree, given):
+    """Whether it builds encoder layers: some models are decoders alone, behind another encoder."""
+    if NUM_LAYERS not in arguments_of(section.target)[0]:
+        return True
+    value = _given(section.place(NUM_LAYERS), given, section.value(NUM_LAYERS))
+    for _ in tree:  # no more steps than keys: one may refer to itself
+        key = referred_key(value)
+        value = given.get((key,), tree[key]) if key in tree else value
+    return value != 0
+
+
+def encoder_sections(tree, given=None):
     """The sections whose encoder a spec is for, and the language models beside them.
 
     Arguments
     ---------
     tree : dict
         From `read_tree`.
+    given : dict, optional
+        What the command line sets, by path.
 
     Returns
     -------
     encoders, language_models : list of Section
-        A language model that is not beside an encoder counts as one.
+        A language model that is not beside another model counts as an encoder.
 
     Example
     -------
     >>> from ruamel.yaml import YAML
     >>> name = "speechbrain.lobes.models.transformer.Transformer.TransformerEncoder"
     >>> tree = YAML().load(f"model: !new:{name} {{num_layers: 2, d_model: 8, nhead: 2, d_ffn: 8}}")
-    >>> [(section.option, section.value) for section in encoder_sections(tree)[0]]
+    >>> [(section.option, section.value()) for section in encoder_sections(tree)[0]]
     [('model.attention_type', 'regularMHA')]
     """
-    sections = [Section(path, node, located(node)) for path, node in _walk(tree)]
-    sections = [section for section in sections if takes_spec(section.target)]
-    encoders = [section for section in sections if not is_language_model(section.target)]
-    beside = [section for section in sections if encoders and section not in encoders]
-    return encoders or sections, beside
+    given = given or {}
+    return tuple([x for x in part if _has_encoder(x, tree, given)] for part in _models(tree))
 
 
 def nested_overrides(tree, values):
@@ -152,8 +178,7 @@ def nested_overrides(tree, values):
     check_apart(values)
     places = {find_path(key, tree): value for key, value in values.items() if key != ATTENTION}
     if ATTENTION in values:
-        for path in _places_of_attention(tree, places):
-            places[path] = values[ATTENTION]
+        places.update(_places_of_attention(tree, places, values[ATTENTION]))
     elif ATTENTION in tree:
         _check_top_key(tree, places)
     overrides = {}
@@ -162,45 +187,64 @@ def nested_overrides(tree, values):
     return overrides
 
 
-def _places_of_attention(tree, given):
-    """Where an attention type for all encoders has to stand, that of the top included."""
-    encoders, language_models = encoder_sections(tree)
-    if ATTENTION not in tree and not encoders:
-        raise UserError(
-            f"--{ATTENTION}: no section of the file builds a model that takes one (a model that "
-            "the recipe itself builds needs a key of the file)"
-        )
-    places = [(ATTENTION,)] if ATTENTION in tree else []
+def _places_of_attention(tree, given, spec):
+    """By place, what makes a spec that of all encoders; that of the top included."""
+    encoders, language_models = encoder_sections(tree, given)
+    sections = [section for part in _models(tree) for section in part]
+    decoders = [section for section in sections if not _has_encoder(section, tree, given)]
+    decoders = [section for section in decoders if not _is_given(section, given)]
+    followers = [section for section in decoders if _follows_top_key(section, tree)]
+    if not encoders and (followers or ATTENTION not in tree):
+        raise UserError(_why_none(decoders))
+    places = {section.place(): tree[ATTENTION] for section in followers}  # they keep theirs
+    if ATTENTION in tree:
+        places[ATTENTION,] = spec
     for section in encoders:
         if not _is_given(section, given) and not _follows_top_key(section, tree):
-            places.append(find_path(section.option, tree))
+            places[find_path(section.option, tree)] = spec
     for section in language_models:
         if not _is_given(section, given) and not _follows_top_key(section, tree):
             logger.warning(
                 "--attention_type is for the encoders: the language model %s keeps %s, which "
                 "--%s changes",
                 section.name,
-                _text(section.value),
+                _text(section.value()),
                 section.option,
             )
     return places
 
 
+def _why_none(decoders):
+    if decoders:
+        return (
+            f"--{ATTENTION}: {_names(decoders)} has no encoder layers ({NUM_LAYERS}: 0), and "
+            "decoders have attention: it is for encoders"
+        )
+    return (
+        f"--{ATTENTION}: no section of the file builds a model that takes one (a model that the "
+        "recipe itself builds needs a key of the file)"
+    )
+
+
 def _is_given(section, given):
     """Whether the command line sets the attention type of a section, by itself or in a mapping."""
-    place = section.place
+    return _given(section.place(), given, _ABSENT) is not _ABSENT
+
+
+def _given(place, given, default):
+    """What the command line sets for a place, by itself or in a mapping; None for what it hides."""
     for path, value in given.items():
         if place[: len(path)] == path:
             for step in place[len(path) :]:
                 if isinstance(value, dict) and not node_tag(value) and step not in value:
-                    return False
+                    return default
                 value = value[step] if isinstance(value, dict) and step in value else None
-            return True
-    return False
+            return value
+    return default
 
 
 def _follows_top_key(section, tree):
-    return ATTENTION in tree and referred_key(section.value) == ATTENTION
+    return ATTENTION in tree and referred_key(section.value()) == ATTENTION
 
 
 def _check_top_key(tree, given):
@@ -209,8 +253,8 @@ def _check_top_key(tree, given):
         return
     idle = [
         section
-        for section in encoder_sections(tree)[0]
-        if section.value != tree[ATTENTION] and not _is_given(section, given)
+        for section in encoder_sections(tree, given)[0] or _models(tree)[0]
+        if section.value() != tree[ATTENTION] and not _is_given(section, given)
     ]
     if idle:
         raise UserError(

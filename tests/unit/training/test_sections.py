@@ -34,6 +34,9 @@ SIZES = """
     causal: False
 """
 INDENTED = SIZES.replace("\n    ", "\n        ")
+DECODER = SIZES.replace("encoder_layers: 2", "encoder_layers: !ref <depth>").replace(
+    "decoder_layers: 0", "decoder_layers: 1"
+)
 LM = f"""
 lm_model: !new:{MODELS}.transformer.TransformerLM.TransformerLM
     vocab: 30
@@ -92,6 +95,19 @@ SHAPES = {
     "a language model beside an encoder": (f"{LM}{NESTED}", ["Transformer"]),
     "a decoder beside an encoder": (
         f"{NESTED}decoder: !new:{MODELS}.transformer.Transformer.TransformerDecoder {BLOCK}\n",
+        ["Transformer"],
+    ),
+    "a model of decoder layers beside an encoder": (
+        f"depth: 0\n{NESTED}second: {ASR}{DECODER}",
+        ["Transformer"],
+    ),
+    "a model of decoder layers that refers to the same key": (
+        f"depth: 0\n{TOP}second: {ASR}{DECODER}    attention_type: !ref <attention_type>\n",
+        ["Transformer"],
+    ),
+    "a model of decoder layers that refers to a key that is a reference": (
+        f"kind: regularMHA\nattention_type: !ref <kind>\ndepth: 0\n{NESTED}"
+        f"second: {ASR}{DECODER}    attention_type: !ref <attention_type>\n",
         ["Transformer"],
     ),
     "a copy": (f"{NESTED}again: !copy <Transformer>\n", ["Transformer", "again"]),
@@ -224,6 +240,12 @@ def test_a_key_at_the_top_that_no_model_uses_is_refused(model, write):
         build(path, ["--Transformer={attention_type: PoM}"], way)
 
 
+def test_a_key_at_the_top_beside_a_model_of_decoder_layers_is_refused(write):
+    path = write(f"attention_type: RelPosMHAXL\ndepth: 0\nmodel: {ASR}{DECODER}{LM}")
+    with pytest.raises(UserError, match=r"no model uses it: .* into model \(TransformerASR\), or"):
+        build(path, [], "run")
+
+
 def test_the_lines_of_the_message_are_those_that_work(write):
     path = write(f"attention_type: PoM\n{DEFAULT}    attention_type: !ref <attention_type>\n")
     assert "PoM(degree=2" in str(mixers(build(path, [], "options")))
@@ -262,6 +284,32 @@ def test_a_file_without_such_a_model(write):
             nested_overrides(read_tree(write(text)), {"attention_type": "PoM"})
 
 
+@pytest.mark.parametrize("way", ["run", "options"])
+@pytest.mark.parametrize("top", ["", "attention_type: regularMHA\n"])
+@pytest.mark.parametrize("lm", ["", LM])
+def test_a_file_whose_models_have_no_encoder_layers(lm, top, way, write):
+    attention = "    attention_type: !ref <attention_type>\n" if top else ""
+    path = write(f"{top}depth: 0\nmodel: {ASR}{DECODER}{attention}{lm}")
+    message = (
+        "--attention_type: model (TransformerASR) has no encoder layers (num_encoder_layers: 0), "
+        "and decoders have attention: it is for encoders"
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        build(path, ["--attention_type=PoM"], way)
+    assert build(path, [], way)["model"].decoder.layers
+    options = ["--depth=1", "--model.num_encoder_layers=1", "--model={num_encoder_layers: 1}"]
+    for option in options:
+        built = build(path, [f"--attention_type={SPEC}", option], way)
+        assert mixers(built).pop("model") == {FULL}
+        assert not any(FULL in names for key, names in mixers(built).items() if key != "model")
+
+
+def test_a_number_of_layers_that_refers_to_itself_is_left_to_the_loader(write):
+    path = write(f"depth: !ref <other>\nother: !ref <depth>\nmodel: {ASR}{DECODER}")
+    overrides = nested_overrides(read_tree(path), {"attention_type": "PoM"})
+    assert overrides == {"model": {"attention_type": "PoM"}}
+
+
 def test_arguments_in_a_list_that_leave_the_type_out(write):
     path = write(f"model: !new:{MODELS}.dual_path.SBTransformerBlock [1, 16, 2]\n")
     with pytest.raises(UserError, match="the arguments of model stand in a list without attention"):
@@ -298,8 +346,12 @@ def test_files_of_speechbrain(path):
     tree = read_tree(path)
     unset = {key: "x" for key, node in tree.items() if node_tag(node) == "!PLACEHOLDER"}
     sections, _ = encoder_sections(tree)
-    names = re.findall(r"!new:(\S+)", path.read_text(encoding="utf-8"))
-    absent = [name for name in names if importable(name) is None]
+    content = path.read_text(encoding="utf-8")
+    absent = [name for name in re.findall(r"!new:(\S+)", content) if importable(name) is None]
+    if not sections and re.search(r"num_encoder_layers: 0\b", content):
+        with pytest.raises(UserError, match="has no encoder layers"):
+            nested_overrides(tree, {"attention_type": "PoM"})
+        return
     if not sections and absent:
         pytest.skip(f"not installed: what {', '.join(absent)} imports")
     assert sections, "none of its sections takes a type"
