@@ -123,6 +123,9 @@ def _setting(options):
         except ValueError:
             note = ""
         yield "data", f"{options['data_folder']}{note}"
+    if options.get("train_csv"):
+        csvs = options["train_csv"]
+        yield "trained on", csvs if isinstance(csvs, str) else ", ".join(csvs)
 
 
 def _course(folder, records, options):

@@ -180,7 +180,7 @@ def _corpus(folders, results):
     """LibriSpeech by its numbers of utterances and words, for names can be given to anything."""
     data_folder = read_tree(folders["finetuning"] / "hyperparams.yaml").get("data_folder")
     try:
-        read_manifest(data_folder)
+        read_manifest(data_folder or "")  # none is given where CSV files say where the audio is
         return "mini corpus (synthetic)"
     except ValueError:
         pass

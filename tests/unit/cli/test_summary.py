@@ -64,6 +64,14 @@ def rows_of(text):
     return {line[2:15].strip(): line[16:] for line in lines if line[2] != " "}
 
 
+@pytest.mark.parametrize("csvs", ["a.csv?split=train", "[a.csv?split=train, b.csv]"])
+def test_csv_files_of_ones_own(pretraining, capsys, csvs):
+    with open(pretraining / "hyperparams.yaml", "a") as stream:
+        stream.write(f"train_csv: {csvs}\n")
+    assert main(["summary", str(pretraining)]) == 0
+    assert rows_of(capsys.readouterr().out)["trained on"] == csvs.strip("[]")
+
+
 def test_pretraining(pretraining, capsys):
     assert main(["summary", str(pretraining)]) == 0
     text = capsys.readouterr().out

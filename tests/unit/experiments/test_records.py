@@ -104,6 +104,14 @@ def test_the_mini_corpus_fills_no_cell(finished_runs, tmp_path):
     assert not record["fills_cells"]
 
 
+def test_csv_files_of_ones_own_are_no_librispeech_by_their_place(finished_runs):
+    folders = finished_runs(EXPERIMENT, pretraining={"num_utterances": 1000})
+    (folders["finetuning"] / "hyperparams.yaml").write_text(
+        "# Command: x\ndata_folder: null\ntrain_csv: own.csv\n"
+    )
+    assert build_record(EXPERIMENT, folders)["corpus"].startswith("other: not the training and")
+
+
 def test_runs_that_are_none_are_refused(finished_runs, tmp_path):
     folders = finished_runs(EXPERIMENT)
     nowhere = {**folders, "pretraining": tmp_path / "nowhere"}
