@@ -57,4 +57,7 @@ def test_runs_and_report(recipes, tmp_path):
 
     again = recipes.run([*COMMAND, "run", *own])
     assert again.returncode == 0
+    assert "2 of 2 chains of runs are in the record: left out\n" in again.stdout
+    again = recipes.run([*COMMAND, "run", *own, "--again"])
+    assert again.returncode == 0
     assert again.stdout.count(": was finished") == 3
