@@ -111,9 +111,7 @@ class ExactBrain(sb.Brain):
     def on_fit_start(self):
         """Build optimizers and resume, and say from where."""
         super().on_fit_start()
-        interval = getattr(self.hparams, "layer_statistics_interval", 0)
-        folder = getattr(self.hparams, "output_folder", None)
-        self.layer_statistics = LayerStatistics(self.modules, folder or ".", interval)
+        self.layer_statistics = LayerStatistics.of_run(self.modules, vars(self.hparams))
         self.layer_statistics.resume(self.optimizer_step)
         if self.optimizer_step:
             where = f"at batch {self.step} of its next epoch" if self.step else "at an epoch's end"
@@ -159,8 +157,9 @@ class ExactBrain(sb.Brain):
         window, should_step = self.accumulation_window()
         seed_step(self.hparams.seed, self.epoch, self.step, self.rank)
         self.on_fit_batch_start(batch, should_step)
-        is_first = (self.step - 1) % self.grad_accumulation_factor == 0
-        looked_at = self.layer_statistics.of_batch(self.optimizer_step, is_first)
+        looked_at = self.layer_statistics.of_batch(
+            self.optimizer_step, is_first=(self.step - 1) % self.grad_accumulation_factor == 0
+        )
         with self.no_sync(not should_step), looked_at:
             with self.training_ctx:
                 outputs = self.compute_forward(batch, sb.Stage.TRAIN)

@@ -46,6 +46,23 @@ class LayerStatistics:
         encoders = [part for part in modules.modules() if isinstance(part, ENCODERS)]
         self.mixers = [mixer_of(layer) for encoder in encoders for layer in encoder.layers]
 
+    @classmethod
+    def of_run(cls, modules, options):
+        """Those that the options of a run ask for.
+
+        Arguments
+        ---------
+        modules : torch.nn.Module
+        options : dict
+            Perhaps with `layer_statistics_interval`, and then with `output_folder`.
+
+        Returns
+        -------
+        LayerStatistics
+        """
+        interval = options.get("layer_statistics_interval", 0)
+        return cls(modules, options.get("output_folder") or ".", interval)
+
     def resume(self, step):
         """Forget what was written after a step, from where the run goes on.
 

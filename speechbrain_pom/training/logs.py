@@ -11,6 +11,7 @@ from speechbrain.utils.distributed import MainProcessContext, if_main_process
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import FileTrainLogger, TrainLogger
 
+from speechbrain_pom.disks import why_not_written
 from speechbrain_pom.files import write_atomically
 from speechbrain_pom.training.curves import draw_curves
 
@@ -169,19 +170,31 @@ class ExperimentLogger(TrainLogger):
             Name to number. `draw_curves` says which names are drawn.
         verbose : bool
             Also to the standard logger.
+
+        Raises
+        ------
+        RuntimeError
+            If the files cannot be written, as on a full disk.
         """
         if not if_main_process():
             return
         parts = {"train": train_stats, "valid": valid_stats, "test": test_stats}
         parts = {name: stats for name, stats in parts.items() if stats is not None}
-        if test_stats is None:
-            self.history.append({**stats_meta, **parts})
-            self._draw()
-        # Without this context SpeechBrain's logger would wait for the other processes.
-        with MainProcessContext():
-            self.text_log.log_stats(stats_meta, train_stats, valid_stats, test_stats, verbose)
-        if self.use_tensorboard:
-            self._write_events(stats_meta, parts)
+        try:
+            if test_stats is None:
+                self.history.append({**stats_meta, **parts})
+                self._draw()
+            # Without this context SpeechBrain's logger would wait for the other processes.
+            with MainProcessContext():
+                self.text_log.log_stats(stats_meta, train_stats, valid_stats, test_stats, verbose)
+            if self.use_tensorboard:
+                self._write_events(stats_meta, parts)
+        except OSError as error:
+            raise RuntimeError(
+                f"the logs in {self.output_folder} cannot be written: "
+                f"{why_not_written(error, self.output_folder)}. The checkpoints are as they were: "
+                "make room and run the same command to resume"
+            ) from error
 
     def _draw(self):
         try:

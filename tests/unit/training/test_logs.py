@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -159,3 +160,24 @@ def test_missing_tensorboard_is_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=message):
         ExperimentLogger(tmp_path, tensorboard=True)
     ExperimentLogger(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_full_disk_is_said_and_the_epoch_can_be_logged_again(tmp_path):
+    logger = ExperimentLogger(tmp_path)
+    log_epochs(logger, [1])
+    kept = (tmp_path / "train_log.txt").read_text()
+    (tmp_path / "train_log.txt").unlink()
+    (tmp_path / "train_log.txt").symlink_to("/dev/full")
+    message = (
+        "cannot be written: disk full. The checkpoints are as they were: make room and run the"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        log_epochs(logger, [2])
+    (tmp_path / "train_log.txt").unlink()
+    (tmp_path / "train_log.txt").write_text(kept)
+    logger.resume(1)
+    log_epochs(logger, [2])
+    assert [record["epoch"] for record in logger.history.records()] == [1, 2]
+    assert len((tmp_path / "train_log.txt").read_text().splitlines()) == 2
