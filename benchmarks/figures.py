@@ -7,7 +7,7 @@ from encoders import FLOOR, MODES
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from speechbrain_pom.files import write_atomically
+from speechbrain_pom.utils.files import write_atomically
 
 PANELS = (("time_s", "time (s)"), ("memory_mib", "peak memory (MiB)"))
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from speechbrain_pom.files import write_atomically
+from speechbrain_pom.utils.files import write_atomically
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"

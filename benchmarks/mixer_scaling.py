@@ -29,7 +29,7 @@ from measuring import (
 from options import choices_of, parse_lengths, whole_number
 from tqdm import tqdm
 
-from speechbrain_pom.errors import exit_on_user_error
+from speechbrain_pom.utils.errors import exit_on_user_error
 
 
 def parse_arguments(words=None):

@@ -15,8 +15,8 @@ from pathlib import Path
 from encoders import FLOOR, MODES, SIZES
 from measuring import FOLDER, MIB, RESULTS
 
-from speechbrain_pom.errors import UserError, exit_on_user_error
-from speechbrain_pom.files import replace_section
+from speechbrain_pom.utils.errors import UserError, exit_on_user_error
+from speechbrain_pom.utils.files import replace_section
 
 README = FOLDER.parent / "README.md"
 BEGIN = "<!-- PERFORMANCE: written by benchmarks/report.py -->"

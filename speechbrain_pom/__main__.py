@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from speechbrain_pom import __version__
-from speechbrain_pom.errors import UserError, exit_on_user_error
+from speechbrain_pom.utils.errors import UserError, exit_on_user_error
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ COMMANDS = {
         takes_overrides=True,
     ),
     "mini-corpus": Command(
-        "speechbrain_pom.data.mini_corpus",
+        "speechbrain_pom.data.mini_corpus.make",
         "synthesise a small speech corpus in LibriSpeech's layout",
     ),
     "check": Command(

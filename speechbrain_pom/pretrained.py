@@ -7,13 +7,13 @@ import yaml
 from speechbrain.utils.checkpoints import DEFAULT_LOAD_HOOKS, METAFNAME, get_default_hook
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_pom.errors import UserError, one_line
-from speechbrain_pom.files import sha256_of
-from speechbrain_pom.training.fingerprints import (
+from speechbrain_pom.runs.fingerprints import (
     check_fingerprint,
     read_fingerprint,
     record_fingerprint,
 )
+from speechbrain_pom.utils.errors import UserError, one_line
+from speechbrain_pom.utils.files import sha256_of
 
 logger = get_logger(__name__)
 

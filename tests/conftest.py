@@ -13,7 +13,7 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 
-from speechbrain_pom.ctc.units import CharacterUnits
+from speechbrain_pom.ctc.tokenizers import CharacterUnits
 from speechbrain_pom.pretrained import describe_encoder
 
 ROOT = Path(__file__).parents[1]

@@ -18,17 +18,17 @@ PRELOADED = (
     "torch._dynamo",  # by the first optimizer
     "matplotlib.backends.backend_agg",
     "speechbrain_pom.__main__",
-    "speechbrain_pom.bestrq",
+    "speechbrain_pom.objectives.bestrq",
     "speechbrain_pom.ctc.decoding",
     "speechbrain_pom.ctc.language_model",
     "speechbrain_pom.ctc.scoring",
-    "speechbrain_pom.data.mini_corpus",
-    "speechbrain_pom.data.mini_corpus_audio",
+    "speechbrain_pom.data.mini_corpus.make",
+    "speechbrain_pom.data.mini_corpus.audio",
     "speechbrain_pom.probe",
     "speechbrain_pom.training.brain",
-    "speechbrain_pom.training.curves",
-    "speechbrain_pom.training.data",
-    "speechbrain_pom.training.start",
+    "speechbrain_pom.reports.training_curves",
+    "speechbrain_pom.training.dataset",
+    "speechbrain_pom.runs.start",
 )
 
 

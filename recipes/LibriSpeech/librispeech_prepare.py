@@ -15,7 +15,7 @@ from speechbrain_pom.data.audio_folder import prepare_audio_folder
 from speechbrain_pom.data.csv_manifest import parse_sources, prepare_csv
 from speechbrain_pom.data.librispeech import prepare_librispeech
 from speechbrain_pom.data.manifest import merge_manifests
-from speechbrain_pom.errors import exit_on_user_error
+from speechbrain_pom.utils.errors import exit_on_user_error
 
 
 def prepare(data_folder, manifest_folder, splits, train_splits=None, **options):

@@ -15,18 +15,18 @@ from librispeech_prepare import prepare_pretraining
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_pom import bestrq
 from speechbrain_pom.attention.front_end import front_end_lengths
 from speechbrain_pom.attention.padding import set_padding
-from speechbrain_pom.data.mini_corpus import demo_corpus
-from speechbrain_pom.errors import exit_on_user_error
+from speechbrain_pom.data.mini_corpus.make import demo_corpus
+from speechbrain_pom.objectives import bestrq
+from speechbrain_pom.runs.fingerprints import check_fingerprint
+from speechbrain_pom.runs.folder import mark_finished
+from speechbrain_pom.runs.report import describe
+from speechbrain_pom.runs.start import start_experiment
 from speechbrain_pom.training.brain import ExactBrain
-from speechbrain_pom.training.data import audio_dataset, leave_out, make_sampler
-from speechbrain_pom.training.fingerprints import check_fingerprint
-from speechbrain_pom.training.report import describe
-from speechbrain_pom.training.run_folder import mark_finished
-from speechbrain_pom.training.start import start_experiment
+from speechbrain_pom.training.dataset import audio_dataset, leave_out, make_sampler
 from speechbrain_pom.training.sums import keep_in_checkpoints
+from speechbrain_pom.utils.errors import exit_on_user_error
 
 logger = get_logger(__name__)
 

@@ -19,22 +19,22 @@ from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_pom import bestrq
 from speechbrain_pom.attention.front_end import front_end_lengths
 from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.ctc.decoding import blank_share, greedy_decode, make_beam_searcher
 from speechbrain_pom.ctc.scoring import ErrorRates, format_summary
 from speechbrain_pom.ctc.targets import check_targets
-from speechbrain_pom.ctc.unit_store import make_units
-from speechbrain_pom.data.mini_corpus import demo_corpus
-from speechbrain_pom.errors import exit_on_user_error
-from speechbrain_pom.files import write_atomically
+from speechbrain_pom.ctc.tokenizer_store import make_units
+from speechbrain_pom.data.mini_corpus.make import demo_corpus
+from speechbrain_pom.objectives import bestrq
 from speechbrain_pom.pretrained import initialise_encoder
+from speechbrain_pom.runs.folder import mark_finished
+from speechbrain_pom.runs.report import describe
+from speechbrain_pom.runs.start import start_experiment
 from speechbrain_pom.training.brain import ExactBrain
-from speechbrain_pom.training.data import add_transcripts, audio_dataset, make_sampler
-from speechbrain_pom.training.report import describe
-from speechbrain_pom.training.run_folder import mark_finished
-from speechbrain_pom.training.start import start_experiment
+from speechbrain_pom.training.dataset import add_transcripts, audio_dataset, make_sampler
+from speechbrain_pom.utils.errors import exit_on_user_error
+from speechbrain_pom.utils.files import write_atomically
 
 logger = get_logger(__name__)
 

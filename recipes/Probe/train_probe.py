@@ -16,8 +16,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_pom.errors import exit_on_user_error
-from speechbrain_pom.files import sha256_of, write_atomically
+from speechbrain_pom.data.mini_corpus.words import mini_words
 from speechbrain_pom.probe import (
     ClassificationScores,
     equal_error_rate,
@@ -25,19 +24,20 @@ from speechbrain_pom.probe import (
 )
 from speechbrain_pom.probe.frozen import hash_of_tensors, load_frozen_encoder
 from speechbrain_pom.probe.metrics import format_scores
-from speechbrain_pom.probe.mini_words import mini_words
 from speechbrain_pom.probe.pooling import (
     Statistics,
     check_cache_size,
     encode_dataset,
     layer_means,
 )
+from speechbrain_pom.runs.fingerprints import check_fingerprint, record_fingerprint
+from speechbrain_pom.runs.folder import mark_finished
+from speechbrain_pom.runs.report import describe
+from speechbrain_pom.runs.start import start_experiment
 from speechbrain_pom.training.brain import ExactBrain
-from speechbrain_pom.training.data import audio_dataset, make_sampler
-from speechbrain_pom.training.fingerprints import check_fingerprint, record_fingerprint
-from speechbrain_pom.training.report import describe
-from speechbrain_pom.training.run_folder import mark_finished
-from speechbrain_pom.training.start import start_experiment
+from speechbrain_pom.training.dataset import audio_dataset, make_sampler
+from speechbrain_pom.utils.errors import exit_on_user_error
+from speechbrain_pom.utils.files import sha256_of, write_atomically
 
 logger = get_logger(__name__)
 

@@ -1,12 +1,12 @@
 """Attention types for SpeechBrain's encoders: registry, spec parser, seams, versions."""
 
 from speechbrain_pom.attention.convert import convert_attention
+from speechbrain_pom.attention.patches import mixer_of, register, unregister
 from speechbrain_pom.attention.registry import (
     attention_types,
     register_attention,
     unregister_attention,
 )
-from speechbrain_pom.attention.seams import mixer_of, register, unregister
 from speechbrain_pom.attention.spec import LayerSpec, parse_spec
 
 __all__ = [

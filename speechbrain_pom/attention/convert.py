@@ -8,9 +8,7 @@ import inspect
 
 from speechbrain.lobes.models.transformer.Transformer import TransformerInterface
 
-from speechbrain_pom.attention.positions import ExtendedSinePositions, extend_positions
-from speechbrain_pom.attention.registry import STAND_IN, get_type
-from speechbrain_pom.attention.seams import (
+from speechbrain_pom.attention.patches import (
     ENCODERS,
     build_layer,
     give_positions,
@@ -20,8 +18,10 @@ from speechbrain_pom.attention.seams import (
     register,
     unguard_layer,
 )
+from speechbrain_pom.attention.positions import ExtendedSinePositions, extend_positions
+from speechbrain_pom.attention.registry import STAND_IN, get_type
 from speechbrain_pom.attention.spec import one_builtin, parse_spec
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.utils.errors import UserError
 
 POSITIONS = ("positional_encoding", "positional_encoding_decoder")
 """Parts of a TransformerInterface that depend on the spec."""

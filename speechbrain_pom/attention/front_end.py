@@ -17,7 +17,7 @@ from speechbrain_pom.attention.parts import (
     inside,
     reach_and_stride,
 )
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.utils.errors import UserError
 
 
 class Sequential(TellsLengths, containers.Sequential):

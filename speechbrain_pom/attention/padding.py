@@ -24,7 +24,7 @@ from speechbrain_pom.attention.parts import (
     reach_and_stride,
     with_own_ends,
 )
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.utils.errors import UserError
 
 PADDINGS = ("exact", "speechbrain")
 
@@ -156,8 +156,8 @@ def set_padding(padding, front_end, transformer):
     -------
     >>> set_padding("same", None, None)
     Traceback (most recent call last):
-    speechbrain_pom.errors.UserError: padding is 'same': choose exact, or speechbrain to reproduce \
-what was trained so
+    speechbrain_pom.utils.errors.UserError: padding is 'same': choose exact, or speechbrain to \
+reproduce what was trained so
     """
     if padding not in PADDINGS:
         raise UserError(

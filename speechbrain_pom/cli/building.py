@@ -14,9 +14,9 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 from torch import nn
 
-from speechbrain_pom.errors import UserError, one_line
-from speechbrain_pom.training.keys import located
-from speechbrain_pom.training.options import node_tag, read_tree
+from speechbrain_pom.runs.keys import located
+from speechbrain_pom.runs.options import node_tag, read_tree
+from speechbrain_pom.utils.errors import UserError, one_line
 
 
 def build_models(yaml_path, overrides):

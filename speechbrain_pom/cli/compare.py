@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from speechbrain_pom.errors import UserError
-from speechbrain_pom.experiments.comparison import format_comparison, read_runs
-from speechbrain_pom.experiments.curves import draw_together
+from speechbrain_pom.reports.comparison import format_comparison, read_runs
+from speechbrain_pom.reports.learning_curves import draw_together
+from speechbrain_pom.utils.errors import UserError
 
 EPILOG = """\
   python -m speechbrain_pom compare results/experiments/base-*/1000/finetuning

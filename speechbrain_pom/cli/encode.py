@@ -9,7 +9,12 @@ from pathlib import Path
 
 import torch
 
-from speechbrain_pom.cli.audio_jobs import (
+from speechbrain_pom.data.audio_reader import AudioReader
+from speechbrain_pom.data.layout import file_stamp
+from speechbrain_pom.encoder.architecture import read_architecture
+from speechbrain_pom.encoder.loading import LAYER_SUM_FILE, find_saved, load_encoder
+from speechbrain_pom.encoder.windows.overlapping import encode_windows, windows_are_exact
+from speechbrain_pom.inference.audio_jobs import (
     add_job_arguments,
     choose_device,
     find_audio,
@@ -17,18 +22,13 @@ from speechbrain_pom.cli.audio_jobs import (
     report_failures,
     run_jobs,
 )
-from speechbrain_pom.cli.frame_files import DTYPES, FORMATS, new_frames
-from speechbrain_pom.cli.frame_manifest import MANIFEST_FILE, FrameManifest
-from speechbrain_pom.data.audio_reader import AudioReader
-from speechbrain_pom.data.layout import file_stamp
-from speechbrain_pom.errors import UserError
-from speechbrain_pom.files import sha256_of
-from speechbrain_pom.inference.architecture import read_architecture
 from speechbrain_pom.inference.export import ENCODER_FILE, is_export
-from speechbrain_pom.inference.loading import LAYER_SUM_FILE, find_saved, load_encoder
-from speechbrain_pom.inference.windows import encode_windows, windows_are_exact
+from speechbrain_pom.inference.frame_files import DTYPES, FORMATS, new_frames
+from speechbrain_pom.inference.frame_manifest import MANIFEST_FILE, FrameManifest
 from speechbrain_pom.pretrained import MODEL_FILE, NORMALIZE_FILE
-from speechbrain_pom.training.checkpoints import HPARAMS_FILE
+from speechbrain_pom.runs.checkpoints import HPARAMS_FILE
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import sha256_of
 
 EPILOG = f"""\
   python -m speechbrain_pom encode results/bestrq recordings --out frames
@@ -38,8 +38,8 @@ Files of any sample rate, number of channels and length; folders are searched fo
 file DIR/NAME.npy (or .safetensors, with the tensor "frames") holds the frames, (T, d_model), or
 (L, T, d_model) for several layers; NAME is its path below the folder that all files share.
 DIR/{MANIFEST_FILE} has a line for each finished file: file, output, num_frames, duration_s, windows
-(null: a single pass; exact; overlapping: see speechbrain_pom/inference/windows.py), and the model
-and options.
+(null: a single pass; exact; overlapping: see speechbrain_pom/encoder/windows/overlapping.py), and
+the model and options.
 
 A call that is repeated goes on where it was stopped: files that are in the manifest are skipped,
 unless they have changed. The model always computes in fp32, and what it computes on CPUs does not

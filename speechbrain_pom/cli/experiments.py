@@ -1,6 +1,5 @@
 """`experiments`: the published experiments as a table, their commands, runs and records."""
 
-from speechbrain_pom.errors import UserError, exit_on_user_error
 from speechbrain_pom.experiments.commands import (
     PUBLISHED_PROCESSES,
     RESULTS_FOLDER,
@@ -23,6 +22,7 @@ from speechbrain_pom.experiments.table import (
     format_figure,
     load_experiments,
 )
+from speechbrain_pom.utils.errors import UserError, exit_on_user_error
 
 EPILOG = """\
   python -m speechbrain_pom experiments list

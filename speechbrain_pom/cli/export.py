@@ -3,23 +3,23 @@
 import hashlib
 from pathlib import Path
 
-from speechbrain_pom.files import sha256_of
-from speechbrain_pom.inference.architecture import read_architecture
-from speechbrain_pom.inference.export import write_export
-from speechbrain_pom.inference.loading import (
+from speechbrain_pom.encoder.architecture import read_architecture
+from speechbrain_pom.encoder.loading import (
     HEAD_FILE,
     find_saved,
     load_encoder,
     load_recogniser,
 )
-from speechbrain_pom.inference.model_card import (
+from speechbrain_pom.inference.export import write_export
+from speechbrain_pom.pretrained import MODEL_FILE
+from speechbrain_pom.reports.model_card import (
     loading_snippet,
     read_environment,
     write_card,
 )
-from speechbrain_pom.pretrained import MODEL_FILE
-from speechbrain_pom.training.fingerprints import read_fingerprint
-from speechbrain_pom.training.run_folder import CONFIGURATION_FILE
+from speechbrain_pom.runs.fingerprints import read_fingerprint
+from speechbrain_pom.runs.folder import CONFIGURATION_FILE
+from speechbrain_pom.utils.files import sha256_of
 
 EPILOG = """\
   python -m speechbrain_pom export results/ctc_pom/1000 exported/ctc_pom --licence apache-2.0
@@ -96,7 +96,7 @@ def export_model(saved, out, licence=None, language=None, overwrite=False):
 
     Arguments
     ---------
-    saved : speechbrain_pom.inference.loading.Saved
+    saved : speechbrain_pom.encoder.loading.Saved
         From `find_saved`.
     out : str or pathlib.Path
         The folder to write; its name is the title of the model card.
@@ -134,7 +134,7 @@ def run_identity(saved):
 
     Arguments
     ---------
-    saved : speechbrain_pom.inference.loading.Saved
+    saved : speechbrain_pom.encoder.loading.Saved
 
     Returns
     -------

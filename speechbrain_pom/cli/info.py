@@ -7,9 +7,9 @@ from itertools import groupby
 from speechbrain_pom.attention import attention_types
 from speechbrain_pom.attention.registry import BUILTIN_TYPES, get_type
 from speechbrain_pom.cli.building import build_models
-from speechbrain_pom.cli.models import GROUPS, describe_models
-from speechbrain_pom.errors import UserError
-from speechbrain_pom.training.options import parse_command_line
+from speechbrain_pom.encoder.describe import GROUPS, describe_models
+from speechbrain_pom.runs.options import parse_command_line
+from speechbrain_pom.utils.errors import UserError
 
 EPILOG = """\
   python -m speechbrain_pom info

@@ -6,8 +6,8 @@ import unicodedata
 from collections import Counter
 from pathlib import Path, PurePath
 
-from speechbrain_pom.disks import check_name
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.utils.disks import check_name
+from speechbrain_pom.utils.errors import UserError
 
 
 def output_names(files):

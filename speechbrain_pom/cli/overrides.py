@@ -14,9 +14,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from speechbrain.utils.run_opts import RunOptions
 
-from speechbrain_pom.errors import UserError, exit_on_user_error
-from speechbrain_pom.training.options import RUN_OPTION_TYPES, parse_value, read_tree
-from speechbrain_pom.training.sections import nested_overrides
+from speechbrain_pom.runs.options import RUN_OPTION_TYPES, parse_value, read_tree
+from speechbrain_pom.runs.sections import nested_overrides
+from speechbrain_pom.utils.errors import UserError, exit_on_user_error
 
 
 def overrides_to_yaml(arguments, tree=None):

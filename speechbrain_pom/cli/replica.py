@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from speechbrain_pom.data.mini_corpus import make_mini_corpus
-from speechbrain_pom.errors import UserError, exit_on_user_error
+from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 from speechbrain_pom.experiments.commands import format_command
 from speechbrain_pom.experiments.records import RECORDS_FOLDER
 from speechbrain_pom.experiments.replica import (
@@ -29,6 +28,7 @@ from speechbrain_pom.experiments.replica_report import (
     update_document,
 )
 from speechbrain_pom.experiments.replica_runs import run_chains
+from speechbrain_pom.utils.errors import UserError, exit_on_user_error
 
 EPILOG = """\
   python -m speechbrain_pom replica run small

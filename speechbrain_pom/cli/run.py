@@ -6,7 +6,7 @@ import runpy
 import sys
 
 from speechbrain_pom.cli.overrides import verbatim_command_line
-from speechbrain_pom.errors import UserError, exit_on_user_error
+from speechbrain_pom.utils.errors import UserError, exit_on_user_error
 
 EPILOG = """\
 The recipe runs as `python SCRIPT YAML [overrides]` would run it, also on several processes:

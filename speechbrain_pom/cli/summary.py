@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from speechbrain_pom.ctc.scoring import format_summary
-from speechbrain_pom.data.mini_corpus_files import read_manifest
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.data.mini_corpus.files import read_manifest
 from speechbrain_pom.pretrained import find_checkpoint
 from speechbrain_pom.probe.metrics import format_scores
-from speechbrain_pom.training.logs import EpochHistory
-from speechbrain_pom.training.options import read_tree
+from speechbrain_pom.runs.logs import EpochHistory
+from speechbrain_pom.runs.options import read_tree
+from speechbrain_pom.utils.errors import UserError
 
 EPILOG = """\
   python -m speechbrain_pom summary results/bestrq_pom/1000 results/ctc_pom/1000

@@ -11,7 +11,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from speechbrain_pom import __version__
-from speechbrain_pom.cli.audio_jobs import (
+from speechbrain_pom.cli.outputs import check_outputs, output_names
+from speechbrain_pom.ctc.decoding import make_beam_searcher
+from speechbrain_pom.data.layout import file_stamp
+from speechbrain_pom.encoder.loading import find_saved, load_recogniser
+from speechbrain_pom.inference.audio_jobs import (
     add_job_arguments,
     choose_device,
     find_audio,
@@ -19,16 +23,12 @@ from speechbrain_pom.cli.audio_jobs import (
     report_failures,
     run_jobs,
 )
-from speechbrain_pom.cli.outputs import check_outputs, output_names
-from speechbrain_pom.ctc.decoding import make_beam_searcher
-from speechbrain_pom.data.layout import file_stamp
-from speechbrain_pom.disks import explain_full_disk, why_not_written
-from speechbrain_pom.errors import UserError
-from speechbrain_pom.files import write_atomically
 from speechbrain_pom.inference.export import is_export
-from speechbrain_pom.inference.loading import find_saved, load_recogniser
 from speechbrain_pom.inference.transcript_files import FORMATS, as_json
 from speechbrain_pom.inference.transcription import transcribe
+from speechbrain_pom.utils.disks import explain_full_disk, why_not_written
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import write_atomically
 
 RECORDS_FILE = "transcribed.jsonl"
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torchaudio.functional import TokenSpan, forced_align, merge_tokens
 
 from speechbrain_pom.ctc.text import single_spaces
-from speechbrain_pom.ctc.units import UNKNOWN, WORD_START, Units
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.ctc.tokenizers import UNKNOWN, WORD_START, Units
+from speechbrain_pom.utils.errors import UserError
 
 MAX_QUOTED = 40
 
@@ -56,12 +56,12 @@ def frames_needed(text: str, units: Units) -> int:
 
     Raises
     ------
-    ValueError
+    UserError
         If a character cannot be encoded.
 
     Example
     -------
-    >>> from speechbrain_pom.ctc.units import CharacterUnits
+    >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
     >>> frames_needed("ALL", CharacterUnits())
     4
     """
@@ -92,13 +92,13 @@ def align_words(log_probs: Tensor, text: str, units: Units, frame_s: float) -> l
     ------
     UserError
         If the text needs more frames than there are.
-    ValueError
+    UserError
         If the outputs do not fit the units or are no log-probabilities, or a character cannot be
         encoded.
 
     Example
     -------
-    >>> from speechbrain_pom.ctc.units import CharacterUnits
+    >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
     >>> units = CharacterUnits()
     >>> best = torch.tensor([0, 9, 9, 0, 10, 1, 2, 0])  # _ H H _ I space A _
     >>> outputs = torch.nn.functional.one_hot(best, units.size).float()
@@ -129,14 +129,14 @@ def align_words(log_probs: Tensor, text: str, units: Units, frame_s: float) -> l
 
 def _check_outputs(log_probs: Tensor, units: Units) -> None:
     if log_probs.dim() != 2 or log_probs.shape[1] != units.size:
-        raise ValueError(
+        raise UserError(
             f"outputs to align are (frames, {units.size} outputs) of one utterance, not "
             f"{tuple(log_probs.shape)}"
         )
     if log_probs.isnan().any():
-        raise ValueError("the outputs to align are NaN: the model has diverged")
+        raise UserError("the outputs to align are NaN: the model has diverged")
     if (log_probs > 1e-3).any():
-        raise ValueError("alignment needs log-probabilities: apply log_softmax to the outputs")
+        raise UserError("alignment needs log-probabilities: apply log_softmax to the outputs")
 
 
 def _labels(text: str, units: Units) -> list[int]:

@@ -24,7 +24,8 @@ from speechbrain.decoders.ctc import CTCBeamSearcher, filter_ctc_output
 from torch import Tensor
 
 from speechbrain_pom.ctc.language_model import language_model_words
-from speechbrain_pom.ctc.units import Units
+from speechbrain_pom.ctc.tokenizers import Units
+from speechbrain_pom.utils.errors import UserError
 
 
 def greedy_decode(log_probs: Tensor, lengths_relative: Tensor, units: Units) -> list[str]:
@@ -46,12 +47,12 @@ def greedy_decode(log_probs: Tensor, lengths_relative: Tensor, units: Units) -> 
 
     Raises
     ------
-    ValueError
+    UserError
         If shapes, lengths or the number of outputs do not fit, or frames are NaN.
 
     Example
     -------
-    >>> from speechbrain_pom.ctc.units import CharacterUnits
+    >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
     >>> units = CharacterUnits()
     >>> outputs = torch.nn.functional.one_hot(torch.tensor([[9, 9, 0, 10, 27]]), units.size)
     >>> greedy_decode(outputs.float().log_softmax(-1), torch.tensor([0.8]), units)
@@ -105,14 +106,14 @@ def make_beam_searcher(
 
     Raises
     ------
-    ValueError
+    UserError
         If an option cannot work, the language model cannot be read, shares no word with the
         units, or needs a package that is not installed. The decoder raises it for inputs that do
         not fit or are no log-probabilities.
 
     Example
     -------
-    >>> from speechbrain_pom.ctc.units import CharacterUnits
+    >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
     >>> units = CharacterUnits()
     >>> decode = make_beam_searcher(units, beam_size=8)
     >>> outputs = torch.nn.functional.one_hot(torch.tensor([[9, 9, 0, 10, 27]]), units.size)
@@ -137,7 +138,7 @@ def make_beam_searcher(
         )
     except OSError as error:  # KenLM could not read the model
         reason = str(error).rsplit("threw ", 1)[-1].removesuffix(")")
-        raise ValueError(f"kenlm_model_path: {kenlm_model_path} is damaged ({reason})") from error
+        raise UserError(f"kenlm_model_path: {kenlm_model_path} is damaged ({reason})") from error
 
     def decode(log_probs: Tensor, lengths_relative: Tensor) -> list[str]:
         num_frames = _count_frames(log_probs, lengths_relative, units.size)
@@ -146,9 +147,7 @@ def make_beam_searcher(
             for frames, n in zip(log_probs.detach().float().cpu(), num_frames, strict=True)
         ]
         if any((frames > 1e-3).any() for frames in utterances):
-            raise ValueError(
-                "beam search needs log-probabilities: apply log_softmax to the outputs"
-            )
+            raise UserError("beam search needs log-probabilities: apply log_softmax to the outputs")
         return [searcher(frames[None])[0][0].text for frames in utterances]
 
     return decode
@@ -210,13 +209,13 @@ def is_all_blank(log_probs: Tensor, lengths_relative: Tensor, blank_index: int =
 def _check_pruning(beam_size: int, beam_prune_logp: float, token_prune_min_logp: float) -> None:
     """Raise if no hypothesis could survive."""
     if isinstance(beam_size, bool) or not isinstance(beam_size, int) or beam_size < 1:
-        raise ValueError(f"beam_size is {beam_size!r}: give an integer of at least 1")
+        raise UserError(f"beam_size is {beam_size!r}: give an integer of at least 1")
     for name, value in (
         ("beam_prune_logp", beam_prune_logp),
         ("token_prune_min_logp", token_prune_min_logp),
     ):
         if not value < 0:
-            raise ValueError(f"{name} is {value!r}: give a log-probability below 0, e.g. -10.0")
+            raise UserError(f"{name} is {value!r}: give a log-probability below 0, e.g. -10.0")
 
 
 def _count_frames(
@@ -224,22 +223,22 @@ def _count_frames(
 ) -> list[int]:
     """Check a batch of outputs and return its numbers of valid frames, rounded as the loss does."""
     if log_probs.dim() != 3 or lengths_relative.shape != log_probs.shape[:1]:
-        raise ValueError(
+        raise UserError(
             "CTC outputs are (batch, frames, outputs) with one relative length per utterance, not "
             f"{tuple(log_probs.shape)} with lengths {tuple(lengths_relative.shape)}"
         )
     if num_outputs is not None and log_probs.shape[2] != num_outputs:
-        raise ValueError(
+        raise UserError(
             f"the model has {log_probs.shape[2]} outputs, but the units have {num_outputs}: "
             "decode with the units that it was trained with"
         )
     lengths = lengths_relative.detach().float().cpu()
     if not ((lengths >= 0) & (lengths <= 1.0001)).all():
-        raise ValueError(
+        raise UserError(
             f"lengths are relative to the longest utterance, from 0 to 1, not {lengths.tolist()}"
         )
     num_frames = torch.round(lengths.clamp(max=1) * log_probs.shape[1]).int().tolist()
     is_nan = log_probs.isnan().any(dim=-1).cpu()
     if any(frames[:n].any() for frames, n in zip(is_nan, num_frames, strict=True)):
-        raise ValueError("the outputs to decode are NaN: the model has diverged")
+        raise UserError("the outputs to decode are NaN: the model has diverged")
     return num_frames

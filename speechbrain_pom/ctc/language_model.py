@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from itertools import islice, takewhile
 from pathlib import Path
 
-from speechbrain_pom.ctc.units import Units
+from speechbrain_pom.ctc.tokenizers import Units
+from speechbrain_pom.utils.errors import UserError
 
 NOT_WORDS = ("<s>", "</s>", "<unk>", "<UNK>")
 KENLM_BINARY_MAGIC = b"mmap lm "
@@ -30,20 +31,20 @@ def language_model_words(model_path: str, words_path: str | None, units: Units) 
 
     Raises
     ------
-    ValueError
+    UserError
         If a package or file is missing, the words cannot be found, or the units can write none
         of them.
     """
     for key, path in (("kenlm_model_path", model_path), ("kenlm_words_path", words_path)):
         if path is not None and not Path(path).is_file():
-            raise ValueError(f"{key}: {str(path)!r} is not a file")
+            raise UserError(f"{key}: {str(path)!r} is not a file")
     words = _read_words(model_path, words_path)
     _check_writable(words, units)
     try:
         import kenlm  # noqa: F401
         import pygtrie  # noqa: F401
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"decoding with a language model needs the package {error.name}: "
             'pip install "speechbrain-pom[lm]", or decode without kenlm_model_path'
         ) from error
@@ -65,7 +66,7 @@ def _check_writable(words: set[str], units: Units) -> None:
                 f"the units have only letters in {case} case: convert the language model's words "
                 f"to {case} case, in the text that it is built from or in its ARPA file"
             )
-    raise ValueError(
+    raise UserError(
         f"no word of the language model ({', '.join(islice(sorted(words), 3))}, ...) can be "
         f"written with the units; {advice}"
     )
@@ -74,12 +75,12 @@ def _check_writable(words: set[str], units: Units) -> None:
 def _read_words(model_path: str, words_path: str | None) -> set[str]:
     """Read the words from their list, or else from the ARPA file."""
     if words_path is None and _starts_with(model_path, KENLM_BINARY_MAGIC):
-        raise ValueError(
+        raise UserError(
             f"kenlm_model_path: {model_path} is a KenLM binary, which does not list its words: "
             "give them with kenlm_words_path (one per line), or give the ARPA file"
         )
     if not _starts_with(model_path, KENLM_BINARY_MAGIC) and _is_unigram_arpa(model_path):
-        raise ValueError(
+        raise UserError(
             f"kenlm_model_path: {model_path} is a model of single words (1-grams), which KenLM "
             "does not load: build one of order 2 or more, as with lmplz -o 3"
         )
@@ -90,9 +91,9 @@ def _read_words(model_path: str, words_path: str | None) -> set[str]:
     try:
         words = set(read(path)) - set(NOT_WORDS)
     except (OSError, EOFError) as error:
-        raise ValueError(f"{key}: {path} is damaged ({error})") from error
+        raise UserError(f"{key}: {path} is damaged ({error})") from error
     if not words:
-        raise ValueError(f"{key}: {path} holds no words; it should be {form}")
+        raise UserError(f"{key}: {path} holds no words; it should be {form}")
     return words
 
 

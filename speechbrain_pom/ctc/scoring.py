@@ -14,7 +14,7 @@ import numpy as np
 from confidence_intervals import evaluate_with_conf_int
 from speechbrain.utils.metric_stats import ErrorRateStats
 
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.utils.errors import UserError
 
 # Of an utterance in SpeechBrain's report: "id, %WER 50.00 [ 1 / 2, 0 ins, 0 del, 1 sub ]". The
 # first line of the report has the same without the id.
@@ -62,20 +62,20 @@ class ErrorRates:
             If the numbers differ, an utterance comes twice, or a transcript is empty.
         """
         if not len(ids) == len(predictions) == len(references):
-            raise ValueError(
+            raise UserError(
                 f"{len(ids)} ids, {len(predictions)} predictions and {len(references)} references "
                 "cannot be paired"
             )
         seen = set(self._ids)
         for key in ids:
             if key in seen:
-                raise ValueError(f"utterance {key} is scored twice: ids must be unique")
+                raise UserError(f"utterance {key} is scored twice: ids must be unique")
             seen.add(key)
         predictions = [text.split() for text in predictions]
         references = [text.split() for text in references]
         for key, reference in zip(ids, references, strict=True):
             if not reference:
-                raise ValueError(f"utterance {key} has an empty transcript: remove it from the set")
+                raise UserError(f"utterance {key} has an empty transcript: remove it from the set")
         self._ids = seen
         for stats in (self._words, self._characters):
             stats.append(ids, predictions, references)
@@ -106,9 +106,9 @@ class ErrorRates:
             If nothing has been scored, or for fewer than one trial.
         """
         if not self._ids:
-            raise ValueError("no utterance has been scored: the set is empty")
+            raise UserError("no utterance has been scored: the set is empty")
         if num_bootstrap < 1:
-            raise ValueError(f"num_bootstrap is {num_bootstrap}: give at least 1, e.g. 1000")
+            raise UserError(f"num_bootstrap is {num_bootstrap}: give at least 1, e.g. 1000")
         wer, wer_low, wer_high = _rate_with_interval(self._words.scores, num_bootstrap)
         cer, cer_low, cer_high = _rate_with_interval(self._characters.scores, num_bootstrap)
         counts = self._words.summarize()

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from speechbrain_pom.ctc.text import MAX_NAMED, and_more, name_characters, single_spaces
-from speechbrain_pom.ctc.units import Units
+from speechbrain_pom.ctc.tokenizers import Units
+from speechbrain_pom.utils.errors import UserError
 
 
 def min_ctc_frames(labels: Sequence[int]) -> int:
@@ -59,18 +60,18 @@ def check_targets(
 
     Raises
     ------
-    ValueError
+    UserError
         If the output layer has another size than the units; or if transcripts are empty or hold
         what cannot be encoded (up to 10 utterances are named).
 
     Example
     -------
-    >>> from speechbrain_pom.ctc.units import CharacterUnits
+    >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
     >>> check_targets(CharacterUnits(), {"a": "HELLO", "b": "HI"}, {"a": 5, "b": 2}, 29)
     {'a': '5 output frames for 5 labels, which need at least 6'}
     """
     if num_outputs is not None and num_outputs != units.size:
-        raise ValueError(
+        raise UserError(
             f"the output layer has {num_outputs} outputs, but the {units.kind} units have "
             f"{units.size} (blank included): set output_neurons to {units.size}"
         )
@@ -91,7 +92,7 @@ def _check_encodable(units: Units, texts_by_id: Mapping[str, str]) -> None:
     """Raise if a transcript is empty or cannot be encoded, naming up to 10 utterances."""
     empty = [key for key, text in texts_by_id.items() if not single_spaces(text)]
     if empty:
-        raise ValueError(
+        raise UserError(
             f"{len(empty)} of {len(texts_by_id)} transcripts are empty: "
             f"{', '.join(empty[:MAX_NAMED])}{and_more(empty)}: remove these utterances"
         )
@@ -100,7 +101,7 @@ def _check_encodable(units: Units, texts_by_id: Mapping[str, str]) -> None:
         f"{key}: {name_characters(characters)}" for key, characters in missing.items() if characters
     ]
     if bad:
-        raise ValueError(
+        raise UserError(
             f"{len(bad)} of {len(texts_by_id)} transcripts cannot be encoded: "
             f"{'; '.join(bad[:MAX_NAMED])}{and_more(bad)}: {units.advice}"
         )

@@ -11,6 +11,7 @@ import soundfile
 from speechbrain_pom.data.audio_formats import unreadable_problems
 from speechbrain_pom.data.audio_judgement import decoder_message, judge
 from speechbrain_pom.data.audio_stream import AudioStream
+from speechbrain_pom.utils.errors import UserError
 
 SAMPLE_RATE = 16000
 """Sample rate of what the models read, in Hz; LibriSpeech's own."""
@@ -219,11 +220,11 @@ def check_choice(check_data):
 
     Raises
     ------
-    ValueError
+    UserError
 
     Example
     -------
     >>> check_choice("headers")
     """
     if check_data not in CHECKS:
-        raise ValueError(f"check_data is {check_data!r}: choose {' or '.join(CHECKS)}")
+        raise UserError(f"check_data is {check_data!r}: choose {' or '.join(CHECKS)}")

@@ -32,6 +32,7 @@ from speechbrain_pom.data.records import (
     save_manifest,
 )
 from speechbrain_pom.data.workers import map_in_processes, num_processes
+from speechbrain_pom.utils.errors import UserError
 
 _RECORD_VERSION = 2  # raise it when the same folder would give another manifest
 _UNSAFE = re.compile(r"[^\w./+-]")
@@ -95,7 +96,7 @@ def prepare_audio_folder(
 
     Raises
     ------
-    ValueError
+    UserError
         If an argument is wrong, a folder cannot be read or written, it holds fewer than two good
         audio files, or more are bad than ``max_bad_share`` allows.
 
@@ -112,7 +113,7 @@ def prepare_audio_folder(
     """
     data_folder, manifest_folder = Path(data_folder), Path(manifest_folder)
     if not isinstance(valid_share, (int, float)) or not 0 < valid_share < 1:
-        raise ValueError(f"valid_share is {valid_share!r}: it must be a share, 0 < x < 1")
+        raise UserError(f"valid_share is {valid_share!r}: it must be a share, 0 < x < 1")
     num_workers = num_processes(num_workers)
     check_max_bad_share(max_bad_share)
     check_choice(check_data)
@@ -149,7 +150,7 @@ def scan_folder(data_folder):
 
     Raises
     ------
-    ValueError
+    UserError
         If there are no audio files, or a folder cannot be listed.
 
     Example
@@ -169,7 +170,7 @@ def scan_folder(data_folder):
     if not found:
         endings = ", ".join(sorted(EXTENSIONS))
         but = f"; {describe_unread(unread)}" if unread else ""
-        raise ValueError(
+        raise UserError(
             f"data folder '{data_folder}' holds no audio files ({endings}), at any depth: "
             f"pass the folder that holds your audio files{but}"
         )
@@ -275,7 +276,7 @@ def _split(manifest, valid_share):
     """Writes the two parts of a manifest."""
     rows = [{"ID": key, **row} for key, row in read_manifest(manifest).items()]
     if len(rows) < 2:
-        raise ValueError(
+        raise UserError(
             f"'{manifest}' holds {len(rows)} audio file: training and validation need one each, "
             "at least; add files"
         )

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import soundfile
 
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.utils.errors import UserError
 
 _CANCELLED = 1e-3  # peak of the mean of channels over their own: 60 dB below
 _LONGEST_HEADER = 2**14  # bytes of a file without samples

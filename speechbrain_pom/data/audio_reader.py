@@ -16,7 +16,7 @@ from speechbrain_pom.data.audio_files import (
 )
 from speechbrain_pom.data.audio_judgement import decoder_message
 from speechbrain_pom.data.audio_stream import AudioStream
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.utils.errors import UserError
 
 _BLOCK = 2**20  # samples decoded at a time where all are wanted
 

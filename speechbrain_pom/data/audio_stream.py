@@ -13,7 +13,7 @@ from speechbrain_pom.data.audio_parts import (
 )
 from speechbrain_pom.data.mp3_frames import read_at
 from speechbrain_pom.data.part_reader import PartReader
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.utils.errors import UserError
 
 _ONLY_IN_ORDER = ("MP3", "OGG")  # libsndfile's seeking is not exact to the sample in these
 _BLOCK = 2**18  # samples decoded at a time where nothing but decoding leads to a sample

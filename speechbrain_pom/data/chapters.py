@@ -17,6 +17,7 @@ from speechbrain_pom.data.layout import file_stamp, list_entries, list_subfolder
 from speechbrain_pom.data.manifest import COLUMNS
 from speechbrain_pom.data.records import BadUtterance
 from speechbrain_pom.data.workers import map_in_processes
+from speechbrain_pom.utils.errors import UserError
 
 
 class Chapter(NamedTuple):
@@ -55,7 +56,7 @@ def scan_split(data_folder, split):
 
     Raises
     ------
-    ValueError
+    UserError
         If there is no audio in it, or a folder cannot be listed.
 
     Example
@@ -83,7 +84,7 @@ def scan_split(data_folder, split):
     scan = SplitScan(chapters, digest.hexdigest())
     if not any(chapter.audio for chapter in chapters):
         but = f"; {describe_unread_in_layout(scan.unread)}" if scan.unread else ""
-        raise ValueError(
+        raise UserError(
             f"split '{split}' in '{data_folder}' holds no SPEAKER/CHAPTER/*.flac: "
             f"unpack it again, or ask for other splits{but}"
         )

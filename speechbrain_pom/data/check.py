@@ -19,7 +19,7 @@ from speechbrain_pom.data.layout import (
 )
 from speechbrain_pom.data.records import BadUtterance, check_max_bad_share
 from speechbrain_pom.data.workers import map_in_processes, num_processes
-from speechbrain_pom.errors import one_line
+from speechbrain_pom.utils.errors import UserError, one_line
 
 LAYOUTS = ("librispeech", "folder")
 """How a folder is arranged: SPLIT/SPEAKER/CHAPTER, or audio of any format at any depth."""
@@ -82,7 +82,7 @@ def check_data(
 
     Raises
     ------
-    ValueError
+    UserError
         If an argument is wrong, or a folder, split or manifest is missing or not readable.
 
     Example
@@ -118,15 +118,15 @@ def check_data(
 
 def _check_choices(splits, manifest, data_layout):
     if manifest is not None and splits is not None:
-        raise ValueError(f"splits {splits} and manifest '{manifest}' are both given: choose one")
+        raise UserError(f"splits {splits} and manifest '{manifest}' are both given: choose one")
     if data_layout not in (None, *LAYOUTS):
-        raise ValueError(f"data_layout is {data_layout!r}: choose {' or '.join(LAYOUTS)}")
+        raise UserError(f"data_layout is {data_layout!r}: choose {' or '.join(LAYOUTS)}")
     if data_layout is not None and manifest is not None:
-        raise ValueError(
+        raise UserError(
             f"data_layout {data_layout} and manifest '{manifest}' are both given: choose one"
         )
     if data_layout == "folder" and splits is not None:
-        raise ValueError(f"splits {splits} are of data_layout librispeech: leave them out")
+        raise UserError(f"splits {splits} are of data_layout librispeech: leave them out")
 
 
 def _guess_layout(data_folder, splits):
@@ -135,7 +135,7 @@ def _guess_layout(data_folder, splits):
 
 def _check_durations(min_duration_s, max_duration_s):
     if not 0 <= min_duration_s <= max_duration_s:
-        raise ValueError(
+        raise UserError(
             f"min_duration_s {min_duration_s:g} and max_duration_s {max_duration_s:g} leave "
             "nothing: give 0 <= min_duration_s <= max_duration_s"
         )
@@ -168,7 +168,7 @@ def _check_splits(data_folder, splits, need_transcripts, num_workers, show_progr
     if splits is None:
         splits = find_splits(data_folder)
         if not splits:
-            raise ValueError(
+            raise UserError(
                 f"data folder '{data_folder}' has no SPLIT/SPEAKER/CHAPTER/*.flac: pass the "
                 "folder that holds the splits, a manifest of its files, or data_layout folder"
             )
@@ -208,20 +208,20 @@ def _check_manifest(data_folder, manifest, need_transcripts, num_workers, show_p
 def _load_manifest(path, data_folder):
     loaders = {".csv": load_data_csv, ".json": load_data_json}
     if path.suffix not in loaders:
-        raise ValueError(f"manifest '{path}' is neither .csv nor .json: pass one of these")
+        raise UserError(f"manifest '{path}' is neither .csv nor .json: pass one of these")
     try:
         rows = loaders[path.suffix](path, {"data_root": str(data_folder)})
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"manifest '{path}' cannot be read ({error.strerror}): pass one that is there"
         ) from None
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f"manifest '{path}' is not one that SpeechBrain reads ({one_line(error)}): only "
             "data_root is replaced, IDs are unique"
         ) from None
     if not rows or not isinstance(rows, dict):
-        raise ValueError(f"manifest '{path}' holds no utterances: prepare the data again")
+        raise UserError(f"manifest '{path}' holds no utterances: prepare the data again")
     for utterance, row in rows.items():
         try:
             numbers = [float(row["duration"]), int(row.get("num_samples") or 0)]
@@ -230,7 +230,7 @@ def _load_manifest(path, data_folder):
         except (AttributeError, KeyError, TypeError, ValueError):
             valid = False
         if not valid:
-            raise ValueError(
+            raise UserError(
                 f"manifest '{path}', ID '{utterance}': it needs wav (a path), duration (seconds) "
                 "and, if present, num_samples and sample_rate (integers): prepare it again"
             )

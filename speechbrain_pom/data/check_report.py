@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from speechbrain_pom.data.records import count_utterances, json_text
-from speechbrain_pom.disks import check_name, why_not_written
-from speechbrain_pom.files import write_atomically
+from speechbrain_pom.utils.disks import check_name, why_not_written
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import write_atomically
 
 _NUM_EXAMPLES = 3
 
@@ -132,7 +133,7 @@ def check_writable(path):
 
     Raises
     ------
-    ValueError
+    UserError
 
     Example
     -------
@@ -150,7 +151,7 @@ def _writing(path):
     try:
         yield
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"the report '{path}' cannot be written ({why_not_written(error, '.')}): choose "
             "another file"
         ) from None

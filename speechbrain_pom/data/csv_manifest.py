@@ -28,6 +28,7 @@ from speechbrain_pom.data.records import (
     save_manifest,
 )
 from speechbrain_pom.data.workers import map_in_processes, num_processes
+from speechbrain_pom.utils.errors import UserError
 
 # Column of our manifests to the names that it may have in a CSV: SpeechBrain's, and those of most
 # published lists.
@@ -79,7 +80,7 @@ def parse_source(text):
 
     Raises
     ------
-    ValueError
+    UserError
         If it is not of this form.
 
     Example
@@ -90,7 +91,7 @@ def parse_source(text):
     path, question_mark, conditions = str(text).partition("?")
     wanted = tuple(tuple(part.partition("=")[::2]) for part in conditions.split("&") if part)
     if not path or (question_mark and not wanted) or not all(map(all, wanted)):
-        raise ValueError(
+        raise UserError(
             f"'{text}' is not a source of data: give FILE.csv or FILE.csv?COLUMN=VALUE, such as "
             "an4.csv?split=train"
         )
@@ -110,7 +111,7 @@ def parse_sources(value):
 
     Raises
     ------
-    ValueError
+    UserError
         If there is none, one is malformed, or two have the same name.
 
     Example
@@ -120,12 +121,12 @@ def parse_sources(value):
     """
     texts = [value] if isinstance(value, str) else list(value)
     if not texts:
-        raise ValueError("the list of CSV files is empty: give at least one")
+        raise UserError("the list of CSV files is empty: give at least one")
     sources = [parse_source(text) for text in texts]
     names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"two of the sources {texts} are called '{name}': rename one file")
+            raise UserError(f"two of the sources {texts} are called '{name}': rename one file")
     return sources
 
 
@@ -171,7 +172,7 @@ def prepare_csv(
 
     Raises
     ------
-    ValueError
+    UserError
         If a file is missing or no CSV, lacks a column, no row passes its filter, an ID occurs
         twice, or more utterances are bad than `max_bad_share` allows.
 
@@ -221,14 +222,14 @@ def _read_rows(source, data_folder):
     """The rows of a source, with our names of columns and absolute paths of audio."""
     path = Path(data_folder or "", source.path)
     if not path.is_file():
-        raise ValueError(f"no such CSV file: '{path}': {_advice(source.path, data_folder)}")
+        raise UserError(f"no such CSV file: '{path}': {_advice(source.path, data_folder)}")
     with open(path, newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream, skipinitialspace=True)
         present = reader.fieldnames or []
         columns = _columns(path, present)
         for column, _ in source.wanted:
             if column not in present:
-                raise ValueError(
+                raise UserError(
                     f"'{path}' has no column '{column}', by which its rows are chosen: it has "
                     f"{', '.join(present)}"
                 )
@@ -239,7 +240,7 @@ def _read_rows(source, data_folder):
         ]
     if not chosen:
         conditions = " and ".join(f"{column} = {value}" for column, value in source.wanted)
-        raise ValueError(
+        raise UserError(
             f"'{path}' has no row{f' with {conditions}' if conditions else ''}: check the file "
             "and the filter"
         )
@@ -265,7 +266,7 @@ def _columns(path, present):
     }
     for column in _REQUIRED:
         if column not in found:
-            raise ValueError(
+            raise UserError(
                 f"'{path}' has no column {' or '.join(COLUMN_NAMES[column])}: its first line must "
                 f"name it (it has {', '.join(present) or 'nothing'})"
             )
@@ -277,7 +278,7 @@ def _check_ids(rows):
     for row in rows:
         if not row["ID"] or row["ID"] in seen:
             state = f"the ID '{row['ID']}' twice" if row["ID"] else "a row without an ID"
-            raise ValueError(f"the CSV files have {state} ('{row['file']}'): IDs must be unique")
+            raise UserError(f"the CSV files have {state} ('{row['file']}'): IDs must be unique")
         seen.add(row["ID"])
 
 

@@ -8,6 +8,8 @@ import os
 from itertools import islice
 from pathlib import Path
 
+from speechbrain_pom.utils.errors import UserError
+
 
 def list_entries(folder):
     """What a folder holds, without hidden files, sorted by name.
@@ -22,7 +24,7 @@ def list_entries(folder):
 
     Raises
     ------
-    ValueError
+    UserError
         If it cannot be listed.
 
     Example
@@ -35,7 +37,7 @@ def list_entries(folder):
         with os.scandir(folder) as entries:
             found = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"folder '{folder}' cannot be listed ({error.strerror}): check its permissions"
         ) from None
     return sorted(found, key=lambda entry: entry.name)
@@ -98,7 +100,7 @@ def check_splits(splits):
 
     Raises
     ------
-    ValueError
+    UserError
 
     Example
     -------
@@ -106,10 +108,10 @@ def check_splits(splits):
     ['dev-clean']
     """
     if isinstance(splits, str) or not splits:
-        raise ValueError(f"splits is {splits!r}: pass a list of names, such as ['train-clean-100']")
+        raise UserError(f"splits is {splits!r}: pass a list of names, such as ['train-clean-100']")
     for split in splits:
         if not isinstance(split, str) or split in ("", ".", "..") or Path(split).name != split:
-            raise ValueError(f"split {split!r} is no folder name: pass names such as 'dev-clean'")
+            raise UserError(f"split {split!r} is no folder name: pass names such as 'dev-clean'")
     return list(dict.fromkeys(splits))
 
 
@@ -124,7 +126,7 @@ def check_is_folder(data_folder, expected):
 
     Raises
     ------
-    ValueError
+    UserError
 
     Example
     -------
@@ -132,7 +134,7 @@ def check_is_folder(data_folder, expected):
     """
     if not os.path.isdir(data_folder):
         state = "is not a folder" if os.path.exists(data_folder) else "does not exist"
-        raise ValueError(f"data folder '{data_folder}' {state}: pass {expected}")
+        raise UserError(f"data folder '{data_folder}' {state}: pass {expected}")
 
 
 def check_data_folder(data_folder, splits):
@@ -145,7 +147,7 @@ def check_data_folder(data_folder, splits):
 
     Raises
     ------
-    ValueError
+    UserError
 
     Example
     -------
@@ -159,13 +161,13 @@ def check_data_folder(data_folder, splits):
     problem = f"data folder '{data_folder}' has no split {', '.join(map(repr, missing))}"
     if _is_split(data_folder):
         parent = data_folder.resolve().parent
-        raise ValueError(f"{problem}, it is itself a split: pass the folder above it, '{parent}'")
+        raise UserError(f"{problem}, it is itself a split: pass the folder above it, '{parent}'")
     for child in list_subfolders(data_folder):
         if all(os.path.isdir(os.path.join(child, split)) for split in missing):
-            raise ValueError(f"{problem}, but '{child}' has: pass that folder instead")
+            raise UserError(f"{problem}, but '{child}' has: pass that folder instead")
     present = find_splits(data_folder)
     has = f"it has {', '.join(present)}" if present else "it has no SPLIT/SPEAKER/CHAPTER/*.flac"
-    raise ValueError(f"{problem} ({has}): unpack what is missing there, or ask for other splits")
+    raise UserError(f"{problem} ({has}): unpack what is missing there, or ask for other splits")
 
 
 def find_splits(data_folder):
@@ -182,7 +184,7 @@ def find_splits(data_folder):
 
     Raises
     ------
-    ValueError
+    UserError
         If the folder cannot be listed.
 
     Example

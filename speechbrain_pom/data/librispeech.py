@@ -13,6 +13,7 @@ from speechbrain_pom.data.records import (
     save_manifest,
 )
 from speechbrain_pom.data.workers import num_processes
+from speechbrain_pom.utils.errors import UserError
 
 _RECORD_VERSION = 2  # raise it when the same folder would give another manifest
 
@@ -64,7 +65,7 @@ def prepare_librispeech(
 
     Raises
     ------
-    ValueError
+    UserError
         If an argument is wrong, a folder or split is missing, ``manifest_folder`` cannot be
         written, or more utterances are bad than ``max_bad_share`` allows: audio that is
         missing, unreadable, truncated, empty, not 16 kHz or not mono; a transcript that is
@@ -117,5 +118,5 @@ def prepare_librispeech(
         except ValueError as error:  # the other splits' problems belong in the same message
             errors.append(str(error))
     if errors:
-        raise ValueError(" | ".join(errors))
+        raise UserError(" | ".join(errors))
     return manifests

@@ -8,7 +8,8 @@ import csv
 import io
 from pathlib import Path
 
-from speechbrain_pom.files import write_atomically
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import write_atomically
 
 COLUMNS = ("ID", "duration", "num_samples", "wav", "spk_id", "wrd")
 """Columns of a manifest: utterance, seconds, samples, audio path, speaker, transcript."""
@@ -58,7 +59,7 @@ def read_manifest(path):
 
     Raises
     ------
-    ValueError
+    UserError
         If the file is missing or is no manifest, or an ID occurs twice.
 
     Example
@@ -71,25 +72,25 @@ def read_manifest(path):
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"manifest '{path}' does not exist: prepare the data first")
+        raise UserError(f"manifest '{path}' does not exist: prepare the data first")
     manifest = {}
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"manifest '{path}' lacks the column(s) {', '.join(missing)}: "
                 f"its first line must name {','.join(COLUMNS)}"
             )
         for row in reader:
             utterance = row.pop("ID")
             if utterance in manifest:
-                raise ValueError(f"manifest '{path}' has the ID '{utterance}' twice: keep one row")
+                raise UserError(f"manifest '{path}' has the ID '{utterance}' twice: keep one row")
             try:
                 row["duration"] = float(row["duration"])
                 row["num_samples"] = int(row["num_samples"])
             except (TypeError, ValueError):
-                raise ValueError(
+                raise UserError(
                     f"manifest '{path}', ID '{utterance}': duration '{row['duration']}' must be "
                     f"seconds and num_samples '{row['num_samples']}' an integer: prepare it again"
                 ) from None
@@ -115,7 +116,7 @@ def merge_manifests(paths, out):
 
     Raises
     ------
-    ValueError
+    UserError
         If there is no manifest to merge, one is not readable, or two hold the same ID.
 
     Example
@@ -129,12 +130,12 @@ def merge_manifests(paths, out):
     """
     paths, out = [Path(path) for path in paths], Path(out)
     if not paths:
-        raise ValueError(f"no manifest to merge into '{out}': pass at least one path")
+        raise UserError(f"no manifest to merge into '{out}': pass at least one path")
     source, rows = {}, []
     for path in paths:
         for utterance, row in read_manifest(path).items():
             if utterance in source:
-                raise ValueError(
+                raise UserError(
                     f"ID '{utterance}' is both in '{source[utterance]}' and in '{path}': "
                     "merge manifests of different utterances"
                 )

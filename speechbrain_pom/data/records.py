@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from speechbrain_pom.data.manifest import manifest_bytes
-from speechbrain_pom.files import write_atomically
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import write_atomically
 
 _MAX_LISTED = 10  # bad utterances in an error message; the file beside the manifest lists all
 
@@ -35,14 +36,14 @@ def check_max_bad_share(max_bad_share):
 
     Raises
     ------
-    ValueError
+    UserError
 
     Example
     -------
     >>> check_max_bad_share(0.01)
     """
     if not isinstance(max_bad_share, (int, float)) or not 0 <= max_bad_share < 1:
-        raise ValueError(f"max_bad_share is {max_bad_share!r}: it must be a share, 0 <= x < 1")
+        raise UserError(f"max_bad_share is {max_bad_share!r}: it must be a share, 0 <= x < 1")
 
 
 def check_writable(folder):
@@ -54,7 +55,7 @@ def check_writable(folder):
 
     Raises
     ------
-    ValueError
+    UserError
 
     Example
     -------
@@ -64,7 +65,7 @@ def check_writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"manifest folder '{folder}' cannot be written ({error.strerror}): "
             "choose another one or change its permissions"
         ) from None
@@ -130,7 +131,7 @@ def save_manifest(path, rows, bad, source, max_bad_share=0.0):
 
     Raises
     ------
-    ValueError
+    UserError
         If more than ``max_bad_share`` of the utterances are bad; the manifest is not touched.
 
     Example
@@ -150,7 +151,7 @@ def save_manifest(path, rows, bad, source, max_bad_share=0.0):
     if bad:
         write_atomically(report, json_text(totals | {"bad": [item._asdict() for item in bad]}))
     if share > max_bad_share:
-        raise ValueError(_too_many(summary, report, bad, share, max_bad_share))
+        raise UserError(_too_many(summary, report, bad, share, max_bad_share))
     data = manifest_bytes(rows)
     digest = hashlib.sha256(data).hexdigest()
     write_atomically(path, data)

@@ -7,6 +7,8 @@ from multiprocessing import get_context
 
 from tqdm import tqdm
 
+from speechbrain_pom.utils.errors import UserError
+
 
 def num_processes(num_workers):
     """Checks a number of worker processes.
@@ -22,7 +24,7 @@ def num_processes(num_workers):
 
     Raises
     ------
-    ValueError
+    UserError
         If it is no integer of at least 1.
 
     Example
@@ -34,7 +36,7 @@ def num_processes(num_workers):
         has_affinity = hasattr(os, "sched_getaffinity")
         return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     if not isinstance(num_workers, int) or num_workers < 1:
-        raise ValueError(f"num_workers is {num_workers!r}: it must be an integer of at least 1")
+        raise UserError(f"num_workers is {num_workers!r}: it must be an integer of at least 1")
     return num_workers
 
 

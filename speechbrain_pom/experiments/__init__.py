@@ -5,6 +5,6 @@
 * :mod:`speechbrain_pom.experiments.commands`: a row as the commands of the recipes;
 * :mod:`speechbrain_pom.experiments.records`: what a finished run of a row has come to;
 * :mod:`speechbrain_pom.experiments.readme`: the tables of the recipes' README;
-* :mod:`speechbrain_pom.experiments.comparison`: runs side by side, with significance;
-* :mod:`speechbrain_pom.experiments.curves`: their learning curves in one picture.
+* :mod:`speechbrain_pom.reports.comparison`: runs side by side, with significance;
+* :mod:`speechbrain_pom.reports.learning_curves`: their learning curves in one picture.
 """

@@ -9,11 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from speechbrain_pom.errors import UserError
 from speechbrain_pom.experiments.table import STAGES
-from speechbrain_pom.training.keys import unknown_key_message
-from speechbrain_pom.training.options import parse_command_line, read_tree
-from speechbrain_pom.training.values import RUN_OPTION_TYPES, node_tag
+from speechbrain_pom.runs.keys import unknown_key_message
+from speechbrain_pom.runs.options import parse_command_line, read_tree
+from speechbrain_pom.runs.values import RUN_OPTION_TYPES, node_tag
+from speechbrain_pom.utils.errors import UserError
 
 SCRIPTS = {
     "pretraining": "recipes/LibriSpeech/train_bestrq.py",

@@ -7,7 +7,7 @@ from speechbrain_pom.experiments.table import (
     format_figure,
     load_experiments,
 )
-from speechbrain_pom.files import replace_section
+from speechbrain_pom.utils.files import replace_section
 
 README = "recipes/LibriSpeech/README.md"
 BEGIN = "<!-- EXPERIMENTS: written by python -m speechbrain_pom experiments readme -->"

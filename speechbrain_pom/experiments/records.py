@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 
 from speechbrain_pom.cli.summary import training_time
-from speechbrain_pom.data.mini_corpus_files import read_manifest
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.data.mini_corpus.files import read_manifest
 from speechbrain_pom.experiments.commands import PUBLISHED_PROCESSES, check_checkout, launcher
 from speechbrain_pom.experiments.table import STAGES
-from speechbrain_pom.files import write_atomically
-from speechbrain_pom.training.experiment import Experiment as Run
-from speechbrain_pom.training.fingerprints import read_fingerprint
-from speechbrain_pom.training.options import read_tree
-from speechbrain_pom.training.run_folder import FINISHED_FILE, configuration, git_revision
-from speechbrain_pom.training.values import parse_value
+from speechbrain_pom.runs.experiment import Experiment as Run
+from speechbrain_pom.runs.fingerprints import read_fingerprint
+from speechbrain_pom.runs.folder import FINISHED_FILE, configuration, git_revision
+from speechbrain_pom.runs.options import read_tree
+from speechbrain_pom.runs.values import parse_value
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import write_atomically
 
 RECORDS_FOLDER = "recipes/LibriSpeech/results"
 # Utterances of LibriSpeech (openslr.org/12): 960 h, train-clean-100; and words of its tests.

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from speechbrain_pom.errors import UserError
 from speechbrain_pom.experiments.commands import build_commands, text_of
 from speechbrain_pom.experiments.table import STAGES, Experiment
+from speechbrain_pom.utils.errors import UserError
 
 PROTOCOLS_PATH = Path(__file__).parent / "replica.yaml"
 # Of one mixer and seed; "scratch" is fine-tuning without pretraining.

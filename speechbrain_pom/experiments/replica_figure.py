@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from speechbrain_pom.experiments.replica_report import STARTS
 from speechbrain_pom.experiments.replica_statistics import error_rate, runs_of
-from speechbrain_pom.files import write_atomically
+from speechbrain_pom.utils.files import write_atomically
 
 _SIZE_IN, _DPI = (12, 8), 100
 _MARKERS = {"finetuning": "o", "scratch": "s"}

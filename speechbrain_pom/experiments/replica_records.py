@@ -5,17 +5,17 @@ from pathlib import Path
 
 from speechbrain_pom.cli.summary import training_time
 from speechbrain_pom.ctc.scoring import read_word_edits
-from speechbrain_pom.errors import UserError
 from speechbrain_pom.experiments.commands import format_command
 from speechbrain_pom.experiments.records import RECORDS_FOLDER
 from speechbrain_pom.experiments.replica import plan_runs, runs_folder
 from speechbrain_pom.experiments.replica_runs import CONDITIONS_FILE
-from speechbrain_pom.files import write_atomically
-from speechbrain_pom.training.experiment import Experiment as Run
+from speechbrain_pom.runs.experiment import Experiment as Run
+from speechbrain_pom.runs.folder import FINISHED_FILE, configuration, git_revision
+from speechbrain_pom.runs.logs import EpochHistory
+from speechbrain_pom.runs.options import parse_command_line
 from speechbrain_pom.training.layer_statistics import LAYERS_FILE
-from speechbrain_pom.training.logs import EpochHistory
-from speechbrain_pom.training.options import parse_command_line
-from speechbrain_pom.training.run_folder import FINISHED_FILE, configuration, git_revision
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import write_atomically
 
 # Of an epoch's validation, what a curve is drawn of.
 _CURVES = {"pretraining": ("loss", "accuracy"), "finetuning": ("loss", "wer", "blank_share")}

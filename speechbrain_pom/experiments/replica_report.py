@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from speechbrain_pom.experiments.comparison import table
 from speechbrain_pom.experiments.records import RECORDS_FOLDER
 from speechbrain_pom.experiments.replica import load_protocols
 from speechbrain_pom.experiments.replica_records import read_record, record_path
@@ -20,7 +19,8 @@ from speechbrain_pom.experiments.replica_validation import (
     validation_rows,
 )
 from speechbrain_pom.experiments.table import STAGES
-from speechbrain_pom.files import replace_section
+from speechbrain_pom.reports.comparison import table
+from speechbrain_pom.utils.files import replace_section
 
 DOCUMENT = "docs/replica.md"
 BEGIN = "<!-- REPLICA: written by python -m speechbrain_pom replica report -->"

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from speechbrain_pom.data.workers import num_processes
-from speechbrain_pom.errors import UserError
 from speechbrain_pom.experiments.records import describe_machine, installed_versions
-from speechbrain_pom.files import write_atomically
-from speechbrain_pom.training.run_folder import FINISHED_FILE
+from speechbrain_pom.runs.folder import FINISHED_FILE
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import write_atomically
 
 CONDITIONS_FILE = "conditions.json"
 

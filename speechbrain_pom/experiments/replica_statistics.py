@@ -4,7 +4,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from speechbrain_pom.ctc.scoring import rate_with_interval
-from speechbrain_pom.ctc.significance import paired_difference
+from speechbrain_pom.reports.significance import paired_difference
 
 NUM_BOOTSTRAP = 1000
 NUM_RANDOMISATIONS = 10000
@@ -84,7 +84,7 @@ def difference(record, first, second, split):
 
     Returns
     -------
-    speechbrain_pom.ctc.significance.Difference or None
+    speechbrain_pom.reports.significance.Difference or None
         Paired by utterance, which counts with the errors of all its seeds; None if the two have
         no seed in common.
     """
@@ -107,7 +107,7 @@ def pairs_of_mixers(record, mixers, kind, split):
 
     Returns
     -------
-    list of (str, str, speechbrain_pom.ctc.significance.Difference)
+    list of (str, str, speechbrain_pom.reports.significance.Difference)
     """
     pairs = combinations(mixers, 2)
     found = [(a, b, difference(record, (a, kind), (b, kind), split)) for a, b in pairs]

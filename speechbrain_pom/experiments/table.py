@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.utils.errors import UserError
 
 TABLE_PATH = Path(__file__).parent / "table.yaml"
 STAGES = ("pretraining", "finetuning")

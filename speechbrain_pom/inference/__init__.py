@@ -1,11 +1,11 @@
 """Pretrained models: loading, encoding, transcribing, exporting."""
 
-from speechbrain_pom.inference.encoder import SpeechEncoder
-from speechbrain_pom.inference.hub import load_weights
-from speechbrain_pom.inference.loading import load_encoder, load_recogniser
+from speechbrain_pom.encoder.encoder import SpeechEncoder
+from speechbrain_pom.encoder.loading import load_encoder, load_recogniser
+from speechbrain_pom.encoder.windows.overlapping import encode_windows, windows_are_exact
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
+from speechbrain_pom.inference.speechbrain_interface import load_weights
 from speechbrain_pom.inference.transcription import transcribe
-from speechbrain_pom.inference.windows import encode_windows, windows_are_exact
 
 __all__ = [
     "SpeechEncoder",

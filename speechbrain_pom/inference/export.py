@@ -14,18 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import speechbrain_pom
-from speechbrain_pom.ctc import units
-from speechbrain_pom.disks import check_name, why_not_written
-from speechbrain_pom.errors import UserError
-from speechbrain_pom.files import (
-    flush_to_disk,
-    rename_durably,
-    sha256_of,
-    temporary_beside,
-    write_atomically,
-)
-from speechbrain_pom.inference.architecture import build_parts, encoder_of, read_architecture
-from speechbrain_pom.inference.hub import (
+from speechbrain_pom.ctc import tokenizers as units
+from speechbrain_pom.encoder.architecture import build_parts, encoder_of, read_architecture
+from speechbrain_pom.inference.recogniser import SpeechRecogniser
+from speechbrain_pom.inference.speechbrain_interface import (
     FORMAT_KEY,
     FORMAT_VERSION,
     WEIGHTS_SUFFIX,
@@ -33,8 +25,16 @@ from speechbrain_pom.inference.hub import (
     read_units,
     read_weights,
 )
-from speechbrain_pom.inference.recogniser import SpeechRecogniser
-from speechbrain_pom.training.checkpoints import HPARAMS_FILE
+from speechbrain_pom.runs.checkpoints import HPARAMS_FILE
+from speechbrain_pom.utils.disks import check_name, why_not_written
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import (
+    flush_to_disk,
+    rename_durably,
+    sha256_of,
+    temporary_beside,
+    write_atomically,
+)
 
 ENCODER_FILE = "encoder" + WEIGHTS_SUFFIX
 HEAD_FILE = "head" + WEIGHTS_SUFFIX
@@ -55,7 +55,7 @@ _ENCODER = """
 # last, or a hidden state: 0 (input of the first layer), 1, ...
 layers: {layers}
 
-encoder: !new:speechbrain_pom.inference.encoder.SpeechEncoder
+encoder: !new:speechbrain_pom.encoder.encoder.SpeechEncoder
   compute_features: !ref <compute_features>
   normalize: !ref <normalize>
   front_end: !ref <CNN>
@@ -68,25 +68,25 @@ audio_normalizer: !new:speechbrain.dataio.preprocess.AudioNormalizer
 
 """
 _EMBEDDINGS = """\
-embeddings: !new:speechbrain_pom.inference.hub.Embeddings
+embeddings: !new:speechbrain_pom.inference.speechbrain_interface.Embeddings
   encoder: !ref <encoder>
 modules: {encoder: !ref <embeddings>}
 
-pretrainer: !new:speechbrain_pom.inference.hub.SafePretrainer
+pretrainer: !new:speechbrain_pom.inference.speechbrain_interface.SafePretrainer
   loadables: {encoder: !ref <encoder>}
   sha256:
 """
 _LOG_PROBS = """\
-tokenizer: !new:speechbrain_pom.inference.hub.Tokenizer
-recogniser: !new:speechbrain_pom.inference.hub.LogProbs
+tokenizer: !new:speechbrain_pom.inference.speechbrain_interface.Tokenizer
+recogniser: !new:speechbrain_pom.inference.speechbrain_interface.LogProbs
   encoder: !ref <encoder>
   head: !ref <head>
   units: !ref <tokenizer>
 modules: {encoder: !ref <recogniser>}
-decoding_function: !name:speechbrain_pom.inference.hub.greedy_labels
+decoding_function: !name:speechbrain_pom.inference.speechbrain_interface.greedy_labels
   blank_index: 0
 
-pretrainer: !new:speechbrain_pom.inference.hub.SafePretrainer
+pretrainer: !new:speechbrain_pom.inference.speechbrain_interface.SafePretrainer
   loadables: {encoder: !ref <encoder>, head: !ref <head>, tokenizer: !ref <tokenizer>}
   sha256:
 """

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from speechbrain_pom.bestrq import padding_mask
+from speechbrain_pom.objectives.bestrq import padding_mask
 
 
 class SpeechRecogniser(nn.Module):
@@ -14,12 +14,12 @@ class SpeechRecogniser(nn.Module):
     encoder : SpeechEncoder
     head : torch.nn.Module
         (B, T, d_model) to (B, T, outputs).
-    units : speechbrain_pom.ctc.units.Units
+    units : speechbrain_pom.ctc.tokenizers.Units
         Output 0 is the blank.
 
     Example
     -------
-    >>> from speechbrain_pom.ctc.units import CharacterUnits
+    >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
     >>> units = CharacterUnits()
     >>> recogniser = SpeechRecogniser(torch.nn.Identity(), torch.nn.Linear(16, units.size), units)
     >>> recogniser.classify(torch.randn(1, 5, 16)).exp().sum(-1)

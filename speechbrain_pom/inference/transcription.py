@@ -15,11 +15,11 @@ import torch
 
 from speechbrain_pom.ctc.alignment import Word, align_words, frames_needed
 from speechbrain_pom.ctc.decoding import greedy_decode
-from speechbrain_pom.ctc.units import WORD_START
+from speechbrain_pom.ctc.tokenizers import WORD_START
 from speechbrain_pom.data.audio_reader import AudioReader
-from speechbrain_pom.disks import explain_full_disk, reserve
-from speechbrain_pom.errors import UserError
-from speechbrain_pom.inference.windows import encode_windows
+from speechbrain_pom.encoder.windows.overlapping import encode_windows
+from speechbrain_pom.utils.disks import explain_full_disk, reserve
+from speechbrain_pom.utils.errors import UserError
 
 _BLOCK = 4096  # frames that the head gets at a time
 _ELSEWHERE = "set TMPDIR to a folder on another disk"
@@ -111,7 +111,7 @@ def transcribe(recogniser, source, *, decode=None, window_s=30.0, pause_s=0.6, m
     -------
     >>> import soundfile
     >>> from types import SimpleNamespace
-    >>> from speechbrain_pom.ctc.units import CharacterUnits
+    >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
     >>> class SaysHi(torch.nn.Module):
     ...     units = CharacterUnits()
     ...     encoder = SimpleNamespace(
@@ -161,7 +161,7 @@ def split_at_pauses(labels, units, pause_frames, max_frames):
     ---------
     labels : torch.Tensor
         (T,) integers: the best output of each frame.
-    units : speechbrain_pom.ctc.units.Units
+    units : speechbrain_pom.ctc.tokenizers.Units
         What they mean.
     pause_frames, max_frames : int
         At least 1.
@@ -173,7 +173,7 @@ def split_at_pauses(labels, units, pause_frames, max_frames):
 
     Example
     -------
-    >>> from speechbrain_pom.ctc.units import CharacterUnits
+    >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
     >>> labels = torch.tensor([9, 10, 1, 0, 0, 0, 0, 2, 0, 3])  # "HI", a pause, "AB"
     >>> split_at_pauses(labels, CharacterUnits(), pause_frames=3, max_frames=100)
     [(0, 5), (5, 10)]

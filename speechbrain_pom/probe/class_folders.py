@@ -7,8 +7,8 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.data.audio_folder import prepare_audio_folder
 from speechbrain_pom.data.manifest import read_manifest
-from speechbrain_pom.errors import UserError
 from speechbrain_pom.probe.holdout import PARTS, divide_by_group, divide_by_session
+from speechbrain_pom.utils.errors import UserError
 
 logger = get_logger(__name__)
 

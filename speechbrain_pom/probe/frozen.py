@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from speechbrain_pom.errors import UserError
-from speechbrain_pom.inference.architecture import build_parts, encoder_of, read_architecture
+from speechbrain_pom.encoder.architecture import build_parts, encoder_of, read_architecture
+from speechbrain_pom.encoder.loading import find_saved, load_encoder
 from speechbrain_pom.inference.export import is_export
-from speechbrain_pom.inference.loading import find_saved, load_encoder
-from speechbrain_pom.training.checkpoints import HPARAMS_FILE
-from speechbrain_pom.training.seeding import seeded
+from speechbrain_pom.runs.checkpoints import HPARAMS_FILE
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.seeding import seeded
 
 
 def load_frozen_encoder(pretrained, *, random_encoder=False, seed=0):

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from pathlib import PurePosixPath
 
-from speechbrain_pom.training.seeding import philox, uniform
+from speechbrain_pom.utils.seeding import philox, uniform
 
 PARTS = ("train", "valid", "test")
 

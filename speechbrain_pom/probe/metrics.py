@@ -6,8 +6,8 @@ import torch
 from speechbrain.utils.metric_stats import EER
 
 from speechbrain_pom.ctc.scoring import rate_with_interval
-from speechbrain_pom.errors import UserError
-from speechbrain_pom.training.seeding import permutation, philox
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.seeding import permutation, philox
 
 _MAX_CONFUSIONS = 10
 _MAX_UTTERANCES = 2000  # of the trials: two million pairs, of which some are drawn
@@ -43,7 +43,7 @@ class ClassificationScores:
 
     def _check_scored(self):
         if not self._answers:
-            raise ValueError("no utterance has been scored: the set is empty")
+            raise UserError("no utterance has been scored: the set is empty")
 
     def error_rate(self):
         """Share of wrong answers, in percent; a ValueError if there are none."""
@@ -173,7 +173,7 @@ def equal_error_rate(embeddings, speakers, num_trials=20000):
 
     Raises
     ------
-    ValueError
+    UserError
         If no two utterances are of the same speaker, or all are; `check_trials` says so before
         anything is trained.
 

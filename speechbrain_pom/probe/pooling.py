@@ -14,8 +14,8 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from speechbrain_pom.errors import UserError
-from speechbrain_pom.training.data import make_sampler
+from speechbrain_pom.training.dataset import make_sampler
+from speechbrain_pom.utils.errors import UserError
 
 logger = get_logger(__name__)
 
@@ -25,7 +25,7 @@ def layer_means(encoder, wavs, lengths=None):
 
     Arguments
     ---------
-    encoder : speechbrain_pom.inference.encoder.SpeechEncoder
+    encoder : speechbrain_pom.encoder.encoder.SpeechEncoder
         Frozen, in eval mode.
     wavs : torch.Tensor
         (B, samples), padded on the right.
@@ -49,10 +49,10 @@ def encode_dataset(encoder, dataset, *, max_batch_duration_s, num_workers=0, tit
 
     Arguments
     ---------
-    encoder : speechbrain_pom.inference.encoder.SpeechEncoder
+    encoder : speechbrain_pom.encoder.encoder.SpeechEncoder
         Frozen, in eval mode; decides the device.
     dataset : speechbrain.dataio.dataset.DynamicItemDataset
-        From `speechbrain_pom.training.data.audio_dataset`.
+        From `speechbrain_pom.training.dataset.audio_dataset`.
     max_batch_duration_s : float
         Seconds of audio per batch, padding included.
     num_workers : int
@@ -136,7 +136,7 @@ def check_cache_size(num_utterances, encoder, max_cache_gib):
     ---------
     num_utterances : int
         Of all parts of the data.
-    encoder : speechbrain_pom.inference.encoder.SpeechEncoder
+    encoder : speechbrain_pom.encoder.encoder.SpeechEncoder
     max_cache_gib : float
         Of each process, in GiB.
 

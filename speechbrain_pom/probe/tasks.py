@@ -7,10 +7,10 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.data.librispeech import prepare_librispeech
 from speechbrain_pom.data.manifest import read_manifest, write_manifest
-from speechbrain_pom.errors import UserError
 from speechbrain_pom.probe.class_folders import divide, read_class_folders
 from speechbrain_pom.probe.holdout import divide_by_session, position
 from speechbrain_pom.probe.metrics import check_trials
+from speechbrain_pom.utils.errors import UserError
 
 logger = get_logger(__name__)
 

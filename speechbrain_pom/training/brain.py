@@ -16,12 +16,12 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from speechbrain_pom.errors import UserError
 from speechbrain_pom.pretrained import describe_encoder
 from speechbrain_pom.training.layer_statistics import LayerStatistics
-from speechbrain_pom.training.seeding import seed_step
 from speechbrain_pom.training.stopping import StopRequest, leave_signals_to_parent
 from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.seeding import seed_step
 
 logger = get_logger(__name__)
 

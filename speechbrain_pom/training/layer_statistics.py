@@ -12,7 +12,8 @@ import torch
 from speechbrain.utils.distributed import if_main_process
 
 from speechbrain_pom.attention.layers import ENCODERS, mixer_of
-from speechbrain_pom.files import write_atomically
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import write_atomically
 
 LAYERS_FILE = "layers.jsonl"
 
@@ -31,13 +32,13 @@ class LayerStatistics:
 
     Raises
     ------
-    ValueError
+    UserError
         If the interval is no whole number of at least 0.
     """
 
     def __init__(self, modules, folder, interval):
         if not isinstance(interval, int) or interval < 0:
-            raise ValueError(
+            raise UserError(
                 f"layer_statistics_interval is {interval!r}: give a number of optimizer steps, "
                 "or 0 for no statistics"
             )

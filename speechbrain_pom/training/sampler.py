@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from speechbrain_pom.training.seeding import permutation, philox, uniform
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.seeding import permutation, philox, uniform
 
 ORDERS = ("random", "ascending", "descending")
 
@@ -54,7 +55,7 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
 
     Raises
     ------
-    ValueError
+    UserError
         If an argument is wrong, an utterance does not fit into a batch, or the utterances cannot
         be shared out evenly.
 
@@ -142,7 +143,7 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         start = self._start if self._epoch == self._start_epoch else 0
         if not 0 <= start <= len(self):
-            raise ValueError(
+            raise UserError(
                 f"cannot start at batch {start} of epoch {self._epoch}, which has {len(self)}"
                 f" batches on each of {self._world_size} ranks: resume with the data, batch size"
                 " and number of processes of the interrupted run"
@@ -170,7 +171,7 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
 
     def _check_options(self, ids: Sequence[str]) -> None:
         if len(ids) != len(self._durations_s):
-            raise ValueError(
+            raise UserError(
                 f"{len(self._durations_s)} durations with {len(ids)} ids: give one id per duration"
             )
         limits = {
@@ -179,14 +180,14 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
         }
         given = {name: limit for name, limit in limits.items() if limit is not None}
         if len(given) != 1:
-            raise ValueError(f"give exactly one of max_batch_duration_s and batch_size: {limits}")
+            raise UserError(f"give exactly one of max_batch_duration_s and batch_size: {limits}")
         for name, value in {**given, "num_buckets": self._num_buckets}.items():
             if not value > 0:
-                raise ValueError(f"{name} = {value} must be above 0")
+                raise UserError(f"{name} = {value} must be above 0")
         if self._order not in ORDERS:
-            raise ValueError(f"order = {self._order!r} does not exist: choose one of {ORDERS}")
+            raise UserError(f"order = {self._order!r} does not exist: choose one of {ORDERS}")
         if not 0 <= self._rank < self._world_size:
-            raise ValueError(
+            raise UserError(
                 f"rank = {self._rank} does not exist among world_size = {self._world_size}:"
                 " ranks count from 0"
             )
@@ -194,22 +195,22 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
     def _check_data(self, ids: Sequence[str]) -> None:
         wrong = np.flatnonzero(~(np.isfinite(self._durations_s) & (self._durations_s > 0)))
         if len(wrong):
-            raise ValueError(
+            raise UserError(
                 f"utterance {ids[wrong[0]]!r} has a duration of {self._durations_s[wrong[0]]} s:"
                 " remove it, or correct the manifest"
             )
         if len(set(ids)) != len(ids):
             twice = next(a for a, b in itertools.pairwise(sorted(ids)) if a == b)
-            raise ValueError(f"utterance id {twice!r} occurs more than once: ids must be unique")
+            raise UserError(f"utterance id {twice!r} occurs more than once: ids must be unique")
         if len(ids) < self._world_size:
-            raise ValueError(
+            raise UserError(
                 f"{len(ids)} utterances are too few for {self._world_size} processes:"
                 " use fewer processes or more data"
             )
         if self._max_batch_duration_s is not None:
             longest = self._ranking[-1]
             if self._durations_s[longest] > self._max_batch_duration_s:
-                raise ValueError(
+                raise UserError(
                     f"utterance {ids[longest]!r} lasts {self._durations_s[longest]:g} s, more than"
                     f" max_batch_duration_s = {self._max_batch_duration_s:g}: raise this limit, or"
                     " leave out utterances of that length"
@@ -252,7 +253,7 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
         for _ in range(-(len(bounds) - 1) % self._world_size):
             divisible = np.diff(bounds) > 1
             if not divisible.any():
-                raise ValueError(
+                raise UserError(
                     f"{len(self._durations_s)} utterances, one per batch, cannot be shared out"
                     f" evenly among {self._world_size} processes: allow larger batches"
                     " (max_batch_duration_s or batch_size) or use fewer processes"

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from speechbrain.utils.distributed import if_main_process
 
+from speechbrain_pom.utils.errors import UserError
+
 
 class EpochSums:
     """Named sums of one process; `all_reduce` makes them those of all.
@@ -50,7 +52,7 @@ class EpochSums:
             Over zero: there is no mean of nothing.
         """
         if not self[denominator]:
-            raise ValueError(f"no mean of {numerator}: the sum of {denominator} is 0 in this stage")
+            raise UserError(f"no mean of {numerator}: the sum of {denominator} is 0 in this stage")
         return self[numerator] / self[denominator]
 
     def reset(self):

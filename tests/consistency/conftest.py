@@ -12,7 +12,7 @@ from speechbrain_pom.__main__ import COMMANDS, build_parser
 from speechbrain_pom.attention import parse_spec
 from speechbrain_pom.experiments.commands import build_commands
 from speechbrain_pom.experiments.table import find_experiment
-from speechbrain_pom.training.options import parse_command_line, read_tree
+from speechbrain_pom.runs.options import parse_command_line, read_tree
 
 ROOT = Path(__file__).parents[2]
 # A recipe and an hparams file of the reader, as the documents call them.

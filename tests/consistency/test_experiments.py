@@ -11,7 +11,7 @@ from speechbrain_pom.experiments.commands import build_commands
 from speechbrain_pom.experiments.readme import README, update_readme
 from speechbrain_pom.experiments.records import RECORDS_FOLDER, read_records
 from speechbrain_pom.experiments.table import STAGES, TABLE_PATH, load_experiments
-from speechbrain_pom.training.options import parse_command_line
+from speechbrain_pom.runs.options import parse_command_line
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = load_experiments()

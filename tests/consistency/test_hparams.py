@@ -7,7 +7,7 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from speechbrain_pom.training.options import node_tag, read_tree
+from speechbrain_pom.runs.options import node_tag, read_tree
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "hparams").glob("*.yaml"))

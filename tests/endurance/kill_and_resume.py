@@ -325,7 +325,7 @@ def parse(argv):
 def main(argv=None):
     """Both runs and their comparison; returns the exit code."""
     args = parse(argv)
-    from speechbrain_pom.data.mini_corpus import make_mini_corpus
+    from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:

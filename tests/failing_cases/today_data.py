@@ -14,9 +14,9 @@ from speechbrain.utils.fetching import fetch
 from speechbrain_pom.ctc import targets
 from speechbrain_pom.data import chapters
 from speechbrain_pom.data.audio_files import AudioFacts
-from speechbrain_pom.errors import UserError
-from speechbrain_pom.files import sha256_of
 from speechbrain_pom.pretrained import MODEL_FILE
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import sha256_of
 
 CHECK = "unit/data/test_check.py::"
 CTC_TARGETS = "unit/ctc/test_targets.py::"

@@ -8,9 +8,9 @@ from speechbrain.lobes.models.BESTRQ import compute_mask
 from speechbrain.nnet.quantisers import RandomProjectionQuantizer
 
 from speechbrain_pom.attention import masks as attention_masks
-from speechbrain_pom.attention import seams
-from speechbrain_pom.bestrq import CodeStatistics, features, masks
+from speechbrain_pom.attention import patches as seams
 from speechbrain_pom.nnet import PolynomialMixer
+from speechbrain_pom.objectives.bestrq import CodeStatistics, features, masks
 
 FEATURES = "unit/bestrq/test_features.py::"
 HYPERMIXING = "unit/attention/test_hypermixing_refusal.py::"

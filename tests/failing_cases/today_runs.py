@@ -14,13 +14,15 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.run_opts import RunOptions
 
-from speechbrain_pom.training import checkpoints, run_folder, sampler
+from speechbrain_pom.runs import checkpoints
+from speechbrain_pom.runs import folder as run_folder
+from speechbrain_pom.runs.checkpoints import CHECKSUMS_FILE, SafeCheckpointer
+from speechbrain_pom.runs.options import RunRequest
+from speechbrain_pom.runs.values import RUN_OPTION_TYPES
+from speechbrain_pom.training import sampler
 from speechbrain_pom.training.brain import ExactBrain
-from speechbrain_pom.training.checkpoints import CHECKSUMS_FILE, SafeCheckpointer
-from speechbrain_pom.training.options import RunRequest
 from speechbrain_pom.training.sampler import BucketBatchSampler
 from speechbrain_pom.training.stopping import StopRequest
-from speechbrain_pom.training.values import RUN_OPTION_TYPES
 
 BRAIN = "unit/training/test_brain.py::"
 CHECKPOINTS = "unit/training/test_checkpoints.py::"

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from speechbrain_pom.data.mini_corpus import make_mini_corpus
+from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 
 ROOT = Path(__file__).parents[2]
 PYTHON = [sys.executable]

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from speechbrain_pom.data.mini_corpus import make_mini_corpus
+from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 from speechbrain_pom.probe.frozen import hash_of_tensors, load_frozen_encoder
 
 OPTIONS = {

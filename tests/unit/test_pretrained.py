@@ -13,8 +13,8 @@ from speechbrain.lobes.models.transformer.TransformerASR import EncoderWrapper, 
 from speechbrain.processing.features import InputNormalization
 
 import speechbrain_pom
-from speechbrain_pom.errors import UserError
 from speechbrain_pom.pretrained import find_checkpoint, load_pretrained, read_meta
+from speechbrain_pom.utils.errors import UserError
 
 ENCODER = {"attention_type": "PoM", "d_model": 16, "num_encoder_layers": 2, "nhead": 2}
 

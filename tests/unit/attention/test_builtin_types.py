@@ -11,7 +11,7 @@ from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
 import speechbrain_pom
-from speechbrain_pom.attention import seams
+from speechbrain_pom.attention import patches as seams
 
 # Runs in a fresh process: what SpeechBrain's own types compute, as text. "plugin" as the argument
 # imports the plugin first, under supervision.

@@ -17,7 +17,7 @@ import speechbrain_pom
 from speechbrain_pom.attention import mixer_of
 from speechbrain_pom.attention.convert import convert_attention
 from speechbrain_pom.attention.padding import stop_leaks
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.utils.errors import UserError
 
 # SpeechBrain's decoder mixes boolean and additive masks
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")

@@ -18,7 +18,7 @@ from torch import nn
 import speechbrain_pom
 from speechbrain_pom.attention import mixer_of
 from speechbrain_pom.attention.hosts import REFUSING, arguments_of, is_language_model, takes_spec
-from speechbrain_pom.attention.seams import LAYERS
+from speechbrain_pom.attention.patches import LAYERS
 
 ROOT = Path(speechbrain.__file__).parent
 LENGTH = 63

@@ -5,7 +5,7 @@ import torch
 from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 
 from speechbrain_pom.attention.front_end import take_lengths, take_no_lengths
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.utils.errors import UserError
 
 
 def build(**options):

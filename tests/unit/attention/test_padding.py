@@ -13,7 +13,7 @@ from speechbrain_pom import PolynomialMixer
 from speechbrain_pom.attention import convert_attention
 from speechbrain_pom.attention.padding import allow_leaks, set_padding
 from speechbrain_pom.attention.parts import reflected_indices
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.utils.errors import UserError
 
 TOLERANCE = 1e-5  # relative, fp32
 LEAK = 1e-3

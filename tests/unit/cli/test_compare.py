@@ -4,7 +4,7 @@ import pytest
 
 from speechbrain_pom.__main__ import main
 from speechbrain_pom.ctc.scoring import ErrorRates
-from speechbrain_pom.training.logs import ExperimentLogger
+from speechbrain_pom.runs.logs import ExperimentLogger
 
 REFERENCES = ["ONE TWO THREE FOUR"] * 30
 

@@ -15,13 +15,13 @@ import torch
 from safetensors import safe_open
 
 from speechbrain_pom.__main__ import main
-from speechbrain_pom.cli.audio_jobs import own_folder
-from speechbrain_pom.cli.frame_files import new_frames
 from speechbrain_pom.data.audio_reader import AudioReader
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.encoder.windows.overlapping import encode_windows
 from speechbrain_pom.inference import load_encoder
-from speechbrain_pom.inference.windows import encode_windows
+from speechbrain_pom.inference.audio_jobs import own_folder
+from speechbrain_pom.inference.frame_files import new_frames
 from speechbrain_pom.nnet import WeightedSum
+from speechbrain_pom.utils.errors import UserError
 
 NAMES = ("a", "b", "deep/c")
 

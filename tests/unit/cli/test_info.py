@@ -10,7 +10,7 @@ from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 
 import speechbrain_pom
 from speechbrain_pom.__main__ import main
-from speechbrain_pom.cli.models import describe_models, mixer_name
+from speechbrain_pom.encoder.describe import describe_models, mixer_name
 
 PLAIN = str(Path(__file__).parents[2] / "data" / "plain_recipe" / "hparams.yaml")
 

@@ -7,8 +7,8 @@ import pytest
 
 from speechbrain_pom.cli import outputs
 from speechbrain_pom.cli.outputs import check_outputs, output_names
-from speechbrain_pom.errors import UserError
-from speechbrain_pom.files import write_atomically
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import write_atomically
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from speechbrain_pom.__main__ import main
 from speechbrain_pom.cli import replica
-from speechbrain_pom.data.mini_corpus import verify_mini_corpus
+from speechbrain_pom.data.mini_corpus.make import verify_mini_corpus
 from speechbrain_pom.experiments.replica_report import BEGIN, END
 
 ROOT = Path(__file__).parents[3]

@@ -9,9 +9,9 @@ from speechbrain.utils.quirks import log_applied_quirks
 from speechbrain_pom.__main__ import main
 from speechbrain_pom.cli import summary
 from speechbrain_pom.ctc.scoring import ErrorRates
-from speechbrain_pom.data.mini_corpus import make_mini_corpus
+from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 from speechbrain_pom.probe.metrics import ClassificationScores
-from speechbrain_pom.training.logs import ExperimentLogger
+from speechbrain_pom.runs.logs import ExperimentLogger
 
 COST = {"grad_norm": 1.0, "audio_s_per_s": 79.6, "peak_memory_mib": 1327.5}
 CODES = {"codes_in_use": 171, "code_perplexity": 102.4, "top_code_share": 0.05}
@@ -20,7 +20,7 @@ CODES = {"codes_in_use": 171, "code_perplexity": 102.4, "top_code_share": 0.05}
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """The loggers draw after each epoch, which is not what is tested here."""
-    monkeypatch.setattr("speechbrain_pom.training.logs.draw_curves", lambda *_: None)
+    monkeypatch.setattr("speechbrain_pom.runs.logs.draw_curves", lambda *_: None)
 
 
 def log_epochs(folder, train, valid):

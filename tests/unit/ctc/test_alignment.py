@@ -8,9 +8,9 @@ import torch
 
 from speechbrain_pom.ctc.alignment import align_words, frames_needed
 from speechbrain_pom.ctc.decoding import greedy_decode
-from speechbrain_pom.ctc.unit_store import make_units
-from speechbrain_pom.ctc.units import CharacterUnits
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.ctc.tokenizer_store import make_units
+from speechbrain_pom.ctc.tokenizers import CharacterUnits
+from speechbrain_pom.utils.errors import UserError
 
 FRAME_S = 0.04
 TEXTS = ["THE CAT SAT ON THE MAT", "A DOG SAT THERE"]

@@ -13,8 +13,8 @@ from speechbrain_pom.ctc.decoding import (
     is_all_blank,
     make_beam_searcher,
 )
-from speechbrain_pom.ctc.unit_store import make_units
-from speechbrain_pom.ctc.units import CharacterUnits
+from speechbrain_pom.ctc.tokenizer_store import make_units
+from speechbrain_pom.ctc.tokenizers import CharacterUnits
 
 ONE = torch.ones(1)
 

@@ -9,8 +9,8 @@ import torch
 from speechbrain.decoders.ctc import CTCBeamSearcher
 
 from speechbrain_pom.ctc.decoding import make_beam_searcher
-from speechbrain_pom.ctc.unit_store import make_units
-from speechbrain_pom.ctc.units import CharacterUnits
+from speechbrain_pom.ctc.tokenizer_store import make_units
+from speechbrain_pom.ctc.tokenizers import CharacterUnits
 
 ONE = torch.ones(1)
 TRUNCATED = b"\\data\\\nngram 1=9\nngram 2=1\n\n\\1-grams:\n-1.0\tTHE\t0\n"

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from speechbrain_pom.ctc.targets import check_targets, min_ctc_frames
-from speechbrain_pom.ctc.unit_store import make_units
-from speechbrain_pom.ctc.units import CharacterUnits
+from speechbrain_pom.ctc.tokenizer_store import make_units
+from speechbrain_pom.ctc.tokenizers import CharacterUnits
 
 
 @pytest.fixture

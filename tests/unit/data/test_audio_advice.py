@@ -8,7 +8,7 @@ import soundfile
 
 from speechbrain_pom.data.audio_files import inspect_audio
 from speechbrain_pom.data.audio_reader import AudioReader
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.utils.errors import UserError
 
 FTYP = bytes(4) + b"ftypM4A " + bytes(100)
 CONVERT = "files cannot be read: convert it, for example to FLAC"

@@ -10,8 +10,8 @@ from torchaudio.functional import resample
 
 from speechbrain_pom.data.audio_files import inspect_audio
 from speechbrain_pom.data.audio_reader import AudioReader, read_audio
-from speechbrain_pom.errors import UserError
-from speechbrain_pom.training.data import read_utterance
+from speechbrain_pom.training.dataset import read_utterance
+from speechbrain_pom.utils.errors import UserError
 
 RATES = (8000, 16000, 22050, 44100, 48000)
 TOLERANCE = 1e-6  # fp32, for samples below 1

@@ -11,7 +11,7 @@ import espeakng_loader
 import numpy as np
 import pytest
 
-from speechbrain_pom.data import espeak
+from speechbrain_pom.data.mini_corpus import espeak
 
 SETTINGS = {"rate_wpm": 150, "pitch": 50, "pitch_range": 50}
 SENTENCE = "paint the yellow box"

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechbrain_pom.data import mini_corpus
-from speechbrain_pom.data.mini_corpus import (
+from speechbrain_pom.data.mini_corpus import make as mini_corpus
+from speechbrain_pom.data.mini_corpus.audio import render_utterance
+from speechbrain_pom.data.mini_corpus.files import exclusive
+from speechbrain_pom.data.mini_corpus.make import (
     demo_corpus,
     make_mini_corpus,
     read_manifest,
     verify_mini_corpus,
 )
-from speechbrain_pom.data.mini_corpus_audio import render_utterance
-from speechbrain_pom.data.mini_corpus_files import exclusive
-from speechbrain_pom.data.mini_corpus_plan import VOCABULARY, plan_corpus
+from speechbrain_pom.data.mini_corpus.plan import VOCABULARY, plan_corpus
 
 TRAIN, DEV, TEST, OTHER = "train-clean-100", "dev-clean", "test-clean", "test-other"
 MINUTES = 1.0

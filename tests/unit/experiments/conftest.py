@@ -8,10 +8,10 @@ import pytest
 from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.experiments import records
 from speechbrain_pom.experiments.table import STAGES
-from speechbrain_pom.training.experiment import Experiment as Run
-from speechbrain_pom.training.fingerprints import record_fingerprint
-from speechbrain_pom.training.logs import EpochHistory
-from speechbrain_pom.training.run_folder import configuration
+from speechbrain_pom.runs.experiment import Experiment as Run
+from speechbrain_pom.runs.fingerprints import record_fingerprint
+from speechbrain_pom.runs.folder import configuration
+from speechbrain_pom.runs.logs import EpochHistory
 
 ROOT = Path(__file__).parents[3]
 

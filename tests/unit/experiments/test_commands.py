@@ -16,7 +16,7 @@ from speechbrain_pom.experiments.commands import (
     run_command,
 )
 from speechbrain_pom.experiments.table import find_experiment
-from speechbrain_pom.training.options import parse_command_line
+from speechbrain_pom.runs.options import parse_command_line
 
 ROOT = Path(__file__).parents[3]
 

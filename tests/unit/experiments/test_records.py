@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from speechbrain_pom.data.mini_corpus import make_mini_corpus
+from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 from speechbrain_pom.experiments.records import (
     build_record,
     describe_machine,

@@ -19,7 +19,7 @@ from speechbrain_pom.experiments.replica import (
 from speechbrain_pom.experiments.replica_records import read_record, record_path
 from speechbrain_pom.experiments.replica_report import update_document
 from speechbrain_pom.experiments.replica_validation import best_cells
-from speechbrain_pom.training.options import parse_command_line
+from speechbrain_pom.runs.options import parse_command_line
 
 ROOT = Path(__file__).parents[3]
 TOLERANCE = 0.03

@@ -31,10 +31,10 @@ from speechbrain_pom.experiments.replica_statistics import (
     mean_of,
     pairs_of_mixers,
 )
-from speechbrain_pom.training.experiment import Experiment as Run
-from speechbrain_pom.training.logs import EpochHistory
-from speechbrain_pom.training.options import parse_command_line
-from speechbrain_pom.training.run_folder import configuration
+from speechbrain_pom.runs.experiment import Experiment as Run
+from speechbrain_pom.runs.folder import configuration
+from speechbrain_pom.runs.logs import EpochHistory
+from speechbrain_pom.runs.options import parse_command_line
 
 ROOT = Path(__file__).parents[3]
 REFERENCES = ["ONE TWO THREE FOUR"] * 20

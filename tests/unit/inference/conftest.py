@@ -7,8 +7,8 @@ from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from speechbrain.processing.features import InputNormalization
 
-from speechbrain_pom.ctc.units import CharacterUnits
-from speechbrain_pom.inference.encoder import SpeechEncoder
+from speechbrain_pom.ctc.tokenizers import CharacterUnits
+from speechbrain_pom.encoder.encoder import SpeechEncoder
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
 
 

@@ -9,7 +9,7 @@ from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from speechbrain.processing.features import InputNormalization
 
-from speechbrain_pom.inference.encoder import SpeechEncoder
+from speechbrain_pom.encoder.encoder import SpeechEncoder
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from speechbrain_pom.errors import UserError
 from speechbrain_pom.probe import ClassificationScores, equal_error_rate
 from speechbrain_pom.probe.metrics import format_scores
+from speechbrain_pom.utils.errors import UserError
 
 
 def test_figures_of_a_small_test():

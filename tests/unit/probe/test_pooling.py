@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from speechbrain_pom.data.audio_folder import prepare_audio_folder
-from speechbrain_pom.errors import UserError
 from speechbrain_pom.probe import Probe
 from speechbrain_pom.probe.pooling import (
     Statistics,
@@ -12,7 +11,8 @@ from speechbrain_pom.probe.pooling import (
     encode_dataset,
     layer_means,
 )
-from speechbrain_pom.training.data import audio_dataset
+from speechbrain_pom.training.dataset import audio_dataset
+from speechbrain_pom.utils.errors import UserError
 
 LENGTHS = [1, 63, 500, 4000, 7777]  # samples: one frame up to a dozen
 

@@ -3,9 +3,9 @@
 import pytest
 
 from speechbrain_pom.data.manifest import read_manifest
-from speechbrain_pom.data.mini_corpus import make_mini_corpus
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 from speechbrain_pom.probe import prepare_probe
+from speechbrain_pom.utils.errors import UserError
 
 QUIET = {"show_progress": False, "num_workers": 1}
 SPLITS = {"train_splits": ["train-clean-100"], "valid_split": "dev-clean"}

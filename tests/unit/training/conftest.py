@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import speechbrain_pom.training.brain
-import speechbrain_pom.training.curves  # noqa: F401 - with it matplotlib, once for all processes
-from speechbrain_pom.data.mini_corpus import make_mini_corpus
+from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 
 ROOT = Path(__file__).parents[3]
 TINY = {

@@ -12,11 +12,11 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 
-from speechbrain_pom.errors import UserError
+from speechbrain_pom.runs.checkpoints import SafeCheckpointer
 from speechbrain_pom.training import brain as brain_module
 from speechbrain_pom.training.brain import ExactBrain, peak_memory_mib
-from speechbrain_pom.training.checkpoints import SafeCheckpointer
 from speechbrain_pom.training.sampler import BucketBatchSampler
+from speechbrain_pom.utils.errors import UserError
 
 SAMPLE_RATE = 100
 

@@ -10,8 +10,8 @@ from speechbrain.dataio.dataio import read_audio
 from torch.utils.data import DataLoader
 
 from speechbrain_pom.data.manifest import COLUMNS, write_manifest
-from speechbrain_pom.errors import UserError
-from speechbrain_pom.training.data import add_transcripts, audio_dataset, leave_out, make_sampler
+from speechbrain_pom.training.dataset import add_transcripts, audio_dataset, leave_out, make_sampler
+from speechbrain_pom.utils.errors import UserError
 
 ADVICE = (
     "it changed since the data were prepared; `python -m speechbrain_pom check DATA_FOLDER` "

@@ -8,8 +8,8 @@ import os
 import pytest
 import torch
 
-from speechbrain_pom.bestrq import CodeStatistics
-from speechbrain_pom.training.checkpoints import SafeCheckpointer
+from speechbrain_pom.objectives.bestrq import CodeStatistics
+from speechbrain_pom.runs.checkpoints import SafeCheckpointer
 from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
 
 BATCHES = [(1.0, 1), (4.0, 3), (math.pi, 5), (0.25, 2)]  # loss and number of frames

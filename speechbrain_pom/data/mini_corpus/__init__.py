@@ -1,0 +1,1 @@
+"""A small corpus of synthetic speech in LibriSpeech's layout."""

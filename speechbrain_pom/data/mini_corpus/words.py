@@ -1,0 +1,97 @@
+"""Single words by the speakers of the mini corpus: the demo data of a probe.
+
+A sentence has too many words for the mean over its frames to tell which ones. Speakers, splits and
+layout are those of the demo's mini corpus; the words are of its vocabulary.
+"""
+
+import shutil
+
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_pom.data.mini_corpus.files import exclusive, verify_mini_corpus
+from speechbrain_pom.data.mini_corpus.make import demo_corpus
+from speechbrain_pom.data.mini_corpus.plan import PLACES, VERBS, Utterance, derive_seed, plan_corpus
+from speechbrain_pom.data.mini_corpus.write import write_corpus
+from speechbrain_pom.utils.files import rename_durably
+
+logger = get_logger(__name__)
+
+WORDS = VERBS + PLACES
+REPETITIONS = 2
+
+_VERSION = 1  # raised by every change that gives other files
+_SEED = 0
+
+
+def plan_words(duration_min=15, repetitions=REPETITIONS):
+    """Lists the utterances: each speaker says each word.
+
+    Arguments
+    ---------
+    duration_min : float
+        Of the mini corpus whose speakers they are.
+    repetitions : int
+        How often each word is said, never quite alike.
+
+    Returns
+    -------
+    list of mini_corpus_plan.Utterance
+
+    Example
+    -------
+    >>> plan = plan_words()
+    >>> len({utterance.speaker for utterance in plan}), len(plan)
+    (26, 468)
+    """
+    sentences = plan_corpus(duration_min, _SEED)
+    speakers = {utterance.speaker: utterance.snr_db for utterance in sentences}
+    return [
+        Utterance(
+            speaker=speaker,
+            index=index,
+            text=WORDS[index % len(WORDS)],
+            snr_db=snr_db,
+            seed=derive_seed("word", _VERSION, speaker.speaker_id, index),
+        )
+        for speaker, snr_db in speakers.items()
+        for index in range(repetitions * len(WORDS))
+    ]
+
+
+def mini_words(show_progress=True):
+    """The words, made at their first use beside the cached mini corpus; checked at every use.
+
+    Arguments
+    ---------
+    show_progress : bool
+        Whether to show a progress bar while they are made.
+
+    Returns
+    -------
+    pathlib.Path
+        Their folder, in LibriSpeech's layout.
+
+    Raises
+    ------
+    ValueError
+        As `speechbrain_pom.data.mini_corpus.make.demo_corpus`.
+
+    Example
+    -------
+    >>> mini_words(show_progress=False).name
+    'mini_words-v1'
+    """
+    corpus = demo_corpus(show_progress)
+    out, partial = (corpus.with_name(f"{dot}mini_words-v{_VERSION}") for dot in ("", "."))
+    with exclusive(corpus.with_name(f".mini_words-v{_VERSION}.lock")):
+        try:
+            verify_mini_corpus(out)
+        except ValueError as problem:
+            if out.exists():
+                logger.warning("%s: making it again", problem)
+            for folder in (out, partial):
+                shutil.rmtree(folder, ignore_errors=True)
+            options = {"words": WORDS, "repetitions": REPETITIONS, "seed": _SEED}
+            write_corpus(partial, options, plan_words(), 1, show_progress)
+            rename_durably(partial, out)
+    return out

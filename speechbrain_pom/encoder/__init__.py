@@ -1,0 +1,1 @@
+"""The speech encoder: features, front end, Transformer, lengths; building and loading it."""

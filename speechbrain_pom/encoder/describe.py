@@ -1,0 +1,152 @@
+"""What modules are made of: their parameters, and the mixer of each layer."""
+
+from itertools import groupby
+
+from speechbrain.nnet.attention import MultiheadAttention, RelPosMHAXL, RoPEMHA
+from speechbrain.nnet.hypermixing import HyperMixing
+
+from speechbrain_pom.attention import LayerSpec, attention_types, mixer_of
+from speechbrain_pom.attention.patches import ENCODERS
+from speechbrain_pom.attention.registry import BUILTIN_TYPES, get_type
+from speechbrain_pom.cli.building import named_modules
+
+BUILTIN_CLASSES = {
+    MultiheadAttention: "regularMHA",
+    RelPosMHAXL: "RelPosMHAXL",
+    HyperMixing: "hypermixing",
+    RoPEMHA: "RoPEMHA",
+}
+GROUPS = ("mixer", "convolution", "feed-forward", "norms", "other")
+
+
+def describe_models(hparams):
+    """Count the parameters of all modules, and describe the layers of all encoders.
+
+    Arguments
+    ---------
+    hparams : dict
+        From `build_models`.
+
+    Returns
+    -------
+    dict
+        parts (list of name, class, parameters, trainable), encoders (see `describe_encoder`, with
+        a name), parameters, trainable, frozen. A parameter counts once, in the first part that
+        has it; parts without any of their own are left out.
+
+    Example
+    -------
+    >>> summary = describe_models({"head": torch.nn.Linear(3, 2), "lr": 0.1})
+    >>> summary["parts"], summary["frozen"]
+    ([{'name': 'head', 'class': 'Linear', 'parameters': 8, 'trainable': 8}], 0)
+    """
+    parts, encoders, counted, described = [], [], set(), set()
+    for name, module in named_modules(hparams):
+        own = [weight for weight in module.parameters() if id(weight) not in counted]
+        counted.update(map(id, own))
+        if own:
+            parts.append({"name": name, "class": type(module).__name__, **_count(own)})
+        for path, child in module.named_modules(prefix=name):
+            if isinstance(child, ENCODERS) and id(child) not in described:
+                described.add(id(child))
+                encoders.append({"name": path, **describe_encoder(child)})
+    parameters = sum(part["parameters"] for part in parts)
+    trainable = sum(part["trainable"] for part in parts)
+    return {
+        "parts": parts,
+        "encoders": encoders,
+        "parameters": parameters,
+        "trainable": trainable,
+        "frozen": parameters - trainable,
+    }
+
+
+def _count(weights):
+    return {
+        "parameters": sum(weight.numel() for weight in weights),
+        "trainable": sum(weight.numel() for weight in weights if weight.requires_grad),
+    }
+
+
+def describe_encoder(encoder):
+    """The mixer and the parameters of each layer of one of SpeechBrain's encoders.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        ConformerEncoder, TransformerEncoder or BranchformerEncoder.
+
+    Returns
+    -------
+    dict
+        class, attention_type (the spec of the mixers that are there), and layers (bottom first):
+        mixer, and parameters by `GROUPS`.
+
+    Example
+    -------
+    >>> from speechbrain.lobes.models.transformer.Transformer import TransformerEncoder
+    >>> encoder = TransformerEncoder(2, 4, 16, d_model=8, attention_type="regularMHA + PoM(3)")
+    >>> describe_encoder(encoder)["layers"][1]["mixer"]
+    "PoM(degree=3, expand=2, variant='base', recompute=False, backend='auto')"
+    """
+    layers = [
+        {"mixer": mixer_name(mixer_of(layer)), "parameters": _by_group(layer)}
+        for layer in encoder.layers
+    ]
+    spec = _as_spec([layer["mixer"] for layer in layers])
+    return {"class": type(encoder).__name__, "attention_type": spec, "layers": layers}
+
+
+def _as_spec(mixers):
+    counts = [(mixer, len(list(group))) for mixer, group in groupby(mixers)]
+    if len(counts) == 1:
+        return mixers[0]
+    return " + ".join(f"{mixer}*{count}" for mixer, count in counts)
+
+
+def mixer_name(mixer):
+    """The attention type of a mixer with its options, as an attention spec writes it.
+
+    Arguments
+    ---------
+    mixer : torch.nn.Module
+        From an encoder layer.
+
+    Returns
+    -------
+    str
+        The name of its class, if that belongs to no attention type.
+
+    Example
+    -------
+    >>> mixer_name(RoPEMHA(embed_dim=8, num_heads=2, dropout=0.0))
+    'RoPEMHA'
+    """
+    if type(mixer) in BUILTIN_CLASSES:
+        return BUILTIN_CLASSES[type(mixer)]
+    for name in attention_types():
+        if name not in BUILTIN_TYPES and get_type(name).factory is type(mixer):
+            known = [key for key in get_type(name).option_names if hasattr(mixer, key)]
+            return str(LayerSpec(name, tuple((key, getattr(mixer, key)) for key in known)))
+    return type(mixer).__name__
+
+
+def _by_group(layer):
+    totals = dict.fromkeys(GROUPS, 0)
+    mixer = mixer_of(layer)
+    for name, child in layer.named_children():
+        for module in child.modules():
+            size = sum(weight.numel() for weight in module.parameters(recurse=False))
+            totals[_group(name, module, child is mixer)] += size
+    return totals
+
+
+def _group(child_name, module, in_mixer):
+    """Which of `GROUPS` the own parameters of a module inside a layer's child belong to."""
+    if in_mixer:
+        return "mixer"
+    if type(module).__name__.endswith("Norm"):
+        return "norms"
+    if child_name.startswith("convolution"):
+        return "convolution"
+    return "feed-forward" if "ffn" in child_name else "other"

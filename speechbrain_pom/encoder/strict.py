@@ -1,0 +1,96 @@
+"""Weights that are loaded in full, or refused in one line that says why."""
+
+import re
+
+from speechbrain_pom.utils.errors import UserError, one_line
+
+_MISSING = re.compile(r"Missing key\(s\) in state_dict: (.*?)\. ?$", re.MULTILINE)
+_UNEXPECTED = re.compile(r"Unexpected key\(s\) in state_dict: (.*?)\. ?$", re.MULTILINE)
+_MISMATCH = re.compile(
+    r"size mismatch for (\S+): copying a param with shape torch\.Size\((\[.*?\])\) from "
+    r"checkpoint, the shape in current model is torch\.Size\((\[.*?\])\)"
+)
+_LAYER = re.compile(r"\blayers\.(\d+)\.")
+_MIXER = re.compile(r"\.(mha_layer|self_att)\.")
+_NUM_SHOWN = 3
+
+
+def strict_load(module, state, what):
+    """Load a state dict: every tensor, none left over, all shapes equal.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Its own hooks (published parameter names) apply.
+    state : dict of str to torch.Tensor
+        The weights.
+    what : str
+        Beginning of the message: which file.
+
+    Raises
+    ------
+    UserError
+        Names the keys, both shapes and the likely cause.
+
+    Example
+    -------
+    >>> strict_load(torch.nn.Linear(2, 1), {"weight": torch.zeros(1, 3)}, "a.ckpt")
+    Traceback (most recent call last):
+    speechbrain_pom.utils.errors.UserError: a.ckpt does not fit its hparams file, another width \
+(d_model, d_ffn, channels)? weight is [1, 3], the model's [1, 2]; missing: bias
+    """
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        text = str(error)
+        missing, unexpected = (_keys(pattern, text) for pattern in (_MISSING, _UNEXPECTED))
+        mismatched = _MISMATCH.findall(text)
+        if not (missing or unexpected or mismatched):
+            raise UserError(f"{what} cannot be loaded: {one_line(error)}") from error
+        facts = [f"{key} is {found}, the model's {wanted}" for key, found, wanted in mismatched]
+        problems = [
+            _shown("", facts, "; "),
+            _shown("missing: ", missing, ", "),
+            _shown("left over: ", unexpected, ", "),
+        ]
+        cause = _likely_cause(missing, unexpected, [key for key, *_ in mismatched], module)
+        raise UserError(
+            f"{what} does not fit its hparams file, {cause}? {'; '.join(filter(None, problems))}"
+        ) from error
+
+
+def _keys(pattern, text):
+    found = pattern.search(text)
+    return [key.strip('"') for key in found[1].split(", ")] if found else []
+
+
+def _shown(head, texts, separator):
+    if not texts:
+        return ""
+    more = f" and {len(texts) - _NUM_SHOWN} more" if len(texts) > _NUM_SHOWN else ""
+    return head + separator.join(texts[:_NUM_SHOWN]) + more
+
+
+def _likely_cause(missing, unexpected, mismatched, module):
+    if len(missing) == len(module.state_dict()):
+        return "or is no file of such a model"
+    layers = [
+        {int(number) for key in keys for number in _LAYER.findall(key)}
+        for keys in (missing, unexpected)
+    ]
+    # Of a layer that only one side has, everything is missing, not the mixer alone.
+    whole = [
+        [key for key in keys if _LAYER.search(key) and not _MIXER.search(key)]
+        for keys in (missing, unexpected)
+    ]
+    if any(whole) and not mismatched:
+        more, fewer = ("fewer", layers[0]) if whole[0] else ("more", layers[1])
+        return f"another number of layers (saved with {len(fewer)} {more})"
+    odd = [*missing, *unexpected]
+    if odd and all(map(_MIXER.search, odd)):
+        return "another attention_type"
+    if mismatched and all(map(_MIXER.search, [*mismatched, *odd])):
+        return "other options of attention_type (degree, expand, ...)"
+    if mismatched:
+        return "another width (d_model, d_ffn, channels)"
+    return "another architecture"

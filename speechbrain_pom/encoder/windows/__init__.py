@@ -1,0 +1,1 @@
+"""Hours of audio in windows."""

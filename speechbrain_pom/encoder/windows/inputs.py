@@ -1,0 +1,157 @@
+"""What an encoder's first layer is given for a part of a file: that of the whole file.
+
+Features at the edges of a part need the samples around it, and so do the convolutions of the front
+end. SpeechBrain limits the range of the features to a number of decibels below the loudest value of
+the utterance, and may normalise by the utterance's own mean: what depends on the whole file is
+found by sweeps over it before.
+"""
+
+import math
+
+import torch
+from speechbrain.lobes.features import Fbank
+from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
+
+from speechbrain_pom.attention.parts import original_class
+from speechbrain_pom.attention.positions import ExtendedSinePositions, NoPositions
+from speechbrain_pom.objectives.bestrq import num_feature_frames, pad_to_multiple
+
+
+def obstacle_to_parts(encoder):
+    """Why the input of the first layer cannot be computed part by part.
+
+    Arguments
+    ---------
+    encoder : SpeechEncoder
+
+    Returns
+    -------
+    str or None
+        None if it can.
+    """
+    fbank, transformer = encoder.features.compute_features, encoder.transformer
+    if type(fbank) is not Fbank or not fbank.compute_STFT.center:
+        return "its features are not SpeechBrain's Fbank"
+    if original_class(encoder.front_end) is not ConvolutionFrontEnd:
+        return "its front end is not SpeechBrain's ConvolutionFrontEnd"
+    positions = getattr(transformer, "positional_encoding", None)
+    if type(positions) not in (NoPositions, ExtendedSinePositions):
+        return "its positions are not sines at its input"
+    return None
+
+
+class WindowInputs:
+    """The input of an encoder's first layer, part by part, after the sweeps that it needs.
+
+    Arguments
+    ---------
+    encoder : SpeechEncoder
+        Without an `obstacle_to_parts`.
+    reader : AudioReader
+        The file.
+    """
+
+    def __init__(self, encoder, reader):
+        self.encoder = encoder
+        self.reader = reader
+        self.num_frames = encoder.num_frames(reader.num_samples)
+        features = encoder.features
+        self._num_features = num_feature_frames(
+            reader.num_samples, features.sample_rate, features.hop_ms
+        )
+        stft = features.compute_features.compute_STFT
+        self._hop = stft.hop_length
+        self._feature_context = math.ceil(stft.n_fft / 2 / self._hop)
+        front_end = encoder.front_end.get_filter_properties()
+        self._frame_context = math.ceil(front_end.window_size / front_end.stride)
+        self._floor = self._statistics = None
+
+    @property
+    def num_sweeps(self):
+        """Sweeps over the file before `embed`."""
+        return 2 if self.encoder.features.norm_type == "sentence" else 1
+
+    def sweep(self, windows):
+        """Find what depends on the whole file.
+
+        Arguments
+        ---------
+        windows : callable
+            Gives the ranges of frames of a sweep.
+        """
+        peak = None
+        for start, stop in windows():
+            part = self._features(start, stop).amax()
+            peak = part if peak is None else torch.maximum(peak, part)
+        # The limit of a part is lower than that of the file, so both together are the file's.
+        self._floor = peak - self.encoder.features.compute_features.compute_fbanks.top_db
+        if self.encoder.features.norm_type == "sentence":
+            self._measure(windows)
+
+    def _measure(self, windows):
+        """Mean and deviation of the limited features over the file."""
+        total = squares = 0.0
+        for start, stop in windows():
+            part = self._features(start, stop)[0].clamp(min=self._floor).cpu().double()
+            total, squares = total + part.sum(0), squares + part.square().sum(0)
+        mean = total / self._num_features
+        variance = (squares / self._num_features - mean.square()).clamp(min=0)
+        if not self.encoder.features.normalize.std_norm:
+            variance = torch.ones_like(variance)
+        device = self.encoder.device
+        self._statistics = mean.float().to(device), variance.sqrt().float().to(device)
+
+    def embed(self, start, stop):
+        """The input of the first layer for some frames.
+
+        Arguments
+        ---------
+        start, stop : int
+            Frames of the encoder.
+
+        Returns
+        -------
+        torch.Tensor
+            (1, stop - start, d_model), on the encoder's device.
+        """
+        encoder, transformer = self.encoder, self.encoder.transformer
+        first = max(0, start - self._frame_context)
+        last = min(self.num_frames, stop + self._frame_context)
+        feats = self._normalise(self._features(first, last).clamp(min=self._floor))
+        feats = pad_to_multiple(feats, encoder.stride)
+        length = torch.tensor([feats.shape[1] // encoder.stride], device=feats.device)
+        frames = encoder.embed_features(feats, length)
+        frames = frames[:, start - first : stop - first]
+        frames = transformer.custom_src_module(frames.flatten(2))
+        return frames + _positions(transformer.positional_encoding, start, stop, frames)
+
+    def _features(self, start, stop):
+        """Features of frames of the encoder, limited by their own maximum: (1, t, num_mels)."""
+        start, stop = (frame * self.encoder.stride for frame in (start, stop))
+        stop = min(stop, self._num_features)
+        first = max(0, start - self._feature_context)
+        end = min(self.reader.num_samples, (stop - 1 + self._feature_context) * self._hop)
+        wav = self.reader.read(first * self._hop, end).to(self.encoder.device)
+        with torch.autocast(wav.device.type, enabled=False):
+            feats = self.encoder.features.compute_features(wav.unsqueeze(0))
+        return feats[:, start - first : stop - first]
+
+    def _normalise(self, feats):
+        features = self.encoder.features
+        if self._statistics is None:
+            return features.normalise(feats, None)
+        mean, std = self._statistics
+        return (feats - mean) / std.clamp(min=features.normalize.epsilon)
+
+
+def _positions(positions, start, stop, frames):
+    """Those of the frames start to stop, as the module gives them for a sequence from 0 on."""
+    if isinstance(positions, NoPositions):
+        return positions(frames)
+    if stop <= positions.max_len:
+        return positions.pe[:, start:stop]
+    # SpeechBrain's table begins at 0, and one of the whole file does not fit into a window.
+    width = positions.pe.shape[2]
+    rates = torch.exp(torch.arange(0, width, 2).float() * -(math.log(10000.0) / width))
+    angles = torch.arange(start, stop).unsqueeze(1).float() * rates
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1).unsqueeze(0).to(positions.pe)

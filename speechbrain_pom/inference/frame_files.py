@@ -1,0 +1,115 @@
+"""Files of frames, written in the memory of what is written at a time, and whole or not at all."""
+
+import json
+import os
+import struct
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from speechbrain_pom.utils.disks import explain_full_disk, reserve
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import flush_to_disk, temporary_beside
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+FORMATS = ("npy", "safetensors")
+_SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_BLOCK = 2**22  # values converted at a time
+_ELSEWHERE = "give another --out"
+
+
+@contextmanager
+def new_frames(path, format_, dtype, shape, metadata):
+    """Write a file of frames: it appears under its name when the `with` block ends well.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+        Its folder exists.
+    format_ : str
+        One of `FORMATS`.
+    dtype : str
+        One of `DTYPES`; NumPy has no bfloat16.
+    shape : tuple of int
+    metadata : dict of str to str
+        Stored in a safetensors file, beside the tensor "frames".
+
+    Yields
+    ------
+    torch.Tensor
+        fp32, of this shape, on the disk: to be filled.
+
+    Raises
+    ------
+    UserError
+        If the disk is full, or a value is beyond the range of the type.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.npy"
+    >>> with new_frames(path, "npy", "float16", (3, 2), {}) as frames:
+    ...     frames.fill_(0.5)
+    tensor([[0.5000, 0.5000],
+            [0.5000, 0.5000],
+            [0.5000, 0.5000]])
+    >>> np.load(path).dtype, np.load(path).sum()
+    (dtype('float16'), np.float16(3.0))
+    """
+    temporary, scratch = (temporary_beside(path, kind) for kind in ("part", "scratch"))
+    try:
+        with explain_full_disk(path.parent, _ELSEWHERE):
+            target = _create(temporary, format_, dtype, shape, metadata)
+            wide = target
+            if dtype != "float32":
+                wide = _create(scratch, "npy", "float32", shape, {})
+        yield wide
+        if wide is not target:
+            _narrow(wide, target)
+        with explain_full_disk(path.parent, _ELSEWHERE):
+            flush_to_disk(temporary)
+            os.replace(temporary, path)
+    finally:
+        for file in (temporary, scratch):
+            file.unlink(missing_ok=True)
+
+
+def _create(path, format_, dtype, shape, metadata):
+    """A tensor in a new file."""
+    # NumPy has the width of bfloat16, but not its type
+    kind = np.dtype("int16" if dtype == "bfloat16" else dtype)
+    num_bytes = int(np.prod(shape)) * kind.itemsize
+    with open(path, "wb") as stream:
+        if format_ == "npy":
+            header = {"descr": kind.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+        else:
+            stream.write(_safetensors_header(dtype, shape, num_bytes, metadata))
+        start = stream.tell()
+        reserve(stream, start + num_bytes)
+    file = np.memmap(path, kind, "r+", offset=start, shape=shape)
+    return torch.from_numpy(file).view(DTYPES[dtype])
+
+
+def _safetensors_header(dtype, shape, num_bytes, metadata):
+    """As its specification has it: length of the JSON, then JSON, padded to eight bytes."""
+    tensor = {
+        "dtype": _SAFETENSORS_NAMES[dtype],
+        "shape": list(shape),
+        "data_offsets": [0, num_bytes],
+    }
+    text = json.dumps({"__metadata__": metadata, "frames": tensor}).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _narrow(wide, target):
+    """Copy with a change of type, block by block."""
+    for start in range(0, wide.numel(), _BLOCK):
+        part = wide.view(-1)[start : start + _BLOCK]
+        narrow = part.to(target.dtype)
+        if not torch.equal(narrow.isfinite(), part.isfinite()):
+            raise UserError(
+                f"values up to {part.abs().max():g} do not fit {target.dtype}: give --dtype float32"
+            )
+        target.view(-1)[start : start + _BLOCK] = narrow

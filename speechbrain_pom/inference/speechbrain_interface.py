@@ -1,0 +1,298 @@
+"""What the YAML of an exported model names, for the doors of SpeechBrain's `from_hparams`.
+
+`speechbrain_pom.inference.export` writes such YAMLs. Weights are read with safetensors: a file of
+an export can hold tensors and text, never code.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from speechbrain.decoders.ctc import ctc_greedy_decode
+from speechbrain.utils.fetching import FetchConfig, FetchFrom, LocalStrategy, fetch, guess_source
+from speechbrain.utils.parameter_transfer import Pretrainer
+from torch import nn
+
+from speechbrain_pom.ctc.tokenizer_store import load_units
+from speechbrain_pom.ctc.tokenizers import UNITS_FILE, Units
+from speechbrain_pom.encoder.strict import strict_load
+from speechbrain_pom.inference.recogniser import SpeechRecogniser
+from speechbrain_pom.utils.errors import UserError, one_line
+from speechbrain_pom.utils.files import sha256_of
+
+WEIGHTS_SUFFIX = ".safetensors"
+FORMAT_KEY = "speechbrain_pom_export"
+FORMAT_VERSION = "1"
+_LAYER_SUM = "layer_sum."
+
+
+class Embeddings(nn.Module):
+    """An encoder in the form that SpeechBrain's `WaveformEncoder` calls.
+
+    Arguments
+    ---------
+    encoder : speechbrain_pom.encoder.encoder.SpeechEncoder
+
+    Example
+    -------
+    >>> sorted(Embeddings(lambda wavs, lengths: (wavs, lengths))(torch.zeros(2, 8)))
+    ['embeddings', 'num_frames']
+    """
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, wavs, lengths=None):
+        """Encode waveforms (B, samples) of relative lengths (B,).
+
+        Returns
+        -------
+        dict
+            embeddings, as `SpeechEncoder` returns frames; num_frames (B,).
+        """
+        frames, num_frames = self.encoder(wavs, lengths)
+        return {"embeddings": frames, "num_frames": num_frames}
+
+
+class LogProbs(SpeechRecogniser):
+    """A recogniser in the form that SpeechBrain's `EncoderASR` calls.
+
+    Its units are a `Tokenizer`.
+    """
+
+    def forward(self, wavs, lengths=None):
+        """Log-probabilities (B, T, outputs) of waveforms (B, samples); all padding is blank."""
+        return super().forward(wavs, lengths)[0]
+
+
+class Tokenizer:
+    """Units that a YAML names before their files are there.
+
+    Example
+    -------
+    >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
+    >>> folder = getfixture("tmp_path")
+    >>> CharacterUnits().save(folder)
+    >>> tokenizer = Tokenizer()
+    >>> tokenizer.load(folder)
+    >>> tokenizer.decode_ids([9, 10])
+    'HI'
+    """
+
+    blank_index = Units.blank_index
+
+    def __init__(self):
+        self.units = None
+
+    def load(self, folder):
+        """Load the units.
+
+        Arguments
+        ---------
+        folder : str or pathlib.Path
+            As `Units.save` writes it.
+
+        Raises
+        ------
+        UserError
+            If it holds no units, or damaged ones.
+        """
+        self.units = read_units(folder)
+
+    def decode_ids(self, labels):
+        """The text of labels, without blanks and repetitions; the name is SentencePiece's."""
+        return self.units.decode(labels)
+
+
+def greedy_labels(log_probs, lengths, blank_index):
+    """The labels of a batch by greedy search, for SpeechBrain's `EncoderASR`.
+
+    All frames are read: those of padding are blank, and lengths relative to the samples, as they
+    come here, can be a frame off.
+
+    Arguments
+    ---------
+    log_probs : torch.Tensor
+        (B, T, outputs)
+    lengths : torch.Tensor
+        (B,), not used.
+    blank_index : int
+
+    Returns
+    -------
+    list of list of int
+
+    Example
+    -------
+    >>> frames = torch.nn.functional.one_hot(torch.tensor([[9, 9, 0, 10, 0]]), 29)
+    >>> greedy_labels(frames.float().log(), torch.tensor([0.2]), blank_index=0)
+    [[9, 10]]
+    """
+    return ctc_greedy_decode(log_probs, torch.ones(len(log_probs)), blank_id=blank_index)
+
+
+class SafePretrainer(Pretrainer):
+    """SpeechBrain's `Pretrainer` for exports: safetensors, loaded strictly.
+
+    Arguments
+    ---------
+    loadables : dict
+        Name to module, whose weights are in `<name>.safetensors`, or to `Tokenizer`.
+    sha256 : dict of str to str
+        Files of the export, and what they must be: SpeechBrain takes files that a `savedir`
+        already has, whatever model they are of.
+    """
+
+    def __init__(self, loadables, sha256):
+        super().__init__(loadables=loadables)
+        self.sha256 = dict(sha256)
+        self.collected = {}
+
+    def collect_files(
+        self,
+        default_source,
+        local_strategy=LocalStrategy.SYMLINK,
+        fetch_config=FetchConfig(),  # noqa: B008 - SpeechBrain's signature; it is frozen
+    ):
+        """Fetch the files from where the YAML is.
+
+        Arguments
+        ---------
+        default_source : str, pathlib.Path or FetchSource
+            A folder, or the name of a repository on a model hub.
+        local_strategy : LocalStrategy
+        fetch_config : FetchConfig
+
+        Returns
+        -------
+        dict of str to pathlib.Path
+            File name to file.
+
+        Raises
+        ------
+        UserError
+            If a file is missing, or is not the one that the YAML was written with.
+        """
+        kind, place = guess_source(default_source)
+        for name, expected in self.sha256.items():
+            how = {"local_strategy": local_strategy, "fetch_config": fetch_config}
+            found = Path(fetch(name, default_source, savedir=self.collect_in, **how))
+            # With a savedir of another export, its YAML and its weights agree with one another.
+            paths = [found, Path(place) / name] if kind is FetchFrom.LOCAL else [found]
+            for path in dict.fromkeys(path.resolve() for path in paths):
+                if not path.is_file():
+                    raise UserError(f"'{path}' is missing: the export is not complete")
+                if sha256_of(path) != expected:
+                    raise UserError(
+                        f"'{path}' is not what this hyperparams.yaml was exported with: it was "
+                        "changed or damaged, or savedir holds another export; give an empty savedir"
+                    )
+            self.collected[name] = found
+        return self.collected
+
+    def load_collected(self):
+        """Load the files that were collected.
+
+        Raises
+        ------
+        UserError
+            If one is damaged or does not fit.
+        """
+        for name, loadable in self.loadables.items():
+            if isinstance(loadable, Tokenizer):
+                loadable.load(self.collected[UNITS_FILE].parent)
+            else:
+                load_weights(loadable, self.collected[name + WEIGHTS_SUFFIX])
+
+
+def load_weights(module, path):
+    """Load a safetensors file into a module: every tensor, none left over.
+
+    The weights of a sum of layers are the exception, since every user of an encoder chooses what
+    it returns: they are left out where there is no sum, and stay as they are if the file has none.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+    path : str or pathlib.Path
+
+    Raises
+    ------
+    UserError
+        If the file is damaged, of another format, or does not fit.
+
+    Example
+    -------
+    >>> from safetensors.torch import save_file
+    >>> path = getfixture("tmp_path") / "head.safetensors"
+    >>> save_file({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, path)
+    >>> head = torch.nn.Linear(2, 1)
+    >>> load_weights(head, path)
+    >>> head.weight.data
+    tensor([[1., 1.]])
+    """
+    state, _ = read_weights(path)
+    own = {key: value for key, value in module.state_dict().items() if key.startswith(_LAYER_SUM)}
+    if own:
+        state = {**own, **state}
+    else:
+        state = {key: value for key, value in state.items() if not key.startswith(_LAYER_SUM)}
+    strict_load(module, state, str(path))
+
+
+def read_weights(path):
+    """Read a safetensors file of an export.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+
+    Returns
+    -------
+    state : dict of str to torch.Tensor
+    metadata : dict of str to str
+
+    Raises
+    ------
+    UserError
+        If it is damaged, something else (a pickle, for example), or of a newer format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"'{path}' is missing, damaged or no safetensors file ({one_line(error)[:200]}): "
+            "export the model again"
+        ) from error
+    version = metadata.get(FORMAT_KEY, FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"'{path}' is an export of format {version}, this version reads {FORMAT_VERSION}: "
+            "install the speechbrain-pom that wrote it"
+        )
+    return state, metadata
+
+
+def read_units(folder):
+    """The units of an export.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+
+    Returns
+    -------
+    speechbrain_pom.ctc.tokenizers.Units
+
+    Raises
+    ------
+    UserError
+        If there are none, or they are damaged.
+    """
+    try:
+        return load_units(folder)
+    except ValueError as error:
+        raise UserError(one_line(error)) from error

@@ -1,0 +1,1 @@
+"""What runs have reached: read from their folders."""

@@ -1,0 +1,205 @@
+"""Runs side by side: error rates with intervals, and the significance of their differences."""
+
+import json
+import re
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from speechbrain_pom.ctc.scoring import rate_with_interval, read_word_edits
+from speechbrain_pom.reports.significance import paired_difference
+from speechbrain_pom.runs.logs import EpochHistory
+from speechbrain_pom.utils.errors import UserError
+
+_REPORT = re.compile(r"wer_(.+?)_(no_lm|lm)\.txt")
+_DECODERS = {"no_lm": "without LM", "lm": "with LM"}
+
+
+@dataclass(frozen=True)
+class TestedRun:
+    """What is compared of a run.
+
+    Arguments
+    ---------
+    label : str
+        Tells it from the others.
+    history : list of dict
+        One record per epoch.
+    edits : dict
+        (test set, decoder) to utterance id to (edited words, words); empty for pretraining.
+    cer : dict
+        (test set, decoder) to (CER, low, high) in %.
+    """
+
+    label: str
+    history: list
+    edits: dict
+    cer: dict
+
+
+def read_runs(folders):
+    """Read the runs that are to be compared.
+
+    Arguments
+    ---------
+    folders : list of str
+        Output folders of `train_bestrq.py` or `train_ctc.py`, also while they run.
+
+    Returns
+    -------
+    list of TestedRun
+
+    Raises
+    ------
+    UserError
+        If a folder is none of a run, or one comes twice.
+    """
+    paths = [Path(folder) for folder in folders]
+    for position, path in enumerate(paths):
+        if path.resolve() in [other.resolve() for other in paths[:position]]:
+            raise UserError(f"'{path}' is given twice: a run has no difference to itself")
+    return [_read_run(path, label) for path, label in zip(paths, short_labels(paths), strict=True)]
+
+
+def short_labels(paths):
+    """The parts of paths that tell them apart.
+
+    Arguments
+    ---------
+    paths : list of pathlib.Path
+
+    Returns
+    -------
+    list of str
+        Without the folders that all begin or end with.
+
+    Example
+    -------
+    >>> short_labels([Path("results/base-pom/1000/ctc"), Path("results/base-mamba/1000/ctc")])
+    ['base-pom', 'base-mamba']
+    """
+    parts = [path.resolve().parts if path.name in ("", "..") else path.parts for path in paths]
+    if len(set(parts)) > 1:
+        while len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 1:
+            parts = [part[1:] for part in parts]
+        while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 1:
+            parts = [part[:-1] for part in parts]
+    return ["/".join(part).replace("//", "/") for part in parts]
+
+
+def format_comparison(runs, num_bootstrap=1000, num_randomisations=10000, seed=0):
+    """Tables of the error rates of runs, and of the differences of each pair.
+
+    Arguments
+    ---------
+    runs : list of TestedRun
+    num_bootstrap, num_randomisations, seed : int
+        As `paired_difference`.
+
+    Returns
+    -------
+    str
+        Markdown; one line if no run has been tested.
+
+    Raises
+    ------
+    UserError
+        If runs were tested on different utterances of a set.
+    """
+    tests = list(dict.fromkeys(key for run in runs for key in sorted(run.edits)))
+    if not tests:
+        return "No error rates: none of these runs has been tested."
+    blocks = []
+    for test in tests:
+        tested = [run for run in runs if test in run.edits]
+        num_utterances = len(tested[0].edits[test])
+        lines = [f"{test[0]}, {_DECODERS[test[1]]}, {num_utterances} utterances", ""]
+        lines += table(_rates(tested, test, num_bootstrap))
+        if len(tested) > 1:
+            options = (num_bootstrap, num_randomisations, seed)
+            lines += ["", *table(_differences(tested, test, *options))]
+        blocks.append("\n".join(lines))
+    blocks.append(
+        f"Intervals of 95 %: {num_bootstrap} bootstrap trials over utterances, trial i with seed "
+        f"i, alike for all runs. p: {num_randomisations} random exchanges of the errors of "
+        f"utterances, seed {seed}, two-sided, not corrected for the number of comparisons. Both "
+        "know the chance of the utterances, not that of training: for this, compare several seeds."
+    )
+    return "\n\n".join(blocks)
+
+
+def table(rows):
+    """Rows of text as a Markdown table with aligned columns.
+
+    Arguments
+    ---------
+    rows : iterable of sequence of str
+        The first one is the heading.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> print("\\n".join(table([("run", "WER"), ("base-pom", "8.31")])))
+    | run      | WER  |
+    | -------- | ---- |
+    | base-pom | 8.31 |
+    """
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return [
+        f"| {' | '.join(f'{cell:{w}}' for cell, w in zip(row, widths, strict=True))} |"
+        for row in rows
+    ]
+
+
+def _read_run(path, label):
+    if not path.is_dir():
+        raise UserError(f"no such folder: '{path}': give the output folder of a run")
+    history = EpochHistory(path / "history.jsonl").records()
+    reports = {_REPORT.fullmatch(file.name): file for file in sorted(path.glob("wer_*.txt"))}
+    edits = {found.groups(): read_word_edits(file) for found, file in reports.items() if found}
+    if not history and not edits:
+        raise UserError(
+            f"'{path}' holds neither an epoch nor a test of a run: give the output_folder of "
+            "train_bestrq.py or train_ctc.py"
+        )
+    results = path / "results.json"
+    known = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
+    cer = {
+        (split, decoder): tuple(summary[name] for name in ("cer", "cer_low", "cer_high"))
+        for split, decoders in known.items()
+        for decoder, summary in decoders.items()
+    }
+    return TestedRun(label, history, edits, cer)
+
+
+def _rates(runs, test, num_bootstrap):
+    yield "run", "WER (%)", "95 % interval", "CER (%)", "95 % interval"
+    for run in runs:
+        cells = []
+        for rate in (rate_with_interval(run.edits[test], num_bootstrap), run.cer.get(test)):
+            cells += [f"{rate[0]:.2f}", f"{rate[1]:.2f} to {rate[2]:.2f}"] if rate else ["", ""]
+        yield run.label, *cells
+
+
+def _differences(runs, test, *options):
+    yield "difference", "WER (points)", "95 % interval", "p", "utterances better", "worse"
+    for first, second in combinations(runs, 2):
+        try:
+            found = paired_difference(first.edits[test], second.edits[test], *options)
+        except UserError as error:
+            raise UserError(
+                f"{first.label} and {second.label} cannot be compared on {test[0]}: {error}"
+            ) from error
+        yield (
+            f"{first.label} - {second.label}",
+            f"{found.difference:+.2f}",
+            f"{found.low:+.2f} to {found.high:+.2f}",
+            f"{found.p_value:.4f}",
+            str(found.num_better),
+            str(found.num_worse),
+        )

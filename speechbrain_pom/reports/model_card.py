@@ -1,0 +1,298 @@
+"""The model card of an export: what a run folder says of a model, and nothing else."""
+
+import json
+import re
+from itertools import groupby
+
+import speechbrain_pom
+from speechbrain_pom.data.manifest import read_manifest
+from speechbrain_pom.data.mini_corpus.files import read_manifest as read_mini_corpus
+from speechbrain_pom.encoder.describe import describe_encoder
+from speechbrain_pom.encoder.loading import find_saved
+from speechbrain_pom.inference.recogniser import SpeechRecogniser
+from speechbrain_pom.pretrained import FROM_SCRATCH, MODEL_FILE
+from speechbrain_pom.runs.fingerprints import read_fingerprint
+from speechbrain_pom.runs.folder import FINISHED_FILE, git_revision
+from speechbrain_pom.runs.logs import EpochHistory
+from speechbrain_pom.runs.options import read_tree
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import sha256_of
+
+_LICENCE = r"[a-z0-9][a-z0-9.+-]*"
+_LANGUAGE = r"[a-z]{2,3}(-[A-Za-z0-9]+)*"
+_PACKAGES = ("speechbrain-pom", "speechbrain", "torch")
+_DECODERS = {"no_lm": "beam search", "lm": "beam search with an n-gram of words"}
+_HOW_LONG = ("number_of_epochs", "optimizer_step_limit")
+_SYNTHETIC = (
+    "**The training data are synthetic**: a small corpus made by a speech synthesiser, to try the "
+    "recipes out. The figures here say nothing about real speech."
+)
+
+
+def read_environment(folder):
+    """The commit and the versions that a run was made with.
+
+    Arguments
+    ---------
+    folder : pathlib.Path or None
+        Of the run.
+
+    Returns
+    -------
+    commit : str or None
+    versions : dict of str to str
+        Empty if this package is not among those listed: SpeechBrain alone lists those of the
+        first pip in PATH, which may be another environment's.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "env.log").write_text("torch==2.11.0\\nGit revision:\\n1a2b3c\\n=====")
+    >>> read_environment(folder)
+    ('1a2b3c', {})
+    """
+    path = folder / "env.log" if folder else None
+    if path is None or not path.is_file():
+        return None, {}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    versions = {
+        name: found[1]
+        for name in _PACKAGES
+        if (found := re.search(rf"^(?:# .*\()?{name}==([\w.+!-]+)", text, re.MULTILINE))
+    }
+    return git_revision(folder), versions if _PACKAGES[0] in versions else {}
+
+
+def loading_snippet(tuned, source):
+    """Python that loads an export in all ways.
+
+    Arguments
+    ---------
+    tuned : bool
+        Whether it has a CTC head.
+    source : str or pathlib.Path
+        Where it is.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> "EncoderASR" in loading_snippet(True, "exported")
+    True
+    """
+    imports = ["from speechbrain.inference.encoders import WaveformEncoder"]
+    source = json.dumps(str(source), ensure_ascii=False)
+    given = f"source={source}" + (', hparams_file="encoder.yaml"' if tuned else "")
+    lines = [
+        f"encoder = WaveformEncoder.from_hparams({given})",
+        'frames = encoder.encode_file("speech.flac")',
+        "",
+        "# with the methods of speechbrain-pom: hidden states, long audio, fine-tuning",
+        f"encoder = load_encoder({source})",
+        'frames = encoder.encode_file("speech.flac")',
+    ]
+    if tuned:
+        imports.insert(0, "from speechbrain.inference.ASR import EncoderASR")
+        lines = [
+            f"recogniser = EncoderASR.from_hparams(source={source})",
+            'text = recogniser.transcribe_file("speech.flac")',
+            "",
+            *lines,
+        ]
+    return "\n".join([*imports, "from speechbrain_pom import load_encoder", "", *lines])
+
+
+def write_card(name, model, saved, licence=None, language=None):
+    """Write the model card of an export.
+
+    Arguments
+    ---------
+    name : str
+        Its title.
+    model : SpeechEncoder or SpeechRecogniser
+    saved : speechbrain_pom.encoder.loading.Saved
+        Where it comes from. What its run folder does not say, the card does not say either.
+    licence, language : str, optional
+        Identifiers, as model hubs know them.
+
+    Returns
+    -------
+    str
+        Markdown with Hugging Face's front matter, without any path of this machine.
+
+    Raises
+    ------
+    UserError
+        For a licence or language that is no identifier.
+    """
+    tuned = isinstance(model, SpeechRecogniser)
+    options = read_tree(saved.hparams_file)
+    sections = [
+        _front_matter(tuned, licence, language),
+        f"# {name}",
+        _opening(tuned),
+        _table(_model_rows(model)),
+        "## How to load it",
+        f"With `speechbrain-pom` {speechbrain_pom.__version__} and SpeechBrain installed; "
+        "`MODEL` is this folder or, for `from_hparams`, its name on a model hub.",
+        f"```python\n{loading_snippet(tuned, 'MODEL')}\n```",
+        "## Training",
+        _SYNTHETIC if _is_synthetic(options) else "",
+        _table([*_data_rows(saved, options), *_course_rows(saved), *_origin_rows(saved)]),
+        *_tests(saved, options),
+        "## Licence",
+        f"`{licence}`" if licence else "Not stated.",
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(tuned, licence, language):
+    """What a model hub reads."""
+    if licence is not None and not re.fullmatch(_LICENCE, licence):
+        raise UserError(
+            f"--licence is {licence!r}: give an identifier such as apache-2.0, cc-by-4.0 or other"
+        )
+    if language is not None and not re.fullmatch(_LANGUAGE, language):
+        raise UserError(f"--language is {language!r}: give a code such as en, fr or pt-BR")
+    lines = [
+        f"license: {licence or 'unknown'}",
+        "library_name: speechbrain",
+        *([f"language: {language}"] if language else []),
+        f"pipeline_tag: {'automatic-speech-recognition' if tuned else 'feature-extraction'}",
+        "tags:",
+        *(f"- {tag}" for tag in ("speechbrain", "speechbrain-pom", "speech")),
+        f"- {'CTC' if tuned else 'BEST-RQ'}",
+    ]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _opening(tuned):
+    if tuned:
+        return "A speech recogniser: an encoder with a CTC head, for SpeechBrain."
+    return "A speech encoder, pretrained without transcripts by BEST-RQ, for SpeechBrain."
+
+
+def _table(rows):
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {text} |" for key, text in rows)])
+
+
+def _model_rows(model):
+    """Architecture, sizes, and what goes in and out."""
+    tuned = isinstance(model, SpeechRecogniser)
+    encoder = model.encoder if tuned else model
+    described = describe_encoder(encoder.transformer.encoder)
+    mixers = [layer["mixer"] for layer in described["layers"]]
+    runs = [(mixer, len(list(same))) for mixer, same in groupby(mixers)]
+    frame_ms = encoder.hop_ms * encoder.stride
+    yield "encoder", f"{described['class']}, {encoder.num_layers} layers, d_model {encoder.d_model}"
+    yield "mixers", ", ".join(f"`{mixer}` in {count} layers" for mixer, count in runs)
+    yield "parameters", f"{sum(weight.numel() for weight in model.parameters()):,}"
+    yield "input", f"speech at {encoder.sample_rate} Hz, mono"
+    yield "frames", f"{encoder.d_model} values each {frame_ms:g} ms"
+    if tuned:
+        kind = {"char": "characters", "bpe": "SentencePiece pieces"}[model.units.kind]
+        yield "units", f"{model.units.size} {kind}, the blank included"
+
+
+def _data_rows(saved, options):
+    """Names and hours of the data."""
+    splits = options.get("train_splits")
+    if options.get("data_layout") == "folder":
+        names = "a folder of audio"
+    else:
+        names = ", ".join(splits) if isinstance(splits, list) else "training data"
+    path = saved.run_folder / "manifests" / "train.csv" if saved.run_folder else None
+    if path and path.is_file():
+        shortest, longest = options.get("min_duration_s", 0), options.get("max_duration_s", 1e9)
+        durations = [row["duration"] for row in read_manifest(path).values()]
+        used = [duration_s for duration_s in durations if shortest <= duration_s <= longest]
+        names += f": {sum(used) / 3600:.2f} h, {len(used)} utterances"
+    elif not splits:
+        return
+    yield "data", names
+
+
+def _course_rows(saved):
+    """How far training went, and what the validation of the checkpoint gave."""
+    meta = saved.meta
+    path = saved.run_folder / "fingerprints.json" if saved.run_folder else None
+    start = read_fingerprint(path, "pretrained") if path else None
+    if start is not None:
+        pretrained = f"a pretrained encoder, `{MODEL_FILE}` with sha256 `{start}`"
+        yield "began with", "random weights" if start == FROM_SCRATCH else pretrained
+    if "optimizer_step" in meta:
+        yield "trained", f"{meta['optimizer_step']} steps{_epochs(saved)}"
+    figures = {
+        "accuracy": ("accuracy on masked frames {:.2f} %", 100),
+        "wer": ("greedy WER {:.2f} %", 1),
+        "loss": ("loss {:.4f}", 1),
+    }
+    known = [
+        text.format(scale * meta[key]) for key, (text, scale) in figures.items() if key in meta
+    ]
+    if known:
+        yield "validation", ", ".join(known)
+
+
+def _epochs(saved):
+    """The epoch that ended with the checkpoint's step, if one did."""
+    if saved.run_folder is None:
+        return ""
+    records = EpochHistory(saved.run_folder / "history.jsonl").records()
+    steps = saved.meta["optimizer_step"]
+    return next((f", {one['epoch']} epochs" for one in records if one["steps"] == steps), "")
+
+
+def _origin_rows(saved):
+    """The checkpoint, and the code that made it."""
+    yield "checkpoint", f"`{saved.checkpoint.name}`"
+    yield f"sha256 of its `{MODEL_FILE}`", f"`{sha256_of(saved.checkpoint / MODEL_FILE)}`"
+    commit, versions = read_environment(saved.run_folder)
+    if versions:
+        yield "made with", ", ".join(f"{name} {version}" for name, version in versions.items())
+    if commit:
+        yield "commit", f"`{commit}`"
+
+
+def _is_synthetic(options):
+    try:
+        read_mini_corpus(options.get("data_folder") or "")
+    except ValueError:
+        return False
+    return True
+
+
+def _tests(saved, options):
+    """The error rates of the run's tests, if they are of this checkpoint."""
+    folder = saved.run_folder
+    path = folder / "results.json" if folder else None
+    if path is None or not path.is_file() or not _is_tested(saved, options):
+        return
+    yield "## Word error rates"
+    lines = ["| test set | decoder | WER (%) | 95 % interval | words |", "| --- " * 5 + "|"]
+    for split, decoders in json.loads(path.read_text(encoding="utf-8")).items():
+        for decoder, found in decoders.items():
+            cells = (
+                split,
+                _DECODERS.get(decoder, decoder),
+                f"{found['wer']:.2f}",
+                f"{found['wer_low']:.2f} to {found['wer_high']:.2f}",
+                found["num_words"],
+            )
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    yield "\n".join(lines)
+
+
+def _is_tested(saved, options):
+    """Whether a run has ended, so that its tests were of its best checkpoint, and this is it."""
+    finished = saved.run_folder / FINISHED_FILE
+    if not finished.is_file():
+        return False
+    then = json.loads(finished.read_text(encoding="utf-8"))
+    # A checkpoint of a run that was given more epochs afterwards may not have been tested yet.
+    texts = {key: "null" if options.get(key) is None else str(options[key]) for key in _HOW_LONG}
+    if any(then.get(key, "null") != text for key, text in texts.items()):
+        return False
+    return find_saved(saved.run_folder).checkpoint == saved.checkpoint

@@ -1,0 +1,290 @@
+"""Checkpoints that are complete or not there at all.
+
+SpeechBrain writes a checkpoint's marker first and its files after, in place: a run that dies in
+between leaves a folder that looks newest and cannot be loaded. Here SpeechBrain writes into a
+hidden folder; its files are hashed and flushed to the disk; then the folder appears under its name
+in one step. Everything else (recoverables, hooks, which checkpoints are kept) is SpeechBrain's.
+"""
+
+import json
+import logging
+import math
+import shutil
+from pathlib import Path
+
+from speechbrain.utils.checkpoints import METAFNAME, Checkpointer, ckpt_recency
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_pom.utils.disks import why_not_written
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import flush_to_disk, rename_durably, sha256_of
+
+logger = get_logger(__name__)
+
+CHECKSUMS_FILE = "checksums.json"
+HPARAMS_FILE = "hyperparams.yaml"  # SpeechBrain's name for it, in a run's folder
+SAVING_FOLDER = ".saving"
+DELETING_FOLDER = ".deleting"
+
+
+class SafeCheckpointer(Checkpointer):
+    """SpeechBrain's `Checkpointer`, safe against death and full disks at any moment.
+
+    - A save or a deletion that does not finish leaves no trace among the checkpoints.
+    - A checkpoint whose metric is not finite is never the best one.
+    - Resuming takes the newest checkpoint whose files are all as they were written, and names
+      those that it passes over; when none is left it refuses instead of starting over.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        As for `speechbrain.utils.checkpoints.Checkpointer`.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> model = torch.nn.Linear(2, 2)
+    >>> checkpointer = SafeCheckpointer(folder, {"model": model})
+    >>> older = checkpointer.save_checkpoint(name="older")
+    >>> newer = checkpointer.save_checkpoint(name="newer")
+    >>> _ = (newer.path / "model.ckpt").write_bytes(b"half")
+    >>> checkpointer.recover_if_possible().path.name
+    'CKPT+older'
+    """
+
+    def __init__(self, checkpoints_dir, *args, **kwargs):
+        try:
+            super().__init__(checkpoints_dir, *args, **kwargs)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the output folder '{Path(checkpoints_dir).parent}' "
+                f"({error.strerror}): give another one with --output_folder"
+            ) from error
+        self._found_whole = set()
+
+    def save_checkpoint(self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO):
+        """Save all recoverables; see SpeechBrain's method of this name.
+
+        Raises
+        ------
+        RuntimeError
+            If it cannot be written (disk full); the earlier checkpoints are as they were.
+        """
+        visible = self.checkpoints_dir
+        saving = visible / SAVING_FOLDER
+        if name is None:
+            name = self._new_checkpoint_dirpath().name.partition("+")[2]
+        try:
+            if if_main_process():
+                shutil.rmtree(saving, ignore_errors=True)  # of a save that died
+                saving.mkdir(exist_ok=True)
+            ddp_barrier()
+            self.checkpoints_dir = saving
+            try:
+                saved = super().save_checkpoint(meta or {}, end_of_epoch, name, logging.DEBUG)
+            finally:
+                self.checkpoints_dir = visible
+            if if_main_process():
+                saved = _publish(saved, visible)
+                logger.log(verbosity, "Saved checkpoint %s", saved.path)
+            ddp_barrier()
+        except (OSError, RuntimeError) as error:
+            reason = why_not_written(error, visible)
+            if if_main_process():  # the others must not take files from under it
+                shutil.rmtree(saving, ignore_errors=True)
+            raise RuntimeError(
+                f"checkpoint not saved in {visible}: {reason}. The earlier ones are as they were: "
+                "make room and run the same command to resume"
+            ) from error
+        return saved
+
+    def delete_checkpoints(
+        self,
+        *,
+        num_to_keep=1,
+        min_keys=None,
+        max_keys=None,
+        importance_keys=(ckpt_recency,),
+        ckpt_predicate=None,
+        verbosity=logging.INFO,
+    ):
+        """Delete all but the most important checkpoints; see SpeechBrain's method of this name.
+
+        Each is hidden in one step before its files are removed (SpeechBrain has no seam for this).
+
+        Raises
+        ------
+        ValueError
+            If `num_to_keep` is negative.
+        """
+        if num_to_keep < 0:
+            raise UserError(f"num_to_keep = {num_to_keep} must not be negative")
+        orders = [
+            *({"min_key": key} for key in min_keys or ()),
+            *({"max_key": key} for key in max_keys or ()),
+            *({"importance_key": key} for key in importance_keys),
+        ]
+        ranked = [self.find_checkpoints(ckpt_predicate=ckpt_predicate, **how) for how in orders]
+        kept = {checkpoint.path for ranking in ranked for checkpoint in ranking[:num_to_keep]}
+        found = {checkpoint.path for ranking in ranked for checkpoint in ranking}
+        ddp_barrier()  # all processes have looked before any checkpoint goes
+        if if_main_process():
+            hidden = self.checkpoints_dir / DELETING_FOLDER
+            shutil.rmtree(hidden, ignore_errors=True)  # of a run that died
+            hidden.mkdir(exist_ok=True)
+            for folder in sorted(found - kept):
+                rename_durably(folder, hidden / folder.name)
+                logger.log(verbosity, "Deleted checkpoint %s", folder)
+            shutil.rmtree(hidden, ignore_errors=True)
+        ddp_barrier()
+
+    def find_checkpoints(
+        self,
+        importance_key=None,
+        max_key=None,
+        min_key=None,
+        ckpt_predicate=None,
+        max_num_checkpoints=None,
+    ):
+        """Rank checkpoints; see SpeechBrain's method of this name.
+
+        Those whose metric is not finite have no rank: NaN would sort anywhere.
+        """
+        metric = max_key or min_key
+
+        def predicate(checkpoint):
+            ranked = metric is None or math.isfinite(checkpoint.meta.get(metric, math.nan))
+            return ranked and (ckpt_predicate is None or ckpt_predicate(checkpoint))
+
+        return super().find_checkpoints(
+            importance_key, max_key, min_key, predicate, max_num_checkpoints
+        )
+
+    def _list_checkpoint_dirs(self):
+        # SpeechBrain reads the marker of each of these: only those that are there in full.
+        found = super()._list_checkpoint_dirs()
+        return [folder for folder in found if not find_damage(folder, read_all=False)]
+
+    def check(self):
+        """Look at all checkpoints, so that a run that cannot resume ends before it begins.
+
+        Raises
+        ------
+        UserError
+            If there are checkpoints, but all are damaged.
+        """
+        self._refuse_if_all(self._find_damaged())
+
+    def _find_damaged(self):
+        """{folder: damage}; what `check` has just found whole is not read in full again."""
+        damaged = {}
+        for folder in sorted(self.checkpoints_dir.glob("CKPT+*")):
+            damage = find_damage(folder, read_all=folder not in self._found_whole)
+            if damage:
+                damaged[folder] = damage
+            else:
+                self._found_whole.add(folder)
+        return damaged
+
+    def _refuse_if_all(self, damaged):
+        if damaged and len(damaged) == len(list(self.checkpoints_dir.glob("CKPT+*"))):
+            listing = "; ".join(f"{folder.name}: {text}" for folder, text in damaged.items())
+            raise UserError(
+                f"all {len(damaged)} checkpoints in '{self.checkpoints_dir}' are damaged "
+                f"({listing}): repair them, or start in another output folder"
+            )
+
+    def recover_if_possible(
+        self, importance_key=None, max_key=None, min_key=None, ckpt_predicate=None
+    ):
+        """Load the best checkpoint, by default the newest, that is as it was written.
+
+        Raises
+        ------
+        UserError
+            If there are checkpoints, but all are damaged.
+        """
+        damaged = self._find_damaged()
+        self._found_whole.clear()  # they may be damaged before the next time
+        for folder, damage in damaged.items():
+            logger.warning("Checkpoint %s is passed over: %s", folder, damage)
+        candidates = self.find_checkpoints(importance_key, max_key, min_key, ckpt_predicate)
+        candidates = [ckpt for ckpt in candidates if ckpt.path not in damaged]
+        if candidates:
+            self.load_checkpoint(candidates[0])
+            return candidates[0]
+        self._refuse_if_all(damaged)
+        return None
+
+
+def find_damage(folder, read_all=True, only=None):
+    """What is wrong with the files of a checkpoint.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        A `CKPT+...` folder.
+    read_all : bool
+        Compare all contents (SHA-256); else those of the marker, and that all files are there in
+        full length.
+    only : collection of str, optional
+        Names of the files to look at; all that were saved by default.
+
+    Returns
+    -------
+    str or None
+        None if nothing is.
+    """
+    for name in (METAFNAME, CHECKSUMS_FILE):
+        if not (folder / name).is_file():
+            return f"it has no {name}"
+    try:
+        recorded = json.loads((folder / CHECKSUMS_FILE).read_text(encoding="utf-8"))
+        expected = {name: (file["num_bytes"], file["sha256"]) for name, file in recorded.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, OSError):
+        return f"{CHECKSUMS_FILE} cannot be read"
+    for name, (num_bytes, sha256) in expected.items():
+        if only is not None and name not in only:
+            continue
+        try:
+            damage = _find_file_damage(folder / name, num_bytes, sha256, read_all)
+        except OSError as error:
+            damage = f"{name} cannot be read ({error.strerror})"
+        if damage:
+            return damage
+    return None
+
+
+def _find_file_damage(path, num_bytes, sha256, read_all):
+    if not path.is_file():
+        return f"{path.name} is missing"
+    if path.stat().st_size != num_bytes:
+        return f"{path.name} has {path.stat().st_size} bytes of {num_bytes}"
+    if (read_all or path.name == METAFNAME) and sha256_of(path) != sha256:
+        return f"the contents of {path.name} have changed"
+    return None
+
+
+def _publish(saved, visible):
+    """Flush a saved checkpoint to the disk and give it its name, in this order."""
+    hparams_file = visible.parent / HPARAMS_FILE
+    if hparams_file.is_file():  # so that a checkpoint says by itself what model it is of
+        shutil.copyfile(hparams_file, saved.path / HPARAMS_FILE)
+    files = sorted(path for path in saved.path.iterdir() if path.is_file())
+    checksums = {
+        path.name: {"num_bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
+    }
+    listing = saved.path / CHECKSUMS_FILE
+    listing.write_text(json.dumps(checksums, indent=1) + "\n", encoding="utf-8")
+    for path in (*files, listing, saved.path):
+        flush_to_disk(path)
+    final = visible / saved.path.name
+    former = final.with_name(f"{final.name}+replaced")
+    if final.exists():  # a name that was given before: there is a whole one at every moment
+        shutil.rmtree(former, ignore_errors=True)
+        rename_durably(final, former)
+    rename_durably(saved.path, final)
+    shutil.rmtree(former, ignore_errors=True)
+    renamed = {name: final / path.name for name, path in saved.paramfiles.items()}
+    return saved._replace(path=final, paramfiles=renamed)

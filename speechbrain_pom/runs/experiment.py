@@ -1,0 +1,196 @@
+"""An experiment: a YAML, the command line over it, and the demo when there is no data."""
+
+import re
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from pydoc import ErrorDuringImport
+
+from hyperpyyaml import load_hyperpyyaml
+from ruamel.yaml.error import YAMLError
+from speechbrain.utils.distributed import if_main_process, run_on_main
+
+from speechbrain_pom.runs.keys import referred_key, unknown_key_message
+from speechbrain_pom.runs.options import read_tree
+from speechbrain_pom.runs.values import RUN_OPTION_TYPES, node_tag, typed_run_option
+from speechbrain_pom.utils.errors import UserError, one_line
+
+# Where the data are; if none of them is given, the demo is run.
+DATA_KEYS = ("data_folder", "train_csv")
+# What a YAML can do wrong while its objects are built.
+_BUILD_ERRORS = (
+    ValueError,
+    TypeError,
+    AssertionError,
+    ImportError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    OSError,
+    YAMLError,
+    ErrorDuringImport,
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A loaded experiment.
+
+    Arguments
+    ---------
+    hparams : dict
+        The YAML's keys with effective values and built objects, without `demo`.
+    run_opts : dict
+        For SpeechBrain's `Brain`: only run options that were given on the command line (or
+        follow from torchrun), so that the YAML's, in `hparams`, stand above the defaults.
+    overrides : dict
+        Everything laid over the YAML: the demo's values and the command line's.
+    sources : dict
+        For each key of `hparams` and each run option "YAML", "demo", "command line",
+        "torchrun" or "default".
+    is_demo : bool
+    yaml_path : Path
+    command : tuple of str
+        The program and its arguments.
+    """
+
+    hparams: dict
+    run_opts: dict
+    overrides: dict
+    sources: dict
+    is_demo: bool
+    yaml_path: Path
+    command: tuple = field(default=())
+
+
+def load_experiment(request, demo_data=None, launch=None):
+    """Build the experiment that a command line asks for.
+
+    The YAML may have a plain mapping `demo`: top-level keys with other values. When
+    `data_folder` and `train_csv` are null and `demo_data` is given, the demo is run: two lines
+    say so, `demo_data` makes the data, and the mapping lies over the YAML, but under the command
+    line.
+
+    Arguments
+    ---------
+    request : RunRequest
+        From `parse_command_line`.
+    demo_data : callable, optional
+        Returns the folder of the demo's data (it is called on the main process only).
+        Without it the demo is never run.
+    launch : Launch, optional
+        From `init_distributed`; its run options are added to `run_opts`.
+
+    Returns
+    -------
+    Experiment
+
+    Raises
+    ------
+    UserError
+        Unknown key in `demo`, unset `!PLACEHOLDER`, run option of a wrong type, or anything
+        that fails while the YAML's objects are built; one line, with the YAML's path.
+
+    Example
+    -------
+    >>> from speechbrain_pom.runs.options import RunRequest
+    >>> file = getfixture("tmp_path") / "toy.yaml"
+    >>> _ = file.write_text("seed: 1\\ndata_folder: null\\ndemo: {seed: 2}")
+    >>> experiment = load_experiment(RunRequest(file, {"data_folder": "/data"}))
+    >>> experiment.hparams, experiment.sources["seed"]
+    ({'seed': 1, 'data_folder': '/data'}, 'YAML')
+    """
+    tree = read_tree(request.yaml_path)
+    _check_sections(tree, request.overrides)
+    demo = _demo_values(request, tree)
+    data = [request.overrides.get(key, tree.get(key)) for key in DATA_KEYS]
+    is_demo = bool(demo) and demo_data is not None and data == [None] * len(data)
+    overrides = dict(request.overrides)
+    if is_demo:
+        if if_main_process():
+            print(_demo_notice(request), flush=True)
+        data_folder = str(run_on_main(demo_data))
+        overrides = {**demo, **overrides, "data_folder": data_folder}
+    hparams = _build(request.yaml_path, overrides)
+    hparams.pop("demo", None)
+    launched = launch.run_options if launch is not None else {}
+    demo_keys = {*demo, "data_folder"} if is_demo else ()
+    return Experiment(
+        hparams,
+        {**request.run_options, **launched},
+        overrides,
+        _sources(request, hparams, demo_keys, launched),
+        is_demo,
+        request.yaml_path,
+        request.command,
+    )
+
+
+def _check_sections(tree, overrides, section=""):
+    """Keep to one value where a section refers to a key of the top: records are made of the top."""
+    for key, value in overrides.items():
+        node = tree.get(key)
+        if isinstance(value, dict) and isinstance(node, dict):
+            _check_sections(node, value, f"{section}{key}.")
+        elif section and referred_key(node):
+            raise UserError(
+                f"--{section}{key} stands for {node_tag(node)} {node.value} in the YAML, and other "
+                f"parts of the run read that too: give --{referred_key(node)}"
+            )
+
+
+def _sources(request, hparams, demo_keys, launched):
+    sources = dict.fromkeys(RUN_OPTION_TYPES, "default")
+    sources.update(dict.fromkeys(hparams, "YAML"))
+    sources.update(dict.fromkeys(demo_keys, "demo"))
+    given = {**request.overrides, **request.run_options}
+    if demo_keys:
+        # `--data_folder null` asks for the demo, which then sets it.
+        given.pop("data_folder", None)
+    sources.update(dict.fromkeys(given, "command line"))
+    sources.update(dict.fromkeys(launched.keys() - request.run_options.keys(), "torchrun"))
+    return sources
+
+
+def _demo_values(request, tree):
+    demo = tree.get("demo")
+    if demo is None:
+        return {}
+    if not isinstance(demo, dict):
+        raise UserError(f"{request.yaml_path}: demo is a mapping of key: value, not '{demo}'")
+    for key in demo:
+        if key not in tree or key in ("demo", "data_folder"):
+            known = [name for name in tree if name not in ("demo", "data_folder")]
+            message = unknown_key_message(key, known, prefix="")
+            raise UserError(f"{request.yaml_path}, under demo: {message}")
+    return dict(demo)
+
+
+def _build(yaml_path, overrides):
+    """HyperPyYAML's load, with every failure turned into one line."""
+    try:
+        with open(yaml_path, encoding="utf-8") as stream:
+            # A copy, as HyperPyYAML resolves references inside of overrides in place.
+            hparams = dict(load_hyperpyyaml(stream, deepcopy(overrides)))
+        for name in RUN_OPTION_TYPES.keys() & hparams.keys():
+            hparams[name] = typed_run_option(name, hparams[name])
+        return hparams
+    except _BUILD_ERRORS as error:
+        message = one_line(error)
+        unset = re.match(r"'([^'\[]+)(\S*)' is a !PLACEHOLDER", message)
+        if unset is None:
+            raise UserError(f"{yaml_path}: {message}") from error
+        key, rest = unset.groups()
+        hint = f"set it in the YAML (under {key})" if rest else f"give --{key} VALUE"
+        raise UserError(f"{yaml_path}: {key}{rest} is not set: {hint}") from error
+
+
+def _demo_notice(request):
+    """The two lines that open a demo."""
+    script = request.command[0] if request.command else "train.py"
+    return (
+        "no --data_folder: running the demo on the mini corpus (synthetic speech, small model); "
+        "its figures say nothing about LibriSpeech\n"
+        f"the paper's experiment: python {script} {request.yaml_path} "
+        "--data_folder /path/to/LibriSpeech"
+    )

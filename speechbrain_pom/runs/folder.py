@@ -1,0 +1,252 @@
+"""One folder, one run: locked while it runs, refused to another configuration, and done once."""
+
+import json
+import re
+from copy import deepcopy
+from pathlib import Path
+
+from hyperpyyaml import resolve_references
+from ruamel.yaml import YAML
+from ruamel.yaml.nodes import MappingNode, SequenceNode
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import write_atomically
+
+logger = get_logger(__name__)
+
+# Change nothing that is computed.
+NO_EFFECT = {
+    "output_folder",
+    "data_folder",
+    "num_workers",
+    "check_data",
+    "tensorboard",
+    "ckpt_interval_minutes",
+    "ckpt_interval_steps",
+    "num_checkpoints_to_keep",
+    "layer_statistics_interval",
+    "resume_anyway",
+    "noprogressbar",
+    "tqdm_colored_bar",
+    "log_config",
+    "device",
+    "distributed_backend",
+    "max_cache_gib",
+}
+# May differ when a run is continued: how long it goes on, and its tests. What `pretrained` points
+# to is compared by content.
+CONTINUES = {
+    "number_of_epochs",
+    "optimizer_step_limit",
+    "pretrained",
+    "test_splits",
+    "test_csv",
+    "test_only",
+    "beam_size",
+    "beam_prune_logp",
+    "token_prune_min_logp",
+    "kenlm_model_path",
+    "kenlm_words_path",
+    "alpha",
+    "beta",
+    "num_bootstrap",
+    "num_trials",
+    "valid_batch_size",
+}
+CONFIGURATION_FILE = "configuration.json"
+FINISHED_FILE = "finished.json"
+LOCK_FILE = ".lock"
+_locks = {}  # folder to open file: the locks last as long as the process
+
+
+def claim_folder(experiment, world_size):
+    """Take the output folder for this process, unless it belongs to another run.
+
+    Called on every process, before anything but the lock is written into the folder.
+
+    Arguments
+    ---------
+    experiment : speechbrain_pom.runs.experiment.Experiment
+        With `output_folder`, and perhaps `resume_anyway`.
+    world_size : int
+        Number of processes.
+
+    Returns
+    -------
+    bool
+        Whether this very run is finished: then there is nothing to do.
+
+    Raises
+    ------
+    UserError
+        If another process is running in the folder, or the folder holds checkpoints of another
+        configuration (unless `resume_anyway`).
+    """
+    return run_on_main(_claim, args=[experiment, world_size])
+
+
+def mark_finished(experiment, world_size):
+    """Record that this run has done all that its configuration asks for.
+
+    Arguments
+    ---------
+    experiment : speechbrain_pom.runs.experiment.Experiment
+    world_size : int
+    """
+    folder = Path(experiment.hparams["output_folder"])
+    record = json.dumps(configuration(experiment, world_size), indent=1) + "\n"
+    run_on_main(write_atomically, args=[folder / FINISHED_FILE, record])
+
+
+def configuration(experiment, world_size, without=frozenset()):
+    """What a run computes, as text by top-level key, with all references resolved.
+
+    Arguments
+    ---------
+    experiment : speechbrain_pom.runs.experiment.Experiment
+    world_size : int
+        Number of processes: it changes the batches.
+    without : set of str
+        Keys to leave out besides those without effect; also where other keys refer to them.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    left_out = NO_EFFECT | without
+    with open(experiment.yaml_path, encoding="utf-8") as stream:
+        keys = set(YAML().load(stream))
+        stream.seek(0)
+        blank = dict.fromkeys(left_out & keys, 0)
+        resolved = resolve_references(stream, {**deepcopy(experiment.overrides), **blank})
+    tree = {key.value: _text(node) for key, node in YAML().compose(resolved).value}
+    options = {key: value for key, value in experiment.run_opts.items() if key not in tree}
+    return {
+        **{key: text for key, text in tree.items() if key not in left_out | {"demo"}},
+        **{key: str(value) for key, value in options.items() if key not in left_out},
+        "processes": str(world_size),
+    }
+
+
+def git_revision(folder):
+    """The commit of the code that a run was made with, as SpeechBrain noted it.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        Of the run, with its env.log.
+
+    Returns
+    -------
+    str or None
+        None if it was not run from a checkout, or nothing was noted.
+    """
+    log = folder / "env.log"
+    environment = log.read_text(encoding="utf-8") if log.is_file() else ""
+    found = re.search(r"Git revision:\n(\w+)", environment)
+    return found[1] if found else None
+
+
+def _text(node):
+    """A YAML node in one line, without comments and whatever its layout."""
+    if isinstance(node, MappingNode):
+        pairs = (f"{_text(key)}: {_text(value)}" for key, value in node.value)
+        text = "{" + ", ".join(pairs) + "}"
+    elif isinstance(node, SequenceNode):
+        text = "[" + ", ".join(map(_text, node.value)) + "]"
+    else:
+        text = "null" if node.tag.endswith(":null") else node.value
+    return text if node.tag.startswith("tag:yaml.org,2002:") else f"{node.tag} {text}".strip()
+
+
+def _claim(experiment, world_size):
+    folder = Path(experiment.hparams["output_folder"])
+    if not folder.is_dir():
+        return False
+    finished = folder / FINISHED_FILE
+    if finished.is_file() and json.loads(finished.read_text(encoding="utf-8")) == configuration(
+        experiment, world_size
+    ):
+        return True
+    _hold_lock(folder)
+    _check_configuration(experiment, world_size, folder)
+    return False
+
+
+def _check_configuration(experiment, world_size, folder):
+    path = folder / CONFIGURATION_FILE
+    if not path.is_file() or not any(folder.glob("save/CKPT+*")):
+        return
+    begun = json.loads(path.read_text(encoding="utf-8"))
+    now = configuration(experiment, world_size, CONTINUES)
+    differing = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
+    if differing and not experiment.hparams.get("resume_anyway", False):
+        changes = ", ".join(
+            f"{key} {_change(begun.get(key), now.get(key))}" for key in differing[:5]
+        )
+        raise UserError(
+            f"'{folder}' holds a run that was begun with {changes}"
+            f"{' and more' if len(differing) > 5 else ''}: choose another --output_folder, or "
+            "continue it with the new values by --resume_anyway True"
+        )
+
+
+def _change(begun, now):
+    """Two values, as far as they fit; long ones from where they differ."""
+    texts = ["nothing" if text is None else text for text in (begun, now)]
+    if min(map(len, texts)) > 60:
+        pairs = enumerate(zip(*texts, strict=False))
+        start = max(0, next((place for place, (a, b) in pairs if a != b), 0) - 20)
+        texts = [f"...{text[start:]}" if start else text for text in texts]
+    begun, now = (text if len(text) <= 60 else text[:57] + "..." for text in texts)
+    return f"{begun} (now {now})"
+
+
+def lock_folder(experiment, world_size):
+    """Keep other processes out of the output folder until this one ends, and record its run.
+
+    Called on every process, once the folder exists.
+
+    Arguments
+    ---------
+    experiment : speechbrain_pom.runs.experiment.Experiment
+    world_size : int
+
+    Raises
+    ------
+    UserError
+        If another process is running in the folder.
+    """
+    run_on_main(_lock, args=[experiment, world_size])
+
+
+def _lock(experiment, world_size):
+    folder = Path(experiment.hparams["output_folder"])
+    _hold_lock(folder)
+    record = json.dumps(configuration(experiment, world_size, CONTINUES), indent=1) + "\n"
+    write_atomically(folder / CONFIGURATION_FILE, record)
+
+
+def _hold_lock(folder):
+    import fcntl  # not on Windows, where the rest of the package can be imported
+
+    key = folder.resolve()
+    if key in _locks:
+        return
+    stream = open(folder / LOCK_FILE, "a", encoding="utf-8")  # noqa: SIM115 - lives on in _locks
+    try:
+        # Not flock: forked loader workers would share it, and outlive a killed run by seconds.
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        stream.close()
+        raise UserError(
+            f"another process is running in '{folder}': wait for it, or choose another "
+            "--output_folder"
+        ) from error
+    except OSError as error:  # some network file systems
+        logger.warning(
+            "'%s' cannot be locked (%s): see to it that only one run uses it", folder, error
+        )
+    _locks[key] = stream

@@ -1,0 +1,249 @@
+"""The logs of a run: `train_log.txt`, `history.jsonl`, `curves.png`, TensorBoard."""
+
+import importlib.util
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+from speechbrain.utils.distributed import MainProcessContext, if_main_process
+from speechbrain.utils.logger import get_logger
+from speechbrain.utils.train_logger import FileTrainLogger, TrainLogger
+
+from speechbrain_pom.reports.training_curves import draw_curves
+from speechbrain_pom.utils.disks import why_not_written
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import write_atomically
+
+logger = get_logger(__name__)
+
+
+class EpochHistory:
+    """One JSON object per epoch, in a file that survives being killed at any moment.
+
+    A line that was cut short by a crash is not read, and removed by the next `append` or
+    `resume`. Floats that are not finite are written as `NaN` and `Infinity`, as Python reads
+    them.
+
+    Arguments
+    ---------
+    path : str or Path
+        The `.jsonl` file; made by the first `append`.
+
+    Example
+    -------
+    >>> history = EpochHistory(getfixture("tmp_path") / "history.jsonl")
+    >>> history.append({"epoch": 1, "train": {"loss": 8.5}})
+    >>> history.append({"epoch": 2, "train": {"loss": 7.0}})
+    >>> history.resume(last_epoch=1)
+    >>> history.records()
+    [{'epoch': 1, 'train': {'loss': 8.5}}]
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def records(self):
+        """All complete records.
+
+        Returns
+        -------
+        list of dict
+        """
+        return [json.loads(line) for line in _complete_lines(self.path)]
+
+    def append(self, record):
+        """Add the record of one epoch.
+
+        Arguments
+        ---------
+        record : dict
+            With `epoch`, later than those that are there; numbers, strings, dicts of them
+            (tensors of one element are numbers).
+
+        Raises
+        ------
+        ValueError
+            When the epoch is there already.
+        """
+        lines = _complete_lines(self.path)
+        last_epoch = json.loads(lines[-1])["epoch"] if lines else 0
+        if record["epoch"] <= last_epoch:
+            raise UserError(
+                f"{self.path} has epoch {last_epoch} already, and epoch {record['epoch']} was to "
+                "be added: call resume(last_epoch) first"
+            )
+        _keep_lines(self.path, lines)
+        with open(self.path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, default=float) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def resume(self, last_epoch):
+        """Drop the epochs after `last_epoch`, which will be run again.
+
+        Arguments
+        ---------
+        last_epoch : int
+            The last epoch that the checkpoint has finished; 0 for a fresh start.
+        """
+        lines = _complete_lines(self.path)
+        _keep_lines(self.path, [ln for ln in lines if json.loads(ln)["epoch"] <= last_epoch])
+
+
+class ExperimentLogger(TrainLogger):
+    """All logs of a run behind SpeechBrain's `log_stats`; only the main process writes.
+
+    In a YAML:
+
+        train_logger: !new:speechbrain_pom.runs.logs.ExperimentLogger
+            output_folder: !ref <output_folder>
+            tensorboard: !ref <tensorboard>
+
+    Nothing is written before the first call.
+
+    Arguments
+    ---------
+    output_folder : str or Path
+        Gets `train_log.txt` (a line per epoch), `history.jsonl`, `curves.png` and, if asked
+        for, `tensorboard/`.
+    tensorboard : bool
+        Also write event files.
+
+    Raises
+    ------
+    UserError
+        When TensorBoard is asked for and not installed.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> train_logger = ExperimentLogger(folder)
+    >>> train_logger.log_stats({"epoch": 1, "lr": 1e-3}, {"loss": 8.5}, {"loss": float("nan")})
+    >>> (folder / "train_log.txt").read_text()
+    'epoch: 1, lr: 1.00e-03 - train loss: 8.50 - valid loss: NaN\\n'
+    """
+
+    def __init__(self, output_folder, tensorboard=False):
+        if tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise UserError(
+                "tensorboard: True needs the package tensorboard: pip install tensorboard, "
+                "or set it to False"
+            )
+        self.output_folder = Path(output_folder)
+        self.history = EpochHistory(self.output_folder / "history.jsonl")
+        self.text_log = _TextLog(str(self.output_folder / "train_log.txt"))
+        self.use_tensorboard = tensorboard
+        self.writer = None
+
+    def resume(self, last_epoch):
+        """Drop what the logs say of epochs after `last_epoch`, which will be run again.
+
+        Arguments
+        ---------
+        last_epoch : int
+            The last epoch that the checkpoint has finished; 0 for a fresh start.
+        """
+        if not if_main_process():
+            return
+        self.history.resume(last_epoch)
+        text_file = Path(self.text_log.save_file)
+        lines = _complete_lines(text_file)
+        # The file is in the order of time: test results after a dropped epoch go with it.
+        for position, line in enumerate(lines):
+            epoch = re.match(r"epoch: (\d+)", line)
+            if last_epoch == 0 or (epoch and int(epoch[1]) > last_epoch):
+                lines = lines[:position]
+                break
+        _keep_lines(text_file, lines)
+
+    def log_stats(
+        self, stats_meta, train_stats=None, valid_stats=None, test_stats=None, verbose=True
+    ):
+        """Log one epoch (or a test): see `speechbrain.utils.train_logger.TrainLogger`.
+
+        Arguments
+        ---------
+        stats_meta : dict
+            With `epoch` for an epoch; a test may have anything.
+        train_stats, valid_stats, test_stats : dict, optional
+            Name to number. `draw_curves` says which names are drawn.
+        verbose : bool
+            Also to the standard logger.
+
+        Raises
+        ------
+        RuntimeError
+            If the files cannot be written, as on a full disk.
+        """
+        if not if_main_process():
+            return
+        parts = {"train": train_stats, "valid": valid_stats, "test": test_stats}
+        parts = {name: stats for name, stats in parts.items() if stats is not None}
+        try:
+            if test_stats is None:
+                self.history.append({**stats_meta, **parts})
+                self._draw()
+            # Without this context SpeechBrain's logger would wait for the other processes.
+            with MainProcessContext():
+                self.text_log.log_stats(stats_meta, train_stats, valid_stats, test_stats, verbose)
+            if self.use_tensorboard:
+                self._write_events(stats_meta, parts)
+        except OSError as error:
+            raise RuntimeError(
+                f"the logs in {self.output_folder} cannot be written: "
+                f"{why_not_written(error, self.output_folder)}. The checkpoints are as they were: "
+                "make room and run the same command to resume"
+            ) from error
+
+    def _draw(self):
+        try:
+            draw_curves(self.history.records(), self.output_folder / "curves.png")
+        except (OSError, ValueError) as error:
+            # A picture is no reason to stop a training run.
+            logger.warning("curves.png is not updated: %s", error)
+
+    def _write_events(self, stats_meta, parts):
+        from torch.utils.tensorboard import SummaryWriter  # loading it takes seconds
+
+        records = self.history.records()
+        step = records[-1]["epoch"] if records else 0
+        if self.writer is None:
+            # Events of epochs that a resumed run repeats are hidden from here on; a test adds
+            # to the last epoch and repeats nothing.
+            purge_step = None if "test" in parts else step
+            self.writer = SummaryWriter(self.output_folder / "tensorboard", purge_step=purge_step)
+        for name, value in stats_meta.items():
+            if name != "epoch" and isinstance(value, (int, float)):
+                self.writer.add_scalar(name, value, step)
+        for part, stats in parts.items():
+            for name, value in stats.items():
+                self.writer.add_scalar(f"{name}/{part}", value, step)
+        self.writer.flush()
+
+
+class _TextLog(FileTrainLogger):
+    """SpeechBrain's lines, with NaN and large numbers readable."""
+
+    def _item_to_string(self, key, value, dataset=None):
+        if isinstance(value, float) and math.isnan(value):
+            value = "NaN"
+        elif isinstance(value, float) and 100.0 <= abs(value) < 1e6:
+            value = f"{value:.1f}"
+        return super()._item_to_string(key, value, dataset)
+
+
+def _complete_lines(path):
+    """The lines of a file without their ends; a last line that was cut short is not one."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text.split("\n")[:-1]
+
+
+def _keep_lines(path, lines):
+    """Rewrite the file with these lines, unless it is that already."""
+    content = "".join(line + "\n" for line in lines)
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != content:
+        write_atomically(path, content)

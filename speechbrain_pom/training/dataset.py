@@ -1,0 +1,216 @@
+"""Datasets from manifests, and the samplers over them."""
+
+import torch
+from speechbrain.dataio.dataio import load_data_csv
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_pom.ctc.text import MAX_NAMED, and_more
+from speechbrain_pom.data.audio_reader import read_audio
+from speechbrain_pom.training.sampler import BucketBatchSampler
+from speechbrain_pom.utils.errors import UserError
+
+logger = get_logger(__name__)
+
+_NOT_ALIGNED = "have more labels than CTC can align with their frames"
+
+
+def audio_dataset(manifest, data_folder, *, min_duration_s=0.0, max_duration_s=float("inf")):
+    """A dataset of waveforms from a manifest, within a range of durations.
+
+    Arguments
+    ---------
+    manifest : str or pathlib.Path
+        A CSV of `prepare_librispeech` or `prepare_audio_folder`.
+    data_folder : str or pathlib.Path
+        What `$data_root` in the manifest stands for.
+    min_duration_s, max_duration_s : float
+        Utterances outside of these, in seconds, are left out; the log says how many hours.
+
+    Returns
+    -------
+    DynamicItemDataset
+        With `id`, `sig` (samples,) from `read_utterance`, `duration` in seconds, `wrd`.
+
+    Raises
+    ------
+    UserError
+        If nothing is left.
+    """
+    rows = load_data_csv(str(manifest), {"data_root": str(data_folder)})
+    durations_s = {key: float(row["duration"]) for key, row in rows.items()}
+    kept = [
+        key
+        for key, duration_s in durations_s.items()
+        if min_duration_s <= duration_s <= max_duration_s
+    ]
+    if not kept:
+        raise UserError(
+            f"{manifest}: none of the {len(durations_s)} utterances lasts from {min_duration_s:g} "
+            f"to {max_duration_s:g} s: change min_duration_s or max_duration_s"
+        )
+    if len(kept) < len(durations_s) and if_main_process():
+        dropped_s = sum(durations_s.values()) - sum(durations_s[key] for key in kept)
+        logger.info(
+            "%s: %d of %d utterances (%.2f h) last less than %g or more than %g s: left out",
+            manifest,
+            len(durations_s) - len(kept),
+            len(durations_s),
+            dropped_s / 3600,
+            min_duration_s,
+            max_duration_s,
+        )
+    return _with_waveforms({key: rows[key] for key in kept})
+
+
+def _with_waveforms(rows):
+    dataset = DynamicItemDataset(rows)
+    dataset.add_dynamic_item(read_utterance, takes=["id", "wav", "num_samples"], provides="sig")
+    dataset.set_output_keys(["id", "sig"])
+    return dataset
+
+
+def leave_out(dataset, bad, problem):
+    """A dataset without the utterances that a stage can do nothing with; the log names them.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        From `audio_dataset`.
+    bad : dict of str to str
+        Utterance id to reason.
+    problem : str
+        What they all have, after "utterances".
+
+    Returns
+    -------
+    DynamicItemDataset
+        Likewise; the same one where none is bad.
+
+    Raises
+    ------
+    UserError
+        If nothing is left.
+    """
+    if not bad:
+        return dataset
+    report = _report(bad, dataset, f"{problem}, and are left out")
+    kept = {key: row for key, row in dataset.data.items() if key not in bad}
+    if not kept:
+        raise UserError(f"no utterance can be used: {report}: use other data")
+    if if_main_process():
+        logger.warning("%s", report)
+    return _with_waveforms(kept)
+
+
+def _report(bad, dataset, problem):
+    """One line with the first of the bad utterances and their number."""
+    named = "; ".join(f"{key}: {reason}" for key, reason in list(bad.items())[:MAX_NAMED])
+    return f"{len(bad)} of {len(dataset)} utterances {problem}: {named}{and_more(bad)}"
+
+
+def read_utterance(utterance, path, num_samples):
+    """Read an utterance: 16 kHz, mono, exactly as long as its manifest says.
+
+    Other sample rates are resampled and several channels are averaged.
+
+    Arguments
+    ---------
+    utterance : str
+        Its ID, for messages.
+    path : str
+        Audio file.
+    num_samples : int or str
+        Samples at 16 kHz, from the manifest.
+
+    Returns
+    -------
+    torch.Tensor
+        (num_samples,)
+
+    Raises
+    ------
+    RuntimeError
+        If the file is not readable or not as long as it was when its manifest was made; in the
+        middle of a run no utterance is left out silently.
+
+    Example
+    -------
+    >>> import soundfile
+    >>> path = str(getfixture("tmp_path") / "a.wav")
+    >>> soundfile.write(path, torch.rand(44101, 2).numpy(), 44100)
+    >>> read_utterance("a", path, 16001).shape
+    torch.Size([16001])
+    """
+    advice = (
+        "it changed since the data were prepared; `python -m speechbrain_pom check DATA_FOLDER` "
+        "(for other layouts with --manifest) lists all such files; mend them and start again"
+    )
+    try:
+        signal = read_audio(path)
+    except (RuntimeError, OSError, UserError) as error:
+        raise RuntimeError(
+            f"utterance '{utterance}': audio file '{path}' cannot be read: {advice}"
+        ) from error
+    if len(signal) != int(num_samples):
+        raise RuntimeError(
+            f"utterance '{utterance}': audio file '{path}' has {len(signal)} samples, "
+            f"its manifest says {num_samples}: {advice}"
+        )
+    return signal
+
+
+def add_transcripts(dataset, units, bad, drop):
+    """Give a dataset its labels, and report utterances that CTC cannot align: they have no loss.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        From `audio_dataset`.
+    units : speechbrain_pom.ctc.tokenizers.Units
+        Encode the transcripts.
+    bad : dict of str to str
+        Utterance id to reason, from `check_targets`.
+    drop : bool
+        Whether to leave these utterances out (training and validation, where losses are taken)
+        or only to name them (tests, whose error rates are those of the whole set).
+
+    Returns
+    -------
+    DynamicItemDataset
+        With `id`, `sig`, `wrd`, `tokens` (labels,).
+
+    Raises
+    ------
+    UserError
+        If nothing is left.
+    """
+    if drop:
+        dataset = leave_out(dataset, bad, _NOT_ALIGNED)
+    elif bad and if_main_process():
+        logger.warning("%s", _report(bad, dataset, f"{_NOT_ALIGNED}, but are scored"))
+    labelled = _with_waveforms(dataset.data)
+    labelled.add_dynamic_item(
+        lambda text: torch.tensor(units.encode(text)), takes="wrd", provides="tokens"
+    )
+    labelled.set_output_keys(["id", "sig", "wrd", "tokens"])
+    return labelled
+
+
+def make_sampler(dataset, **options):
+    """A `BucketBatchSampler` over a dataset with durations.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        From `audio_dataset`.
+    **options
+        Of `BucketBatchSampler`.
+
+    Returns
+    -------
+    BucketBatchSampler
+    """
+    durations_s = [float(dataset.data[key]["duration"]) for key in dataset.data_ids]
+    return BucketBatchSampler(durations_s, dataset.data_ids, **options)

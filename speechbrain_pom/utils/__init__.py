@@ -1,0 +1,1 @@
+"""Errors, files, seeds: what every other part stands on."""

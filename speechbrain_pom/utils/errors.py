@@ -1,0 +1,109 @@
+"""Errors of the user: one clear line and exit code 2, before training starts."""
+
+import errno
+import logging
+import os
+import sys
+from contextlib import contextmanager
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+logger = logging.getLogger(__name__)
+
+
+class UserError(ValueError):
+    """A call that cannot work as given; its message quotes the value and says what to do.
+
+    Example
+    -------
+    >>> raise UserError("no such experiment file: 'hparams/pmo.yaml'")
+    Traceback (most recent call last):
+    speechbrain_pom.utils.errors.UserError: no such experiment file: 'hparams/pmo.yaml'
+    """
+
+
+def one_line(error):
+    """The message of an exception in one line, its type's name if it has none.
+
+    Arguments
+    ---------
+    error : BaseException
+        Several arguments, as hyperpyyaml's errors have, are joined with colons.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> one_line(TypeError("Invalid argument to class Linear", "missing 'in_features'"))
+    "Invalid argument to class Linear: missing 'in_features'"
+    >>> one_line(AssertionError())
+    'AssertionError'
+    """
+    plain = type(error).__str__ in (BaseException.__str__, KeyError.__str__)
+    message = ": ".join(str(part).rstrip(" :") for part in error.args) if plain else str(error)
+    return " ".join(message.split()) or type(error).__name__
+
+
+def is_disk_full(error):
+    """Whether an error says that there is no room: on the disk, in a quota, or for such a file.
+
+    Arguments
+    ---------
+    error : BaseException
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> is_disk_full(OSError(errno.ENOSPC, "No space left on device"))
+    True
+    >>> is_disk_full(PermissionError(errno.EACCES, "Permission denied"))
+    False
+    """
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return "No space left on device" in str(error)  # of safetensors
+
+
+@contextmanager
+def exit_on_user_error():
+    """Context manager (or decorator): a bad call ends the program with one line and code 2.
+
+    It surrounds the preparation of a recipe, and the whole of a command-line tool. Training
+    stays outside: an exception there is a real error and shows its traceback. Under torchrun
+    each process exits with code 2 and only the first one prints. The traceback goes to the
+    debug log.
+
+    Raises
+    ------
+    SystemExit
+        With code 2, for a `UserError` or any other `ValueError` raised inside; with code 1 where a
+        disk is full.
+
+    Example
+    -------
+    >>> with exit_on_user_error():
+    ...     print("preparation")
+    preparation
+    """
+    try:
+        yield
+    except ValueError as error:
+        _print_error(one_line(error))
+        raise SystemExit(2) from error
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        place = f"'{error.filename}' cannot be written" if error.filename else one_line(error)
+        _print_error(f"disk full: {place}: make room, or choose a folder on another disk")
+        raise SystemExit(1) from error
+
+
+def _print_error(sentence):
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+    logger.debug("the call was refused", exc_info=True)

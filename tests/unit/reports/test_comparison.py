@@ -1,0 +1,92 @@
+"""Runs side by side."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from speechbrain_pom.reports.comparison import format_comparison, read_runs, short_labels
+from speechbrain_pom.reports.learning_curves import draw_together
+
+REFERENCES = ["ONE TWO THREE FOUR"] * 40
+ONE_WRONG = ["ONE TWO THREE TEN"] * 40
+
+
+def test_rates_and_differences(tested_run):
+    half = ONE_WRONG[:20] + REFERENCES[20:]
+    folders = [
+        tested_run(name, predictions, REFERENCES)
+        for name, predictions in (("pom", half), ("mamba", ONE_WRONG), ("none", ["" for _ in half]))
+    ]
+    text = format_comparison(read_runs(folders), num_bootstrap=50, num_randomisations=500, seed=3)
+    assert text.startswith("test-clean, without LM, 40 utterances\n")
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line[:1] == "|"}
+    assert "| 12.50 " in rows["pom"]
+    assert "| 25.00   | 25.00 to 25.00 " in rows["mamba"]
+    results = json.loads((folders[0] / "results.json").read_text())["test-clean"]["no_lm"]
+    assert f"{results['cer']:.2f}" in rows["pom"]
+    assert re.search(r"\| -12\.50 .* \| 0\.0020 \| 20 +\| 0 ", rows["pom - mamba"])
+    assert {"pom - none", "mamba - none"} <= rows.keys()
+    assert "50 bootstrap trials" in text
+    assert "500 random exchanges of the errors of utterances, seed 3" in text
+
+
+def test_runs_with_other_utterances_are_refused(tested_run):
+    folders = [tested_run("a", ONE_WRONG, REFERENCES), tested_run("b", ["ONE"], ["ONE"])]
+    message = "a and b cannot be compared on test-clean: not the same utterances: 40 and 1"
+    with pytest.raises(ValueError, match=message):
+        format_comparison(read_runs(folders))
+
+
+def test_pretraining_has_curves_alone(tested_run):
+    folder = tested_run("a", ONE_WRONG, REFERENCES)
+    for file in folder.glob("*t-clean*"):
+        file.unlink()
+    (run,) = read_runs([folder])
+    assert format_comparison([run]) == "No error rates: none of these runs has been tested."
+    assert len(run.history) == 2
+
+
+def test_folders_of_no_run_are_refused(tested_run, tmp_path):
+    folder = tested_run("a", ONE_WRONG, REFERENCES)
+    with pytest.raises(ValueError, match="no such folder: '/nowhere': give the output folder of a"):
+        read_runs([folder, "/nowhere"])
+    with pytest.raises(ValueError, match="is given twice: a run has no difference to itself"):
+        read_runs([folder, f"{folder}/../ctc"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds neither an epoch nor a test of a run: give the"):
+        read_runs([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize(
+    ("paths", "labels"),
+    [
+        (["r/pom/1/ctc", "r/mamba/1/ctc"], ["pom", "mamba"]),
+        (["r/pom/1", "r/pom/2"], ["1", "2"]),
+        (["r/pom/1/ctc", "r/mamba/2/ctc"], ["pom/1", "mamba/2"]),
+        (["r/pom", "r/pom/best"], ["pom", "pom/best"]),
+        (["r/pom"], ["r/pom"]),
+    ],
+)
+def test_labels(paths, labels):
+    assert short_labels([Path(path) for path in paths]) == labels
+
+
+def test_curves(tested_run, tmp_path):
+    runs = read_runs(
+        [tested_run("a", ONE_WRONG, REFERENCES), tested_run("b", ONE_WRONG, REFERENCES)]
+    )
+    histories = {run.label: run.history for run in runs}
+    histories["a"][0]["valid"]["loss"] = float("nan")
+    path = tmp_path / "both.png"
+    assert draw_together(histories, path)
+    both = path.read_bytes()
+    assert both[1:4] == b"PNG"
+    assert draw_together({"a": histories["a"]}, path)
+    assert path.read_bytes() != both
+
+
+def test_nothing_to_draw(tmp_path):
+    assert not draw_together({"a": []}, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()

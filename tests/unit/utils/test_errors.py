@@ -1,0 +1,51 @@
+"""A bad call is one line on stderr and exit code 2."""
+
+import errno
+
+import pytest
+
+from speechbrain_pom.utils.errors import UserError, exit_on_user_error, one_line
+
+
+@pytest.mark.parametrize("kind", [UserError, ValueError])
+def test_bad_call_is_one_line_and_code_2(kind, capsys):
+    with pytest.raises(SystemExit) as exit_info, exit_on_user_error():
+        raise kind("no such folder:\n   '/nowhere'")
+    assert exit_info.value.code == 2
+    assert capsys.readouterr() == ("", "error: no such folder: '/nowhere'\n")
+
+
+def test_works_as_a_decorator(capsys):
+    @exit_on_user_error()
+    def main():
+        raise UserError("unknown option --lrr")
+
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == "error: unknown option --lrr\n"
+
+
+def test_only_the_first_process_prints(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as exit_info, exit_on_user_error():
+        raise UserError("bad")
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="out of memory"), exit_on_user_error():
+        raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyError("Override 'a' not found"), "Override 'a' not found"),
+        (ValueError("The structure differs: ", {"a": 1}), "The structure differs: {'a': 1}"),
+        (AssertionError(), "AssertionError"),
+        (PermissionError(errno.EACCES, "denied", "x"), f"[Errno {errno.EACCES}] denied: 'x'"),
+    ],
+)
+def test_one_line_of_each_kind_of_error(error, line):
+    assert one_line(error) == line
