@@ -8,15 +8,16 @@ from speechbrain.lobes.models.BESTRQ import compute_mask
 from speechbrain.nnet.quantisers import RandomProjectionQuantizer
 
 from speechbrain_pom.attention import masks as attention_masks
-from speechbrain_pom.attention import patches as seams
+from speechbrain_pom.attention import patches
+from speechbrain_pom.encoder import extraction as features
 from speechbrain_pom.nnet import PolynomialMixer
-from speechbrain_pom.objectives.bestrq import CodeStatistics, features, masks
+from speechbrain_pom.objectives.bestrq import CodeStatistics, masks
 
-FEATURES = "unit/bestrq/test_features.py::"
+FEATURES = "unit/encoder/test_extraction.py::"
 HYPERMIXING = "unit/attention/test_hypermixing_refusal.py::"
-MASKS = "unit/bestrq/test_masks.py::"
+MASKS = "unit/objectives/bestrq/test_masks.py::"
 PADDING = "unit/attention/test_padding.py::"
-TARGETS = "unit/bestrq/test_targets.py::"
+TARGETS = "unit/objectives/bestrq/test_targets.py::"
 
 
 @today(5, TARGETS + "test_codes_of_an_utterance_do_not_depend_on_its_partners")
@@ -99,7 +100,7 @@ def visible_frames_are_predicted():
     replace("bestrq.masks", "predicted_positions", lambda _: predicted_positions)
 
 
-@today(6, "unit/bestrq/test_health.py::test_a_loss_that_is_not_finite_is_shown")
+@today(6, "unit/objectives/bestrq/test_statistics.py::test_a_loss_that_is_not_finite_is_shown")
 def nan_is_left_out_of_the_average():
     """A loss that is NaN is left out of the average: the log shows 0.00."""
     update = CodeStatistics.update
@@ -130,7 +131,9 @@ def padding_is_normalised_too():
     )
 
 
-@today(13, "unit/bestrq/test_collapse.py::test_features_that_are_not_normalised_are_noticed")
+@today(
+    13, "unit/objectives/bestrq/test_collapse.py::test_features_that_are_not_normalised_are_noticed"
+)
 def collapse_is_not_seen():
     """Features that are not normalised give few codes, and nothing says so."""
     replace("bestrq.health", "find_collapse", lambda _: lambda summary, num_codes: None)
@@ -139,7 +142,7 @@ def collapse_is_not_seen():
 @today(
     13,
     MASKS + "test_validation_masks_belong_to_the_utterance_in_both_scopes",
-    "unit/bestrq/test_noise.py::test_validation_noise_is_a_function_of_seed_and_utterance",
+    "unit/objectives/bestrq/test_noise.py::test_validation_noise_is_a_function_of_seed_and_utterance",
     slow=("recipes/test_bestrq.py::test_health_figures",),
 )
 def validation_draws_anew():
@@ -164,7 +167,7 @@ def validation_draws_anew():
 @today(14, PADDING + "test_conformer")
 def convolutions_read_the_padding():
     """SpeechBrain's convolutions read the frames of padding before the layer masks them."""
-    seams.stop_leaks = lambda layer, **_: None
+    patches.stop_leaks = lambda layer, **_: None
 
 
 @today(14, PADDING + "test_conformer", PADDING + "test_mixer")
@@ -183,5 +186,5 @@ def mean_over_the_padded_length():
 )
 def hypermixing_sees_the_future():
     """`hypermixing` drops causal and chunk masks without a word."""
-    seams._refuse_mask = lambda layer, args, kwargs: None
+    patches._refuse_mask = lambda layer, args, kwargs: None
     attention_masks._warn_of_hypermixing = lambda masked: None

@@ -25,9 +25,9 @@ from speechbrain_pom.training.sampler import BucketBatchSampler
 from speechbrain_pom.training.stopping import StopRequest
 
 BRAIN = "unit/training/test_brain.py::"
-CHECKPOINTS = "unit/training/test_checkpoints.py::"
-FOLDER = "unit/training/test_run_folder.py::"
-OPTIONS = "unit/training/test_options.py::"
+CHECKPOINTS = "unit/runs/test_checkpoints.py::"
+FOLDER = "unit/runs/test_folder.py::"
+OPTIONS = "unit/runs/test_options.py::"
 SAMPLER = "unit/training/test_sampler.py::"
 STOPPING = "unit/training/test_stopping.py::"
 STOPPED = STOPPING + "test_stopped_and_killed_and_resumed_is_the_straight_run"
@@ -36,7 +36,7 @@ RESUME = BRAIN + "test_resume_at_any_batch_equals_the_straight_run"
 
 @today(
     1,
-    "unit/training/test_experiment.py::test_brain_gets_the_yamls_run_options_and_not_the_defaults",
+    "unit/runs/test_experiment.py::test_brain_gets_the_yamls_run_options_and_not_the_defaults",
 )
 def run_option_defaults_over_the_yaml():
     """`hparams.update(run_opts)` copies the defaults of all run options over the YAML."""
@@ -218,7 +218,7 @@ def saved_at_epoch_ends_only():
 @today(
     12,
     FOLDER + "test_a_finished_run_is_claimed_as_finished",
-    "unit/training/test_start.py::test_a_finished_run_ends_with_code_0_and_writes_nothing",
+    "unit/runs/test_start.py::test_a_finished_run_ends_with_code_0_and_writes_nothing",
     slow=(FOLDER + "test_the_command_of_a_finished_run_writes_nothing",),
 )
 def finished_run_goes_on():
@@ -254,7 +254,7 @@ def good_checkpoints_rotated_out():
     12,
     FOLDER + "test_another_configuration_is_refused_with_what_changed",
     FOLDER + "test_edits_of_the_yaml_are_noticed",
-    "unit/training/test_start.py::test_what_is_refused_leaves_the_documents_of_the_run_alone",
+    "unit/runs/test_start.py::test_what_is_refused_leaves_the_documents_of_the_run_alone",
 )
 def another_configuration_goes_on():
     """A changed configuration continues in the old folder without a word."""

@@ -6,6 +6,20 @@ import threading
 import pytest
 import torch
 
+from tests.helpers.encoders import make_encoder, tiny_encoder, tiny_recogniser
+from tests.helpers.pretraining import pretraining, tiny_corpus
+from tests.helpers.run_folders import finished_runs, tested_run
+
+__all__ = [  # fixtures
+    "finished_runs",
+    "make_encoder",
+    "pretraining",
+    "tested_run",
+    "tiny_corpus",
+    "tiny_encoder",
+    "tiny_recogniser",
+]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():

@@ -11,7 +11,7 @@ from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
 import speechbrain_pom
-from speechbrain_pom.attention import patches as seams
+from speechbrain_pom.attention import patches
 
 # Runs in a fresh process: what SpeechBrain's own types compute, as text. "plugin" as the argument
 # imports the plugin first, under supervision.
@@ -150,7 +150,7 @@ def test_unregister_puts_the_very_same_objects_back(reports):
     assert reports["plugin"]["left"] == []
     assert reports["plugin"]["left_after_registering_twice"] == []
     wrapped = set(reports["plugin"]["wrapped"])
-    assert len(wrapped) == len(seams.PATCHES)
+    assert len(wrapped) == len(patches.PATCHES)
     assert set(reports["plugin"]["wrapped_by_use"]) - wrapped == {"TransformerASR._init_params"}
 
 
@@ -210,9 +210,9 @@ def test_models_that_exist_keep_working_without_the_plugin():
 
 
 def test_registering_twice_wraps_once():
-    wrapped = [getattr(owner, name) for owner, name, _ in seams.PATCHES]
+    wrapped = [getattr(owner, name) for owner, name, _ in patches.PATCHES]
     speechbrain_pom.register()
     assert all(
         getattr(owner, name) is function
-        for (owner, name, _), function in zip(seams.PATCHES, wrapped, strict=True)
+        for (owner, name, _), function in zip(patches.PATCHES, wrapped, strict=True)
     )

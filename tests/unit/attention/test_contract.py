@@ -15,7 +15,7 @@ from speechbrain.nnet.attention import RelPosEncXL
 from speechbrain.nnet.CNN import Conv1d
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
-from speechbrain_pom.attention import registry, seams
+from speechbrain_pom.attention import patches, registry
 
 RELIED_ON = f"(SpeechBrain {__version__}; used in speechbrain_pom/attention/%s)"
 
@@ -29,15 +29,15 @@ def tree_of(function):
 
 
 def test_supported_versions():
-    seams.check_version()
-    seams.check_version("1.1.2")
-    seams.check_version("1.1.99")
+    patches.check_version()
+    patches.check_version("1.1.2")
+    patches.check_version("1.1.99")
 
 
 @pytest.mark.parametrize("version", ["1.0.3", "1.1.1", "1.2.0", "2.0"])
 def test_other_versions_are_refused_with_what_to_install(version):
     with pytest.raises(ImportError) as error:
-        seams.check_version(version)
+        patches.check_version(version)
     assert str(error.value) == (
         f"speechbrain-pom works with speechbrain>=1.1.2,<1.2, found {version}: "
         'pip install "speechbrain>=1.1.2,<1.2"'
@@ -52,12 +52,14 @@ def test_the_list_of_types_inside_transformer_interface():
         and isinstance(node.test, ast.Compare)
         and getattr(node.test.left, "id", None) == "attention_type"
     ]
-    assert lists, "TransformerInterface no longer asserts attention_type " + RELIED_ON % "seams.py"
+    assert lists, (
+        "TransformerInterface no longer asserts attention_type " + RELIED_ON % "patches.py"
+    )
     assert set(lists[0]) == set(registry.BUILTIN_TYPES), (
         "TransformerInterface accepts other attention types than BUILTIN_TYPES lists "
         + RELIED_ON % "registry.py"
     )
-    assert seams.STAND_IN in lists[0]
+    assert patches.STAND_IN in lists[0]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_the_list_of_types_inside_transformer_interface():
             Transformer.TransformerInterface,
             "attention_type num_encoder_layers d_model max_length positional_encoding",
         ),
-        *((encoder, "attention_type num_layers d_model") for encoder in seams.ENCODERS),
+        *((encoder, "attention_type num_layers d_model") for encoder in patches.ENCODERS),
         (Conformer.ConformerEncoderLayer, "attention_type d_model nhead dropout causal d_ffn"),
         (Transformer.TransformerEncoderLayer, "attention_type d_model nhead dropout causal d_ffn"),
         (Branchformer.BranchformerEncoderLayer, "attention_type d_model nhead dropout"),
@@ -88,15 +90,17 @@ def test_the_list_of_types_inside_transformer_interface():
 def test_parameters_of_constructors(owner, names):
     for name in names.split():
         assert name in parameters(owner.__init__), (
-            f"{owner.__name__} has no parameter {name!r} " + RELIED_ON % "seams.py"
+            f"{owner.__name__} has no parameter {name!r} " + RELIED_ON % "patches.py"
         )
 
 
-@pytest.mark.parametrize("owner", [owner for owner, name, _ in seams.PATCHES if name == "__init__"])
+@pytest.mark.parametrize(
+    "owner", [owner for owner, name, _ in patches.PATCHES if name == "__init__"]
+)
 def test_constructors_are_those_of_the_class_itself(owner):
     assert "__init__" in vars(owner), (
         f"{owner.__name__} inherits __init__: wrapping it would wrap its parent's "
-        + RELIED_ON % "seams.py"
+        + RELIED_ON % "patches.py"
     )
 
 
@@ -107,7 +111,7 @@ def layer_of(layer_class, **options):
     return layer_class(d_model=8, d_ffn=8, nhead=2, attention_type="regularMHA", **options)
 
 
-@pytest.mark.parametrize("layer_class", seams.LAYERS)
+@pytest.mark.parametrize("layer_class", patches.LAYERS)
 def test_attributes_of_layers(layer_class):
     layer = layer_of(layer_class)
     paths = {
@@ -120,10 +124,10 @@ def test_attributes_of_layers(layer_class):
             layer.get_submodule(path)
         except AttributeError:
             pytest.fail(f"{layer_class.__name__} has no {path} " + RELIED_ON % "padding.py")
-    assert seams.mixer_of(layer) is layer.get_submodule(paths[0])
+    assert patches.mixer_of(layer) is layer.get_submodule(paths[0])
 
 
-@pytest.mark.parametrize("layer_class", seams.LAYERS)
+@pytest.mark.parametrize("layer_class", patches.LAYERS)
 def test_forward_of_layers(layer_class):
     names = list(parameters(layer_class.forward))
     assert names.index("src_key_padding_mask") == 3, (  # self, x, src_mask come first
@@ -135,10 +139,10 @@ def test_forward_of_layers(layer_class):
     )
 
 
-@pytest.mark.parametrize("layer_class", seams.LAYERS)
+@pytest.mark.parametrize("layer_class", patches.LAYERS)
 def test_layers_call_their_mixer_as_documented(layer_class):
     layer, calls = layer_of(layer_class), []
-    mixer = seams.mixer_of(layer)
+    mixer = patches.mixer_of(layer)
 
     def record(module, args, kwargs):
         calls.append((args, kwargs))
@@ -153,7 +157,7 @@ def test_layers_call_their_mixer_as_documented(layer_class):
     )
 
 
-@pytest.mark.parametrize("encoder_class", seams.ENCODERS)
+@pytest.mark.parametrize("encoder_class", patches.ENCODERS)
 def test_encoders_pass_positions_and_padding_by_name(encoder_class):
     calls = [
         {keyword.arg for keyword in node.keywords}
@@ -216,7 +220,9 @@ def test_models_initialise_in_a_method_of_its_own(owner, method):
         for node in ast.walk(tree_of(owner.__init__))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     }
-    assert method in called, f"{owner.__name__} no longer calls {method} " + RELIED_ON % "seams.py"
+    assert method in called, (
+        f"{owner.__name__} no longer calls {method} " + RELIED_ON % "patches.py"
+    )
 
 
 def test_the_sines_of_dual_path_blocks():
@@ -234,7 +240,7 @@ def test_masks_come_from_make_transformer_src_mask():
     }
     assert "make_transformer_src_mask" in names, (
         "make_transformer_src_tgt_masks no longer calls make_transformer_src_mask "
-        + RELIED_ON % "seams.py"
+        + RELIED_ON % "patches.py"
     )
     assert list(parameters(asr.make_transformer_src_mask)) == [
         "src",

@@ -2,7 +2,11 @@
 
 import pytest
 import torch
-from tests.unit.inference.test_windows import (
+
+import speechbrain_pom
+from speechbrain_pom.attention.positions import ExtendedSinePositions
+from speechbrain_pom.encoder.windows.overlapping import encode_windows, windows_are_exact
+from tests.unit.encoder.test_windows import (
     SECONDS_PER_FRAME,
     TOLERANCE,
     Sound,
@@ -10,10 +14,6 @@ from tests.unit.inference.test_windows import (
     randomised,
     whole,
 )
-
-import speechbrain_pom
-from speechbrain_pom.attention.positions import ExtendedSinePositions
-from speechbrain_pom.encoder.windows.overlapping import encode_windows, windows_are_exact
 
 ATTENTION = ("regularMHA", "RelPosMHAXL", "hypermixing", "PoM + RelPosMHAXL")
 NOT_EXACT = (*ATTENTION, "Mamba", "Mamba + PoM")

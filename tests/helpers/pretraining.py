@@ -12,7 +12,7 @@ import torch
 
 from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 TINY = {
     "d_model": 16,
     "d_ffn": 32,

@@ -13,7 +13,7 @@ from speechbrain_pom.runs.fingerprints import record_fingerprint
 from speechbrain_pom.runs.folder import configuration
 from speechbrain_pom.runs.logs import EpochHistory
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 def write_run(folder, experiment, stage, processes=1, num_utterances=None, **changes):
