@@ -35,7 +35,8 @@ class ExactBrain(sb.Brain):
       is skipped; noise, dropout and augmentation are seeded by (seed, epoch, step, rank);
     - the last gradient accumulation window of an epoch, if shorter, is stepped and rescaled;
     - `on_optimizer_step_start` is called before each step (a schedule there sets the rate of
-      that very step), and the gradient norm covers all parameters;
+      that very step), `on_optimizer_step_end` after each step that was taken, and the gradient
+      norm covers all parameters;
     - a gradient that is not finite skips the step and names the utterances; more than
       `nonfinite_patience` of those in a row end the run;
     - training ends exactly at `optimizer_step_limit`, and then does nothing when run again;
@@ -120,6 +121,13 @@ class ExactBrain(sb.Brain):
     def on_optimizer_step_start(self):
         """Called before each optimizer step that is taken: the place of a schedule."""
 
+    def on_optimizer_step_end(self) -> None:
+        """Called after each optimizer step that was taken, with the new weights.
+
+        The place of an average of the weights: `on_fit_batch_end` is also called with
+        `should_step=True` for a step that was skipped.
+        """
+
     def set_train_mode(self):
         """Called before each training epoch; override to keep frozen modules in eval mode."""
         self.modules.train()
@@ -193,6 +201,7 @@ class ExactBrain(sb.Brain):
             self.optimizer_step += 1
             self.nonfinite_in_a_row = 0
             self.sums.add(grad_norm=grad_norm, num_steps=1)
+            self.on_optimizer_step_end()
         else:
             self._skip_step(grad_norm)
         self.scaler.update()

@@ -111,6 +111,10 @@ def final_state(brain):
     return {key: value.detach().clone() for key, value in state.items()}
 
 
+def final_weights(brain):
+    return {key: value.clone() for key, value in brain.modules.state_dict().items()}
+
+
 def differing(first, second):
     assert first.keys() == second.keys()
     return [key for key in first if not torch.equal(first[key], second[key])]
@@ -199,6 +203,27 @@ def test_the_schedule_sets_the_rate_of_the_step_itself(tmp_path):
     brain.on_optimizer_step_start = warm_up
     fit(brain, make_signals(3))
     assert rates == [0.001, 0.002, 0.003]
+
+
+def test_the_end_of_a_step_is_called_with_the_new_weights_and_not_for_skipped_steps(tmp_path):
+    signals = make_signals(6)
+    options = {"epochs": 1, "grad_accumulation_factor": 2}
+    ids = trained_ids(fit(make_brain(tmp_path / "finite", **options), signals), 1)
+    signals[ids[3]][5] = math.nan
+    brain = make_brain(tmp_path / "nan", **options)
+    at_start, ended, batches = [], [], []
+    brain.on_optimizer_step_start = lambda: at_start.append(final_weights(brain))
+
+    def end():
+        ended.append((brain.step, brain.optimizer_step))
+        assert differing(at_start[-1], final_weights(brain))
+
+    brain.on_optimizer_step_end = end
+    brain.on_fit_batch_end = lambda *arguments: batches.append((brain.step, arguments[-1]))
+    fit(brain, signals)
+    assert ended == [(2, 1), (6, 2)]
+    # The batch's own hook does not tell a step that was taken from one that was skipped.
+    assert [step for step, should_step in batches if should_step] == [2, 4, 6]
 
 
 def test_randomness_of_a_step_does_not_depend_on_what_was_drawn_before(tmp_path):
