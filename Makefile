@@ -24,7 +24,7 @@ help:
 	@echo "make env      only the environment, with the package and its tools"
 	@echo "make lint     ruff: rules and format"
 	@echo "make format   ruff: repair both"
-	@echo "make bench    time and memory on this CPU (half an hour), and the README's section about them"
+	@echo "make bench    time and memory on this CPU (half an hour), and docs/benchmarks.md"
 	@echo "make clean    remove the environment and the demo's results"
 	@echo "PYTHON=python3.12 chooses the Python (3.10 to 3.12) of a new environment"
 

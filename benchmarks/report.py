@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""The README's performance section, written from the JSON files in benchmarks/results.
+"""docs/benchmarks.md and the README's first table, written from the files in benchmarks/results.
 
     python benchmarks/report.py
     python benchmarks/report.py --check
 
-With --check nothing is written, and the exit code is 1 when the section is not that of the files.
+With --check nothing is written, and the exit code is 1 when a document is not that of the files.
 """
 
 import argparse
@@ -12,15 +12,28 @@ import json
 import re
 from pathlib import Path
 
+import yaml
 from encoders import FLOOR, MODES, SIZES
 from measuring import FOLDER, MIB, RESULTS
 
 from speechbrain_pom.utils.errors import UserError, exit_on_user_error
 from speechbrain_pom.utils.files import replace_section
 
+DOCUMENT = FOLDER.parent / "docs/benchmarks.md"
 README = FOLDER.parent / "README.md"
+TABLE = FOLDER.parent / "speechbrain_pom/experiments/table.yaml"
 BEGIN = "<!-- PERFORMANCE: written by benchmarks/report.py -->"
 END = "<!-- /PERFORMANCE -->"
+HEADLINE_BEGIN = "<!-- HEADLINE: written by benchmarks/report.py -->"
+HEADLINE_END = "<!-- /HEADLINE -->"
+HEADLINE_RECORD = "mixer_scaling_cpu_infer"
+# Rows of the README's table: the experiment with the published error rates, and the mixer.
+HEADLINE = {
+    "base-relposmha": "RelPosMHAXL",
+    "base-regularmha": "regularMHA",
+    "base-summarymixing": "SummaryMixing",
+    "base-pom": "PoM",
+}
 # What belongs into the section, and the commands that measure it. `make bench` runs those of CPUs.
 SCALING = {
     "CPU": {
@@ -46,12 +59,13 @@ PUBLISHED = {
     "PoM": ("0.127", "11.7"),
 }
 INTRODUCTION = (
-    "Everything below is written by `python benchmarks/report.py` from the files in "
-    "`benchmarks/results`; `make bench` measures the CPU's part again. Times are medians of passes "
-    "in turns; memory is the growth of a fresh process to its peak (GPU: the peak of the "
-    "allocator). Before anything is timed, PoM is compared with its definition, and registered "
-    "mixers are tested with padding. What has not been measured is empty, above the command that "
-    "measures it.\n"
+    "This page is written by `python benchmarks/report.py` from the files in `benchmarks/results`; "
+    "`make bench` measures the CPU's part again.\n"
+    "Times are medians of passes in turns; memory is the growth of a fresh process to its peak "
+    "(GPU: the peak of the allocator).\n"
+    "Before anything is timed, PoM is compared with its definition, and registered mixers are "
+    "tested with padding.\n"
+    "What has not been measured is empty, above the command that measures it.\n"
 )
 
 
@@ -90,7 +104,7 @@ def source(name, record):
     if "batch" in record:
         setting[-2] = f"batch {record['batch']}"
     return (
-        f"[{name}.json](benchmarks/results/{name}.json): {', '.join([*setting, where])}; "
+        f"[{name}.json](../benchmarks/results/{name}.json): {', '.join([*setting, where])}; "
         f"torch {versions['torch']}, speechbrain {versions['speechbrain']}; {record['date']}, "
         f"commit {commit}; `{record['command']}`\n"
     )
@@ -104,7 +118,7 @@ def scaling_part(results, kind):
         for mode in re.search(r"--mode (\S+)", options)[1].split(","):
             columns.append(scaling_column(records[name], mode))
         if (results / f"{name}.svg").is_file():
-            picture = f"benchmarks/results/{name}.svg"
+            picture = f"../benchmarks/results/{name}.svg"
             sources.append(f"![Time and memory against length, {kind}]({picture})\n")
         sources += [source(name, records[name]), command("mixer_scaling", options)]
     measured = [mixer for record in records.values() if record for mixer in record["mixers"]]
@@ -263,32 +277,60 @@ def long_audio_part(results):
     )
 
 
+def headline(results):
+    """The README's table: published error rates, and what this machine measured."""
+    experiments = yaml.safe_load(TABLE.read_text(encoding="utf-8"))["experiments"]
+    record = load(results, HEADLINE_RECORD)
+    title, points = scaling_column(record, "infer")
+    rows = []
+    for name, mixer in HEADLINE.items():
+        published = experiments[name]["published"]
+        rates = [f"{rate:.2f} ±{half:.2f}" for rate, half in (published["clean"], published["other"])]
+        rows.append([mixer, *rates, *scaling_cells(points.get(mixer))])
+    audio = title.removeprefix("Inference, ")
+    header = ["base model", "WER test-clean (%)", "WER test-other (%)"]
+    header += [f"time for {audio} of audio (s)", "memory (MiB)"]
+    note = "WER is published (arXiv 2603.00683, without a language model)"
+    if record is None:
+        return "\n".join([table(header, rows), f"{note}; time and memory are not measured yet."])
+    machine = f"{record['machine']['threads']} threads of a CPU"
+    return "\n".join(
+        [table(header, rows), f"{note}; time and memory are measured, on {machine} in fp32."]
+    )
+
+
 def write_section(results):
     """The whole section, without its markers."""
-    parts = [INTRODUCTION, "### Encoders at equal parameters\n"]
+    parts = [INTRODUCTION, "## Encoders at equal parameters\n"]
     parts += [scaling_part(results, kind) for kind in SCALING]
-    parts += [published_part(results), "### The operator alone\n"]
+    parts += [published_part(results), "## The operator alone\n"]
     parts += [op_part(results, name, options) for name, options in OPS.items()]
     parts += [bounds_part(results), kernels_part(results)]
-    parts += ["### Long audio\n", "Inference in one pass, batch 1, fp32, CPU:\n"]
+    parts += ["## Long audio\n", "Inference in one pass, batch 1, fp32, CPU:\n"]
     return "\n".join([*parts, long_audio_part(results)]).strip("\n")
 
 
 @exit_on_user_error()
 def main(words=None):
-    """Write the section, or compare it."""
+    """Write both documents, or compare them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit code 1 if it differs"
     )
-    parser.add_argument("--readme", type=Path, default=README, help="the file with the markers")
+    parser.add_argument("--document", type=Path, default=DOCUMENT, help="with the markers")
+    parser.add_argument("--readme", type=Path, default=README, help="with those of its table")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     args = parser.parse_args(words)
-    current = replace_section(args.readme, BEGIN, END, write_section(args.results), args.check)
-    if args.check and not current:
-        raise SystemExit(
-            f"error: {args.readme.name} differs from the results: run python benchmarks/report.py"
-        )
+    sections = [
+        (args.document, BEGIN, END, write_section(args.results)),
+        (args.readme, HEADLINE_BEGIN, HEADLINE_END, headline(args.results)),
+    ]
+    for document, begin, end, section in sections:
+        current = replace_section(document, begin, end, section, args.check)
+        if args.check and not current:
+            raise SystemExit(
+                f"error: {document.name} differs from the results: run python benchmarks/report.py"
+            )
 
 
 if __name__ == "__main__":

@@ -329,23 +329,28 @@ def test_the_section_shows_what_was_measured(bench, tmp_path):
 
 
 def test_report_finds_edits_and_missing_markers(bench, tmp_path, capsys):
-    report, readme = bench("report"), tmp_path / "README.md"
-    where = ["--readme", str(readme), "--results", str(tmp_path)]
-    readme.write_text(f"before\n{report.BEGIN}\n{report.END}\nafter\n")
+    report, readme, document = bench("report"), tmp_path / "README.md", tmp_path / "benchmarks.md"
+    where = ["--document", str(document), "--readme", str(readme), "--results", str(tmp_path)]
+    document.write_text(f"before\n{report.BEGIN}\n{report.END}\nafter\n")
+    readme.write_text(f"before\n{report.HEADLINE_BEGIN}\n{report.HEADLINE_END}\nafter\n")
     report.main(where)
     report.main([*where, "--check"])
-    text = readme.read_text()
+    text = document.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
+    assert "| PoM | 8.31 ±0.31 | 19.06 ±0.53 |" in readme.read_text()
     assert "| published | time (s) | 0.475 | 0.20 | 0.165 | 0.147 | 0.127 |" in text
-    readme.write_text(text.replace("0.127", "0.027"))
+    readme.write_text(readme.read_text().replace("8.31", "7.31"))
     with pytest.raises(SystemExit, match=r"README\.md differs from the results: run python"):
         report.main([*where, "--check"])
-    readme.write_text("no section\n")
+    document.write_text(text.replace("0.127", "0.027"))
+    with pytest.raises(SystemExit, match=r"benchmarks\.md differs from the results: run python"):
+        report.main([*where, "--check"])
+    document.write_text("no section\n")
     with pytest.raises(SystemExit):
         report.main(where)
     assert "to write between" in capsys.readouterr().err
-    readme.write_text(text)
+    document.write_text(text)
     (tmp_path / "mixer_op_cpu.json").write_text("{")
     with pytest.raises(SystemExit):
         report.main(where)

@@ -14,13 +14,18 @@ from speechbrain_pom.attention import parse_spec
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/LibriSpeech/README.md"]
-DOCUMENTS += ["speechbrain_pom/ops/README.md", "tests/data/golden/README.md", "docs/guarantees.md"]
-DOCUMENTS += ["docs/replica.md", "recipes/Probe/README.md"]
+DOCUMENTS += ["speechbrain_pom/ops/README.md", "tests/data/golden/README.md"]
+DOCUMENTS += ["recipes/Probe/README.md"]
+DOCUMENTS += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
 def fences(name, language):
     """The fenced blocks of a language."""
-    text = (ROOT / name).read_text(encoding="utf-8")
+    text = read(name)
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
@@ -70,7 +75,7 @@ def demo(tmp_path, monkeypatch, make_run):
 
 
 @pytest.mark.usefixtures("demo")
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if fences(name, "python")])
 def test_python_examples_run(name):
     blocks = fences(name, "python")
     assert blocks
@@ -105,21 +110,31 @@ def test_files_that_are_named_exist(name):
     assert not missing
 
 
-def test_links_within_a_document():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    headings = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings_of(text)}
-    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    anchors = re.findall(r"\]\(README\.md#([\w-]+)\)", contributing)
-    assert anchors
-    assert set(anchors) <= headings
+def test_anchors_exist():
+    """Links to a heading, of the same document or of another one."""
+    for name in DOCUMENTS:
+        for link, anchor in re.findall(r"\]\(([^)#]*)#([\w-]+)\)", read(name)):
+            if not link.startswith("http"):
+                target = (ROOT / name).parent / link if link else ROOT / name
+                assert anchor in anchors_of(target.read_text(encoding="utf-8")), (name, anchor)
+    assert "links" not in anchors_of("# No links here")
 
 
-def headings_of(text):
-    return re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+def anchors_of(text):
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}
 
 
-def test_the_tree_of_the_readme_is_the_tree():
-    tree = fences("README.md", "text")[-1]
+def test_the_readme_is_short():
+    """The front page: one sentence per line, and the rest in docs/."""
+    assert len(read("README.md").splitlines()) <= 170
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= set(
+        re.findall(r"\]\((docs/[\w.]+)\)", read("README.md"))
+    )
+
+
+def test_the_tree_that_is_shown_is_the_tree():
+    tree = fences("CONTRIBUTING.md", "text")[-1]
     names = re.findall(r"^(  )?([\w.]+/?\w*/?)  *", tree, re.MULTILINE)
     parents = ("", "speechbrain_pom/")
     missing = [name for deep, name in names if not (ROOT / parents[bool(deep)] / name).exists()]
@@ -128,9 +143,9 @@ def test_the_tree_of_the_readme_is_the_tree():
     assert packages <= {name.strip("/") for _, name in names}
 
 
-def test_output_files_of_the_readme():
-    """Each file that the README lists is written by name somewhere in the code."""
-    listing = next(text for text in fences("README.md", "text") if "train_log.txt" in text)
+def test_output_files_of_a_run():
+    """Each file that the documents list is written by name somewhere in the code."""
+    listing = next(text for text in fences("docs/runs.md", "text") if "train_log.txt" in text)
     names = re.findall(r"([\w]+\.(?:yaml|txt|log|json|jsonl|png))\b", listing)
     sources = [*ROOT.glob("speechbrain_pom/**/*.py"), *ROOT.glob("recipes/*/*.py")]
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
