@@ -7,7 +7,7 @@ import yaml
 from speechbrain.utils.checkpoints import DEFAULT_LOAD_HOOKS, METAFNAME, get_default_hook
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_pom.runs.fingerprints import (
+from speechbrain_pom.runs.record import (
     check_fingerprint,
     read_fingerprint,
     record_fingerprint,
@@ -227,11 +227,10 @@ def initialise_encoder(hparams):
         If it cannot be loaded in full, or is not what this folder's run began with.
     """
     folder = Path(hparams["output_folder"])
-    fingerprints = folder / "fingerprints.json"
     name = None if hparams["pretrained"] is None else str(Path(hparams["pretrained"]).resolve())
     source = name or FROM_SCRATCH
     resumed = any(folder.glob("save/CKPT+*"))
-    if resumed and read_fingerprint(fingerprints, "pretrained_from") == source:
+    if resumed and read_fingerprint(folder, "pretrained_from") == source:
         logger.info("The encoder is in this run's checkpoints (begun: %s)", source)
         return
     fingerprint = FROM_SCRATCH
@@ -247,5 +246,5 @@ def initialise_encoder(hparams):
         )
         logger.info("Pretrained encoder: %s (sha256 %s)", checkpoint, fingerprint[:12])
     if resumed:
-        check_fingerprint(fingerprints, pretrained=fingerprint)
-    record_fingerprint(fingerprints, pretrained=fingerprint, pretrained_from=source)
+        check_fingerprint(folder, pretrained=fingerprint)
+    record_fingerprint(folder, pretrained=fingerprint, pretrained_from=source)

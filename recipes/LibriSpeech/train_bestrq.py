@@ -19,8 +19,8 @@ from speechbrain_pom.attention.front_end import front_end_lengths
 from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.data.mini_corpus.make import demo_corpus
 from speechbrain_pom.objectives import bestrq
-from speechbrain_pom.runs.fingerprints import check_fingerprint
 from speechbrain_pom.runs.folder import mark_finished
+from speechbrain_pom.runs.record import check_fingerprint
 from speechbrain_pom.runs.report import describe
 from speechbrain_pom.runs.start import start_experiment
 from speechbrain_pom.training.brain import ExactBrain
@@ -103,7 +103,7 @@ class BestRQBrain(ExactBrain):
         super().on_fit_start()
         self.hparams.train_logger.resume(self.hparams.epoch_counter.current)
         check_fingerprint(
-            Path(self.hparams.output_folder) / "fingerprints.json",
+            self.hparams.output_folder,
             quantizer=bestrq.quantizer_fingerprint(self.modules.Quantizer),
         )
 

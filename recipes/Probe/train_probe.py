@@ -30,8 +30,8 @@ from speechbrain_pom.probe.pooling import (
     encode_dataset,
     layer_means,
 )
-from speechbrain_pom.runs.fingerprints import check_fingerprint, record_fingerprint
 from speechbrain_pom.runs.folder import mark_finished
+from speechbrain_pom.runs.record import check_fingerprint, record_fingerprint
 from speechbrain_pom.runs.report import describe
 from speechbrain_pom.runs.start import start_experiment
 from speechbrain_pom.training.brain import ExactBrain
@@ -193,11 +193,10 @@ def training_view(dataset, hparams):
 
 def check_start(output_folder, encoder, data):
     """Resume only what was begun with this encoder and these utterances and classes."""
-    path = Path(output_folder) / "fingerprints.json"
     hashes = {"encoder": hash_of_tensors(encoder), "training_data": sha256_of(data.train)}
     if any(Path(output_folder).glob("save/CKPT+*")):
-        check_fingerprint(path, **hashes)
-    record_fingerprint(path, **hashes)
+        check_fingerprint(output_folder, **hashes)
+    record_fingerprint(output_folder, **hashes)
 
 
 def prepare_run():

@@ -1,6 +1,7 @@
 """`export`: a trained model as a folder of data, for SpeechBrain and for model hubs."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from speechbrain_pom.encoder.architecture import read_architecture
@@ -17,8 +18,7 @@ from speechbrain_pom.reports.model_card import (
     read_environment,
     write_card,
 )
-from speechbrain_pom.runs.fingerprints import read_fingerprint
-from speechbrain_pom.runs.folder import CONFIGURATION_FILE
+from speechbrain_pom.runs.record import read_fingerprint, read_run
 from speechbrain_pom.utils.files import sha256_of
 
 EPILOG = """\
@@ -145,11 +145,13 @@ def run_identity(saved):
     folder = saved.run_folder
     if folder is None:
         return sha256_of(saved.checkpoint / MODEL_FILE)
-    configuration = folder / CONFIGURATION_FILE
-    paths = [
-        configuration if configuration.is_file() else saved.hparams_file,
-        folder / "manifests" / "train.csv",
-    ]
-    facts = [sha256_of(path) for path in paths if path.is_file()]
-    facts.append(str(read_fingerprint(folder / "fingerprints.json", "pretrained")))
+    configuration = read_run(folder).get("configuration")
+    if configuration is None:
+        facts = [sha256_of(saved.hparams_file)]
+    else:  # as version 0.1 wrote it, so that its exports are those of the same run
+        text = json.dumps(configuration, indent=1) + "\n"
+        facts = [hashlib.sha256(text.encode()).hexdigest()]
+    manifest = folder / "manifests" / "train.csv"
+    facts += [sha256_of(manifest)] if manifest.is_file() else []
+    facts.append(str(read_fingerprint(folder, "pretrained")))
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()

@@ -15,9 +15,9 @@ from speechbrain_pom.data.mini_corpus.files import read_manifest
 from speechbrain_pom.experiments.commands import PUBLISHED_PROCESSES, check_checkout, launcher
 from speechbrain_pom.experiments.table import STAGES
 from speechbrain_pom.runs.experiment import Experiment as Run
-from speechbrain_pom.runs.fingerprints import read_fingerprint
-from speechbrain_pom.runs.folder import FINISHED_FILE, configuration, git_revision
+from speechbrain_pom.runs.folder import configuration, git_revision
 from speechbrain_pom.runs.options import read_tree
+from speechbrain_pom.runs.record import finished_configuration, read_fingerprint
 from speechbrain_pom.runs.values import parse_value
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
@@ -153,13 +153,12 @@ def describe_machine():
 
 
 def _read_finished(folder, stage):
-    path = folder / FINISHED_FILE
-    if not path.is_file():
+    found = finished_configuration(folder)
+    if found is None:
         raise UserError(
             f"'{folder}' holds no finished run of {stage}: its command, given again, goes on "
             "with it"
         )
-    found = json.loads(path.read_text(encoding="utf-8"))
     if ("pretrained" in found) != (stage == "finetuning"):
         raise UserError(f"'{folder}' is no run of {stage}: give the pretraining's folder first")
     return found
@@ -167,8 +166,7 @@ def _read_finished(folder, stage):
 
 def _check_start(folders):
     """Fine-tuning began with a checkpoint of this pretraining."""
-    path = folders["finetuning"] / "fingerprints.json"
-    source = read_fingerprint(path, "pretrained_from")
+    source = read_fingerprint(folders["finetuning"], "pretrained_from")
     if source is None or not Path(source).is_relative_to(folders["pretraining"].resolve()):
         raise UserError(
             f"'{folders['finetuning']}' was started from '{source}', not from a run in "

@@ -10,9 +10,10 @@ from speechbrain_pom.experiments.records import RECORDS_FOLDER
 from speechbrain_pom.experiments.replica import plan_runs, runs_folder
 from speechbrain_pom.experiments.replica_runs import CONDITIONS_FILE
 from speechbrain_pom.runs.experiment import Experiment as Run
-from speechbrain_pom.runs.folder import FINISHED_FILE, configuration, git_revision
+from speechbrain_pom.runs.folder import configuration, git_revision
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.options import parse_command_line
+from speechbrain_pom.runs.record import finished_configuration
 from speechbrain_pom.training.layer_statistics import LAYERS_FILE
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
@@ -83,7 +84,7 @@ def collect(protocol, folder, former=None):
     kept = _by_command(former)
     for run in (run for chain in plan_runs(protocol, folder) for run in chain):
         command = recorded_command(run, protocol, folder)
-        if (run.folder / FINISHED_FILE).is_file():
+        if finished_configuration(run.folder) is not None:
             _check_configuration(run, protocol)
             record["runs"].append(_read_run(run, command, record, protocol.test_sets))
         elif command in kept:
@@ -199,7 +200,7 @@ def _check_configuration(run, protocol):
     request = parse_command_line(list(run.command[2:]))
     wanted = Run({}, request.run_options, request.overrides, {}, False, request.yaml_path)
     wanted = configuration(wanted, 1, without={"pretrained"})
-    found = json.loads((run.folder / FINISHED_FILE).read_text(encoding="utf-8"))
+    found = finished_configuration(run.folder)
     start = found.pop("pretrained", None)
     differing = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
     if differing or (run.kind == "scratch") != (start == "null"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from speechbrain_pom.data.workers import num_processes
 from speechbrain_pom.experiments.records import describe_machine, installed_versions
-from speechbrain_pom.runs.folder import FINISHED_FILE
+from speechbrain_pom.runs.record import finished_configuration
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
 
@@ -114,11 +114,11 @@ class _Runner:
     def _run(self, run):
         """Whether the run is finished."""
         log = self.log_folder / f"{run.folder.parents[1].name}-{run.seed}-{run.kind}.log"
-        before, start = _stamp(run.folder / FINISHED_FILE), time.monotonic()
+        before, start = _state(run.folder), time.monotonic()
         code, cpu_s = self._call(run, log)
         if code is None:
             return False
-        repeated = before is not None and _stamp(run.folder / FINISHED_FILE) == before
+        repeated = before is not None and _state(run.folder) == before
         if not repeated and run.folder.is_dir():
             self._note_conditions(run, cpu_s)
         if code == 0:
@@ -170,8 +170,12 @@ class _Runner:
             self.show(f"[{self.num_done:{width}}/{self.num_runs}] {run.label}: {text}")
 
 
-def _stamp(path):
-    return path.stat().st_mtime_ns if path.is_file() else None
+def _state(folder):
+    """What changes when a finished run is not left alone; None for one that is not finished."""
+    finished, log = finished_configuration(folder), folder / "log.txt"
+    if finished is None:
+        return None
+    return finished, log.stat().st_mtime_ns if log.is_file() else None
 
 
 def _last_line(log):

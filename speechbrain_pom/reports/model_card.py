@@ -11,10 +11,10 @@ from speechbrain_pom.encoder.describe import describe_encoder
 from speechbrain_pom.encoder.loading import find_saved
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
 from speechbrain_pom.pretrained import FROM_SCRATCH, MODEL_FILE
-from speechbrain_pom.runs.fingerprints import read_fingerprint
-from speechbrain_pom.runs.folder import FINISHED_FILE, git_revision
+from speechbrain_pom.runs.folder import git_revision
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.options import read_tree
+from speechbrain_pom.runs.record import finished_configuration, read_fingerprint
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import sha256_of
 
@@ -217,8 +217,7 @@ def _data_rows(saved, options):
 def _course_rows(saved):
     """How far training went, and what the validation of the checkpoint gave."""
     meta = saved.meta
-    path = saved.run_folder / "fingerprints.json" if saved.run_folder else None
-    start = read_fingerprint(path, "pretrained") if path else None
+    start = read_fingerprint(saved.run_folder, "pretrained") if saved.run_folder else None
     if start is not None:
         pretrained = f"a pretrained encoder, `{MODEL_FILE}` with sha256 `{start}`"
         yield "began with", "random weights" if start == FROM_SCRATCH else pretrained
@@ -287,10 +286,9 @@ def _tests(saved, options):
 
 def _is_tested(saved, options):
     """Whether a run has ended, so that its tests were of its best checkpoint, and this is it."""
-    finished = saved.run_folder / FINISHED_FILE
-    if not finished.is_file():
+    then = finished_configuration(saved.run_folder)
+    if then is None:
         return False
-    then = json.loads(finished.read_text(encoding="utf-8"))
     # A checkpoint of a run that was given more epochs afterwards may not have been tested yet.
     texts = {key: "null" if options.get(key) is None else str(options[key]) for key in _HOW_LONG}
     if any(then.get(key, "null") != text for key, text in texts.items()):

@@ -1,6 +1,5 @@
 """One folder, one run: locked while it runs, refused to another configuration, and done once."""
 
-import json
 import re
 from copy import deepcopy
 from pathlib import Path
@@ -11,8 +10,9 @@ from ruamel.yaml.nodes import MappingNode, SequenceNode
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_pom.runs.legacy import comparable
+from speechbrain_pom.runs.record import RUN_FILE, finished_configuration, read_run, record_run
 from speechbrain_pom.utils.errors import UserError
-from speechbrain_pom.utils.files import write_atomically
 
 logger = get_logger(__name__)
 
@@ -55,8 +55,6 @@ CONTINUES = {
     "num_trials",
     "valid_batch_size",
 }
-CONFIGURATION_FILE = "configuration.json"
-FINISHED_FILE = "finished.json"
 LOCK_FILE = ".lock"
 _locks = {}  # folder to open file: the locks last as long as the process
 
@@ -96,8 +94,8 @@ def mark_finished(experiment, world_size):
     world_size : int
     """
     folder = Path(experiment.hparams["output_folder"])
-    record = json.dumps(configuration(experiment, world_size), indent=1) + "\n"
-    run_on_main(write_atomically, args=[folder / FINISHED_FILE, record])
+    finished = configuration(experiment, world_size)
+    run_on_main(record_run, args=[folder], kwargs={"finished": finished})
 
 
 def configuration(experiment, world_size, without=frozenset()):
@@ -165,9 +163,9 @@ def _claim(experiment, world_size):
     folder = Path(experiment.hparams["output_folder"])
     if not folder.is_dir():
         return False
-    finished = folder / FINISHED_FILE
-    if finished.is_file() and json.loads(finished.read_text(encoding="utf-8")) == configuration(
-        experiment, world_size
+    finished = finished_configuration(folder)
+    if finished is not None and not _differing(
+        folder, finished, configuration(experiment, world_size)
     ):
         return True
     _hold_lock(folder)
@@ -176,12 +174,11 @@ def _claim(experiment, world_size):
 
 
 def _check_configuration(experiment, world_size, folder):
-    path = folder / CONFIGURATION_FILE
-    if not path.is_file() or not any(folder.glob("save/CKPT+*")):
+    begun = read_run(folder).get("configuration")
+    if begun is None or not any(folder.glob("save/CKPT+*")):
         return
-    begun = json.loads(path.read_text(encoding="utf-8"))
     now = configuration(experiment, world_size, CONTINUES)
-    differing = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
+    differing = _differing(folder, begun, now)
     if differing and not experiment.hparams.get("resume_anyway", False):
         changes = ", ".join(
             f"{key} {_change(begun.get(key), now.get(key))}" for key in differing[:5]
@@ -191,6 +188,13 @@ def _check_configuration(experiment, world_size, folder):
             f"{' and more' if len(differing) > 5 else ''}: choose another --output_folder, or "
             "continue it with the new values by --resume_anyway True"
         )
+
+
+def _differing(folder, then, now):
+    """The keys by which two configurations differ, that of the folder's record and another."""
+    is_old = not (folder / RUN_FILE).is_file()
+    keys = comparable(then, now) if is_old else {**then, **now}
+    return [key for key in keys if then.get(key) != now.get(key)]
 
 
 def _change(begun, now):
@@ -225,8 +229,7 @@ def lock_folder(experiment, world_size):
 def _lock(experiment, world_size):
     folder = Path(experiment.hparams["output_folder"])
     _hold_lock(folder)
-    record = json.dumps(configuration(experiment, world_size, CONTINUES), indent=1) + "\n"
-    write_atomically(folder / CONFIGURATION_FILE, record)
+    record_run(folder, configuration=configuration(experiment, world_size, CONTINUES))
 
 
 def _hold_lock(folder):

@@ -9,9 +9,9 @@ from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.experiments import records
 from speechbrain_pom.experiments.table import STAGES
 from speechbrain_pom.runs.experiment import Experiment as Run
-from speechbrain_pom.runs.fingerprints import record_fingerprint
 from speechbrain_pom.runs.folder import configuration
 from speechbrain_pom.runs.logs import EpochHistory
+from speechbrain_pom.runs.record import record_fingerprint, record_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,8 +21,7 @@ def write_run(folder, experiment, stage, processes=1, num_utterances=None, **cha
     (folder / "manifests").mkdir(parents=True)
     overrides = {**experiment.options(stage), **changes}
     run = Run({}, {}, overrides, {}, False, Path(experiment.files[stage]))
-    finished = json.dumps(configuration(run, processes))
-    (folder / "finished.json").write_text(finished)
+    record_run(folder, finished=configuration(run, processes))
     num_rows = num_utterances or records.TRAIN_UTTERANCES[stage]
     (folder / "manifests/train.csv").write_text("ID,duration\n" + "a,1\n" * num_rows)
     (folder / "hyperparams.yaml").write_text(
@@ -60,7 +59,7 @@ def finished_runs(tmp_path, monkeypatch):
         }
         (folders["finetuning"] / "results.json").write_text(json.dumps(results))
         source = str((folders["pretraining"] / "save").resolve())
-        record_fingerprint(folders["finetuning"] / "fingerprints.json", pretrained_from=source)
+        record_fingerprint(folders["finetuning"], pretrained_from=source)
         return folders
 
     return write

@@ -10,17 +10,18 @@ from speechbrain_pom.__main__ import main
 from speechbrain_pom.cli import replica
 from speechbrain_pom.data.mini_corpus.make import verify_mini_corpus
 from speechbrain_pom.experiments.replica_report import BEGIN, END
+from speechbrain_pom.runs.record import finished_configuration
 
 ROOT = Path(__file__).parents[3]
 RECIPE = """
-import pathlib, sys
+import json, pathlib, sys
 words = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 if words["--seed"] == "2":
     sys.exit("error: seeds of 2 do not grow")
 folder = pathlib.Path(words["--output_folder"])
 folder.mkdir(parents=True, exist_ok=True)
-if not (folder / "finished.json").exists():
-    (folder / "finished.json").write_text(words["--d_model"])
+if not (folder / "run.json").exists():
+    (folder / "run.json").write_text(json.dumps({"finished": words["--d_model"]}))
 """
 PROTOCOLS = """
 tiny:
@@ -84,7 +85,7 @@ def test_run_makes_the_corpus_and_names_what_failed(checkout, capsys):
     assert "[1/6] PoM, seed 1, pretraining: finished in 0:0" in printed
     assert "PoM, seed 2, scratch: FAILED with exit code 1: error: seeds of 2 do not grow" in printed
     assert "failed: PoM, seed 2, pretraining: see runs/logs/PoM-2-pretraining.log\n" in printed
-    assert Path("runs/PoM/1/scratch/finished.json").read_text() == "8"
+    assert finished_configuration("runs/PoM/1/scratch") == "8"
 
     assert main(["replica", "run", "tiny", *own, "--seeds", "1", "--jobs", "3"]) == 0
     printed = capsys.readouterr().out

@@ -35,6 +35,7 @@ from speechbrain_pom.runs.experiment import Experiment as Run
 from speechbrain_pom.runs.folder import configuration
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.options import parse_command_line
+from speechbrain_pom.runs.record import record_run
 
 ROOT = Path(__file__).parents[3]
 REFERENCES = ["ONE TWO THREE FOUR"] * 20
@@ -66,7 +67,7 @@ def write_run(run, utterances=20):
     run.folder.mkdir(parents=True)
     request = parse_command_line(list(run.command[2:]))
     begun = Run({}, request.run_options, request.overrides, {}, False, request.yaml_path)
-    (run.folder / "finished.json").write_text(json.dumps(configuration(begun, 1)))
+    record_run(run.folder, finished=configuration(begun, 1))
     (run.folder / "conditions.json").write_text(json.dumps({"machine": MACHINE, "cpu_s": 240.0}))
     (run.folder / "env.log").write_text("====\nGit revision:\nabc1234\n====\n")
     (run.folder / "log.txt").write_text(

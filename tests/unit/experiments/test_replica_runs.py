@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 RECIPE = """
 import os, pathlib, signal, sys, time
 folder = pathlib.Path(sys.argv[sys.argv.index("--output_folder") + 1])
-if (folder / "finished.json").exists():
+if (folder / "run.json").exists():
     sys.exit(print("this run is finished, nothing to do"))
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "threads").write_text(os.environ["OMP_NUM_THREADS"])
@@ -27,7 +27,7 @@ if pathlib.Path("wait").exists():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     pathlib.Path("waiting").touch()
     time.sleep(60)
-(folder / "finished.json").write_text("{}")
+(folder / "run.json").write_text('{"finished": {}}')
 """
 
 

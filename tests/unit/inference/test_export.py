@@ -14,6 +14,7 @@ from speechbrain_pom.ctc.tokenizers import CharacterUnits, SentencePieceUnits
 from speechbrain_pom.encoder.loading import find_saved
 from speechbrain_pom.inference import export, load_encoder, load_recogniser
 from speechbrain_pom.inference.export import is_export, plain_yaml, write_export
+from speechbrain_pom.runs.record import record_run
 from speechbrain_pom.utils.errors import UserError
 
 PRETRAINED = {"README.md", "encoder.safetensors", "encoder.yaml", "hyperparams.yaml"}
@@ -264,7 +265,7 @@ def test_the_name_of_the_folder_is_checked_before_the_work(tiny_encoder, pretrai
 def test_runs_are_told_apart(make_run, tmp_path):
     """By what they compute and from which data, not by where they are or how long they went on."""
     make_run(tmp_path / "a")
-    (tmp_path / "a" / "configuration.json").write_text('{"seed": "1"}')
+    record_run(tmp_path / "a", configuration={"seed": "1"})
     first = run_identity(find_saved(tmp_path / "a"))
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     make_run(tmp_path / "b", seed=5)
@@ -272,7 +273,7 @@ def test_runs_are_told_apart(make_run, tmp_path):
     (tmp_path / "b" / "manifests").mkdir()
     (tmp_path / "b" / "manifests" / "train.csv").write_text("ID,duration")
     assert run_identity(find_saved(tmp_path / "b")) != first
-    (tmp_path / "a" / "configuration.json").write_text('{"seed": "2"}')
+    record_run(tmp_path / "a", configuration={"seed": "2"})
     assert run_identity(find_saved(tmp_path / "a")) != first
 
 

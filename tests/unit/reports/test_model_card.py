@@ -16,7 +16,7 @@ from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 from speechbrain_pom.encoder.loading import find_saved
 from speechbrain_pom.inference import load_encoder, load_recogniser
 from speechbrain_pom.reports.model_card import loading_snippet, read_environment, write_card
-from speechbrain_pom.runs.fingerprints import record_fingerprint
+from speechbrain_pom.runs.record import record_fingerprint, record_run
 from speechbrain_pom.utils.errors import UserError
 
 ENVIRONMENT = """\
@@ -76,7 +76,7 @@ def finetuning(make_run, tmp_path):
     results = {"test-clean": dict.fromkeys(("no_lm", "lm"), rates.summary(100))}
     (folder / "results.json").write_text(json.dumps(results))
     finished = {"number_of_epochs": "30", "optimizer_step_limit": "null"}
-    (folder / "finished.json").write_text(json.dumps(finished))
+    record_run(folder, finished=finished)
     return folder
 
 
@@ -166,8 +166,7 @@ def test_finetuning(finetuning):
     ],
 )
 def test_the_start_of_finetuning(finetuning, source, shown):
-    path = finetuning / "fingerprints.json"
-    record_fingerprint(path, pretrained=source, pretrained_from="/home/me/bestrq")
+    record_fingerprint(finetuning, pretrained=source, pretrained_from="/home/me/bestrq")
     card = card_of(finetuning, load_recogniser)
     assert rows_of(card)["began with"].startswith(shown)
     assert "/home/me" not in card
@@ -180,9 +179,9 @@ def test_error_rates_are_those_of_the_exported_checkpoint(finetuning, make_run, 
     assert "50.00" in write_card("model", model, tested)
     shutil.copytree(finetuning, tmp_path / "longer")
     finished = {"number_of_epochs": "20", "optimizer_step_limit": "null"}
-    (tmp_path / "longer" / "finished.json").write_text(json.dumps(finished))
+    record_run(tmp_path / "longer", finished=finished)
     assert "50.00" not in write_card("model", model, find_saved(tmp_path / "longer"))
-    (tmp_path / "longer" / "finished.json").unlink()
+    record_run(tmp_path / "longer", finished=None)
     assert "50.00" not in write_card("model", model, find_saved(tmp_path / "longer"))
     worse = make_run(finetuning, "ctc", meta={"wer": 90.0})
     assert "50.00" not in write_card("model", model, find_saved(worse))

@@ -21,7 +21,9 @@ from speechbrain_pom.runs.folder import (
     lock_folder,
     mark_finished,
 )
+from speechbrain_pom.runs.legacy import OLD_FILES
 from speechbrain_pom.runs.options import RunRequest
+from speechbrain_pom.runs.record import RUN_FILE, read_run
 from speechbrain_pom.utils.errors import UserError
 
 TOY = """
@@ -340,3 +342,34 @@ def test_the_command_of_a_finished_run_writes_nothing(pretraining, tmp_path):
     records = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2]
     assert not Path(folder / "save" / ".deleting").exists()
+
+
+def make_old(folder, **changes):
+    """Turn the record of a run into that of version 0.1."""
+    record = read_run(folder)
+    for entry, name in OLD_FILES.items():
+        if entry in record:
+            (folder / name).write_text(json.dumps({**record[entry], **changes}))
+    (folder / RUN_FILE).unlink()
+
+
+def test_a_folder_of_version_0_1_goes_on_with_its_classes_moved(runs):
+    runs.begin()
+    moved = "{limit: 3, logger: !new:speechbrain_pom.training.logs.ExperimentLogger {}}"
+    make_old(runs.output_folder, counter=moved, a_key_that_is_gone="5")
+    assert runs.refusal() is None
+    assert "lr 0.001 (now 0.5)" in runs.refusal(lr=0.5)
+    runs.begin()
+    assert "counter" not in (runs.refusal(lr=0.5) or "")
+    assert RUN_FILE in {path.name for path in runs.output_folder.iterdir()}
+    runs.edit("bias: False", "bias: True")  # from here on all counts
+    assert "bias: true" in runs.refusal()
+
+
+def test_a_finished_folder_of_version_0_1_is_finished(runs):
+    mark_finished(runs.begin(), 1)
+    make_old(runs.output_folder)
+    before = folder_content(runs.output_folder)
+    assert claim_folder(runs.experiment(), 1) is True
+    assert folder_content(runs.output_folder) == before
+    assert claim_folder(runs.experiment(number_of_epochs=4), 1) is False

@@ -38,7 +38,7 @@ def test_a_run_begins_with_its_folder_and_lock(recipe):
     assert (launch.rank, launch.world_size) == (0, 1)
     assert experiment.hparams["lr"] == 0.5
     assert len(recipe.prepared) == 1
-    assert {path.name for path in recipe.folder.iterdir()} == {".lock", "configuration.json"}
+    assert {path.name for path in recipe.folder.iterdir()} == {".lock", "run.json"}
 
 
 def test_without_data_and_demo_nothing_begins(recipe):
@@ -72,11 +72,11 @@ def test_what_is_refused_leaves_the_documents_of_the_run_alone(recipe):
     recipe("--data_folder=/data")
     (recipe.folder / "save" / "CKPT+1").mkdir(parents=True)
     recipe.prepared.clear()
-    configuration = (recipe.folder / "configuration.json").read_bytes()
+    recorded = (recipe.folder / "run.json").read_bytes()
     with pytest.raises(UserError, match=r"lr 0\.1 \(now 0\.5\)"):
         recipe("--data_folder=/data", "--lr=0.5")
     assert recipe.prepared == []
-    assert (recipe.folder / "configuration.json").read_bytes() == configuration
+    assert (recipe.folder / "run.json").read_bytes() == recorded
     assert Path(recipe.folder / "save" / "CKPT+1").is_dir()
 
 
