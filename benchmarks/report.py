@@ -285,7 +285,9 @@ def headline(results):
     rows = []
     for name, mixer in HEADLINE.items():
         published = experiments[name]["published"]
-        rates = [f"{rate:.2f} ±{half:.2f}" for rate, half in (published["clean"], published["other"])]
+        rates = [
+            f"{rate:.2f} ±{half:.2f}" for rate, half in (published["clean"], published["other"])
+        ]
         rows.append([mixer, *rates, *scaling_cells(points.get(mixer))])
     audio = title.removeprefix("Inference, ")
     header = ["base model", "WER test-clean (%)", "WER test-other (%)"]

@@ -1,4 +1,4 @@
-"""Every public function and class says what it takes, gives and raises."""
+"""Every public name has a docstring; exported functions and classes say what they take and give."""
 
 import ast
 import importlib
@@ -47,9 +47,9 @@ def own_nodes(node):
             yield from own_nodes(child)
 
 
-def missing_sections(node):
-    """Sections that a function's docstring lacks, given its signature and its body."""
-    text = ast.get_docstring(node) or ""
+def missing_sections(node, text=None):
+    """Sections that a function's docstring (or another text) lacks, by signature and body."""
+    text = text or ast.get_docstring(node) or ""
     arguments = [*node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
     arguments = [a for a in arguments if a is not None and a.arg not in ("self", "cls")]
     returns = any(isinstance(n, ast.Return) and n.value is not None for n in own_nodes(node))
@@ -89,14 +89,48 @@ def test_every_public_name_has_a_docstring():
     assert not missing, "\n".join(missing)
 
 
-def test_functions_have_arguments_and_returns():
+def exported_objects():
+    """The functions and classes that a package exports, by where they are defined."""
+    for package in PACKAGES:
+        module = importlib.import_module(package)
+        for thing in (getattr(module, name) for name in module.__all__):
+            if inspect.isclass(thing) or inspect.isfunction(thing):
+                yield thing.__module__, thing.__qualname__
+
+
+EXPORTED = set(exported_objects())
+
+
+def is_exported(module, name):
+    """Whether a function is exported, or is a method of a class that is."""
+    return (module, name) in EXPORTED or (module, name.rpartition(".")[0]) in EXPORTED
+
+
+def initialiser(node):
+    """The `__init__` of a class, if it has one of its own."""
+    found = [item for item in node.body if getattr(item, "name", None) == "__init__"]
+    return found[0] if found else None
+
+
+def test_exported_functions_have_arguments_and_returns():
     missing = [
         f"{module}.{name}: {', '.join(sections)}"
         for module in MODULES
         for name, node in public_functions(module)
-        if isinstance(node, ast.FunctionDef)
-        and not (short(node) or refers(node) or overrides(module, name))
-        and (sections := missing_sections(node))
+        if isinstance(node, ast.FunctionDef) and is_exported(module, name)
+        if not (short(node) or refers(node) or overrides(module, name))
+        if (sections := missing_sections(node))
+    ]
+    assert not missing, "\n".join(missing)
+
+
+def test_classes_say_what_they_are_made_of():
+    missing = [
+        f"{module}.{name}"
+        for module in MODULES
+        for name, node in public_functions(module)
+        if isinstance(node, ast.ClassDef) and initialiser(node) and not refers(node)
+        if "Arguments" in missing_sections(initialiser(node), ast.get_docstring(node))
     ]
     assert not missing, "\n".join(missing)
 
