@@ -26,7 +26,7 @@ PRELOADED = (
     "speechbrain_pom.data.mini_corpus.audio",
     "speechbrain_pom.probe",
     "speechbrain_pom.training.brain",
-    "speechbrain_pom.reports.training_curves",
+    "speechbrain_pom.runs.curves",
     "speechbrain_pom.training.dataset",
     "speechbrain_pom.runs.start",
 )

@@ -19,11 +19,14 @@ from speechbrain_pom.attention.front_end import front_end_lengths
 from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.data.mini_corpus.make import demo_corpus
 from speechbrain_pom.objectives import bestrq
+from speechbrain_pom.objectives.bestrq.metrics import METRICS
 from speechbrain_pom.runs.folder import mark_finished
+from speechbrain_pom.runs.metrics import TaskMetrics
 from speechbrain_pom.runs.record import check_fingerprint
 from speechbrain_pom.runs.report import describe
 from speechbrain_pom.runs.start import start_experiment
 from speechbrain_pom.training.brain import ExactBrain
+from speechbrain_pom.training.costs import TRAINING_METRICS, learning_rate
 from speechbrain_pom.training.dataset import audio_dataset, leave_out, make_sampler
 from speechbrain_pom.training.sums import keep_in_checkpoints
 from speechbrain_pom.utils.errors import exit_on_user_error
@@ -33,6 +36,10 @@ logger = get_logger(__name__)
 
 class BestRQBrain(ExactBrain):
     """Predicts the codes of masked frames."""
+
+    task_metrics = TaskMetrics(
+        "BEST-RQ", (*METRICS, learning_rate(), *TRAINING_METRICS), use="newest"
+    )
 
     def compute_forward(self, batch, stage):
         """Logits and target codes of the masked positions, (N, V) and (N,)."""
@@ -101,7 +108,6 @@ class BestRQBrain(ExactBrain):
         self.train_statistics = bestrq.CodeStatistics(self.hparams.cb_vocab)
         keep_in_checkpoints(self.checkpointer, "train_statistics", self.train_statistics)
         super().on_fit_start()
-        self.hparams.train_logger.resume(self.hparams.epoch_counter.current)
         check_fingerprint(
             self.hparams.output_folder,
             quantizer=bestrq.quantizer_fingerprint(self.modules.Quantizer),
@@ -134,7 +140,7 @@ class BestRQBrain(ExactBrain):
             train_stats=self.train_stats,
             valid_stats=stats,
         )
-        self.save_epoch({"loss": stats["loss"], "accuracy": stats["accuracy"]}, min_key="loss")
+        self.save_epoch(stats)
 
 
 def dataio_prepare(hparams, rank, world_size):

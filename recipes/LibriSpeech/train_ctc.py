@@ -22,7 +22,8 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_pom.attention.front_end import front_end_lengths
 from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.ctc.decoding import blank_share, greedy_decode, make_beam_searcher
-from speechbrain_pom.ctc.scoring import ErrorRates, format_summary
+from speechbrain_pom.ctc.metrics import CTC_METRICS
+from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.ctc.targets import check_targets
 from speechbrain_pom.ctc.tokenizer_store import make_units
 from speechbrain_pom.data.mini_corpus.make import demo_corpus
@@ -41,6 +42,8 @@ logger = get_logger(__name__)
 
 class CTCBrain(ExactBrain):
     """A pretrained encoder and a head, trained with CTC; tested by beam search."""
+
+    task_metrics = CTC_METRICS
 
     def compute_forward(self, batch, stage):
         """Log-probabilities (B, T, outputs) and their relative lengths (B,)."""
@@ -102,11 +105,6 @@ class CTCBrain(ExactBrain):
             self.modules.CNN.eval()
             self.modules.wrapper.eval()
 
-    def on_fit_start(self):
-        """Resume, and cut the logs to where the checkpoint is."""
-        super().on_fit_start()
-        self.hparams.train_logger.resume(self.hparams.epoch_counter.current)
-
     def on_stage_start(self, stage, epoch=None):
         """Choose how the stage decodes."""
         self.blank_shares = []
@@ -147,17 +145,18 @@ class CTCBrain(ExactBrain):
                 update_learning_rate(optimizer, annealing(loss)[1])
         if self.is_all_blank():
             logger.info("The learning rates are not annealed while all outputs are blank")
+        valid_stats = {
+            "loss": loss,
+            "wer": rates["wer"],
+            "cer": rates["cer"],
+            "blank_share": sum(self.blank_shares) / len(self.blank_shares),
+        }
         self.hparams.train_logger.log_stats(
             {"epoch": epoch, "steps": self.optimizer_step, **learning_rates},
             train_stats=self.train_stats,
-            valid_stats={
-                "loss": loss,
-                "wer": rates["wer"],
-                "cer": rates["cer"],
-                "blank_share": sum(self.blank_shares) / len(self.blank_shares),
-            },
+            valid_stats=valid_stats,
         )
-        self.save_epoch({"loss": loss, "wer": rates["wer"]}, min_key="wer")
+        self.save_epoch(valid_stats)
 
     def report_test(self):
         """WER and CER with intervals, the alignments, and one JSON with all test sets."""
@@ -168,7 +167,7 @@ class CTCBrain(ExactBrain):
             summary = rates.summary(self.hparams.num_bootstrap)
             rates.write(folder / f"wer_{self.test_split}_{name}.txt")
             results.setdefault(self.test_split, {})[name] = summary
-            logger.info("%s, %s: %s", self.test_split, name, format_summary(summary))
+            logger.info("%s, %s: %s", self.test_split, name, CTC_METRICS.format_results(summary))
         write_atomically(path, json.dumps(results, indent=1) + "\n")
 
 
@@ -293,7 +292,7 @@ def main():
         brain.test_split = split
         brain.evaluate(
             datasets[split],
-            min_key="wer",
+            **CTC_METRICS.checkpoint_key(),
             test_loader_kwargs={"batch_sampler": in_order(split), **loader},
         )
     mark_finished(experiment, brain.world_size)

@@ -23,7 +23,7 @@ from speechbrain_pom.probe import (
     prepare_probe,
 )
 from speechbrain_pom.probe.frozen import hash_of_tensors, load_frozen_encoder
-from speechbrain_pom.probe.metrics import format_scores
+from speechbrain_pom.probe.metrics import PROBE_METRICS, format_scores
 from speechbrain_pom.probe.pooling import (
     Statistics,
     check_cache_size,
@@ -48,6 +48,8 @@ DATA_KEYS += ("check_data", "max_bad_share")
 
 class ProbeBrain(ExactBrain):
     """A frozen encoder, of which each utterance is encoded once, and the probe that is trained."""
+
+    task_metrics = PROBE_METRICS
 
     def encode(self, datasets):
         """Encode what training and tests need, and standardise by the training utterances."""
@@ -106,11 +108,6 @@ class ProbeBrain(ExactBrain):
         super().set_train_mode()
         self.modules.encoder.eval()
 
-    def on_fit_start(self):
-        """Resume, and cut the logs to where the checkpoint is."""
-        super().on_fit_start()
-        self.hparams.train_logger.resume(self.hparams.epoch_counter.current)
-
     def on_stage_start(self, stage, epoch=None):
         """Begin to count answers."""
         self.scores = ClassificationScores()
@@ -132,7 +129,7 @@ class ProbeBrain(ExactBrain):
                 train_stats=self.train_stats,
                 valid_stats=valid_stats,
             )
-            self.save_epoch(valid_stats, min_key="error_rate")
+            self.save_epoch(valid_stats)
         elif if_main_process():
             summary = self.scores.summary(self.hparams.num_bootstrap)
             logger.info("%s: %s", self.test_name, format_scores(summary))
@@ -252,7 +249,9 @@ def main():
     )
     for name in tests:
         brain.test_name = name
-        brain.evaluate(views[name], min_key="error_rate", test_loader_kwargs=in_order(name))
+        brain.evaluate(
+            views[name], **PROBE_METRICS.checkpoint_key(), test_loader_kwargs=in_order(name)
+        )
     if "trials" in views:
         brain.verify(views["trials"], in_order("trials"))
     mark_finished(experiment, brain.world_size)

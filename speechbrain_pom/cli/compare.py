@@ -62,6 +62,6 @@ def run(args):
             raise UserError(f"--{name} is {getattr(args, name)}: give at least 1")
     runs = read_runs(args.folders)
     print(format_comparison(runs, args.num_bootstrap, args.num_randomisations, args.seed))
-    if draw_together({run.label: run.history for run in runs}, out):
+    if draw_together(runs, out):
         print(f"\nlearning curves: {out}")
     return 0

@@ -81,8 +81,9 @@ def run(args):
 
 def _standing(saved):
     """Why this one of the run's checkpoints."""
-    if "wer" in saved.meta:
-        return f" (validation WER {saved.meta['wer']:.2f} %)"
+    best = saved.task.best_metric
+    if saved.task.use == "best" and best.name in saved.meta:
+        return f" (validation: {best.label} {best.format(saved.meta[best.name])})"
     step = saved.meta.get("optimizer_step")
     return "" if step is None else f" ({step} steps)"
 

@@ -6,11 +6,10 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from speechbrain_pom.ctc.scoring import format_summary
 from speechbrain_pom.data.mini_corpus.files import read_manifest
 from speechbrain_pom.pretrained import find_checkpoint
-from speechbrain_pom.probe.metrics import format_scores
 from speechbrain_pom.runs.logs import EpochHistory
+from speechbrain_pom.runs.metrics import read_metrics
 from speechbrain_pom.runs.options import read_tree
 from speechbrain_pom.utils.errors import UserError
 
@@ -69,8 +68,8 @@ def summarize(folder):
     Returns
     -------
     str
-        Encoder, data, the course of loss and accuracy or error rates over the epochs, the error
-        rates of the tests with their 95 % intervals, speed, time, and where the files are.
+        Encoder, data, the course of the metrics of its task over the epochs, the results of the
+        tests with their 95 % intervals, time, and where the files are.
 
     Raises
     ------
@@ -84,8 +83,8 @@ def summarize(folder):
     >>> history.append({"epoch": 1, "steps": 9, "train": {"loss": 5.2}, "valid": {"loss": 5.0}})
     >>> history.append({"epoch": 2, "steps": 18, "train": {"loss": 4.1}, "valid": {"loss": 4.3}})
     >>> print("\\n".join(summarize(folder).splitlines()[1:]))
-      trained       to epoch 2, 18 steps
-      loss          train 5.200 -> 4.100, valid 5.000 -> 4.300
+      trained  to epoch 2, 18 steps
+      loss     train 5.200 -> 4.100 nats, valid 5.000 -> 4.300 nats; best 4.300 nats in epoch 2
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -97,9 +96,11 @@ def summarize(folder):
             "output_folder of train_bestrq.py or train_ctc.py"
         )
     options = read_tree(folder / "hyperparams.yaml") if _has(folder, "hyperparams.yaml") else {}
-    rows = [*_setting(options), *_course(folder, records, options), *_tests(folder)]
-    rows += [*_cost(records[-1]["train"]), *_places(folder)]
-    return "\n".join([f"{folder}", *(f"  {label:13} {text}" for label, text in rows)])
+    task = read_metrics(folder, logged=records[-1].get("valid", {}))
+    rows = [*_setting(options), *_course(folder, records, task), *_tests(folder, task)]
+    rows += _places(folder)
+    width = max(len(label) for label, _ in rows)
+    return "\n".join([f"{folder}", *(f"  {label:{width}}  {text}" for label, text in rows)])
 
 
 def _has(folder, name):
@@ -128,74 +129,56 @@ def _setting(options):
         yield "trained on", csvs if isinstance(csvs, str) else ", ".join(csvs)
 
 
-def _course(folder, records, options):
-    """Epochs, steps and time; and each figure from the first epoch to the last."""
-    first, last = records[0], records[-1]
+def _course(folder, records, task):
+    """Epochs, steps and time; and each metric that its task shows."""
+    last = records[-1]
     duration = training_time(folder / "log.txt")
     time = f", {duration} in all runs of this folder" if duration else ""
     yield "trained", f"to epoch {last['epoch']}, {last['steps']} steps{time}"
 
-    def change(part, name, scale=1.0, digits=3):
-        return " -> ".join(f"{scale * end[part][name]:.{digits}f}" for end in (first, last))
-
-    valid = last["valid"]
-    name = "masked loss" if "accuracy" in valid else "loss"
-    yield name, f"train {change('train', 'loss')}, valid {change('valid', 'loss')}"
-    if "accuracy" in valid:
-        yield (
-            "accuracy",
-            f"train {change('train', 'accuracy', 100, 1)} %, valid "
-            f"{change('valid', 'accuracy', 100, 1)} % of the masked frames "
-            f"(always guessing the commonest code: {100 * valid['top_code_share']:.1f} %)",
-        )
-        yield (
-            "codes",
-            f"{valid['codes_in_use']} of {options.get('cb_vocab', '?')} in use, "
-            f"perplexity {valid['code_perplexity']:.0f}",
-        )
-    if "error_rate" in valid:
-        train, valid = (change(part, "error_rate", digits=2) for part in ("train", "valid"))
-        yield "errors", f"train {train} %, valid {valid} %"
-    if "wer" in valid:
-        best = min(records, key=lambda record: record["valid"]["wer"])
-        yield (
-            "valid",
-            f"greedy WER {change('valid', 'wer', digits=2)} %, CER "
-            f"{change('valid', 'cer', digits=2)} %; best WER {best['valid']['wer']:.2f} % in epoch "
-            f"{best['epoch']}",
-        )
+    for metric in task.metrics:
+        texts = [
+            f"{'' if part == 'epoch' else f'{part} '}{text}"
+            for part in metric.parts
+            if (text := _change(metric, part, records))
+        ]
+        if texts:
+            yield metric.label, ", ".join(texts) + _beside(metric, task, records)
 
 
-def _tests(folder):
-    """Error rates of each test set with each decoder; the intervals are of 95 %."""
+def _change(metric, part, records):
+    """A metric from the first epoch to the last, or in the last alone; empty if not logged."""
+    stats = [record if part == "epoch" else record.get(part, {}) for record in records]
+    values = [one[metric.name] for one in stats if metric.name in one]
+    if not values or metric.summary == "none":
+        return ""
+    if metric.summary == "last":
+        return metric.format(values[-1])
+    return f"{metric.number(values[0])} -> {metric.format(values[-1])}"
+
+
+def _beside(metric, task, records):
+    """What belongs to a metric's course: the value to compare with, and the best epoch."""
+    valid = [record.get("valid", {}) for record in records]
+    text = ""
+    for other in task.of("valid"):
+        if other.name == metric.compared_with and other.name in valid[-1]:
+            text = f" ({other.label} {other.format(valid[-1][other.name])})"
+    best = task.best_of(valid)
+    if metric is task.best_metric and best is not None:
+        text += (
+            f"; best {metric.format(valid[best][metric.name])} in epoch {records[best]['epoch']}"
+        )
+    return text
+
+
+def _tests(folder, task):
+    """What each test gave; the intervals are of 95 %."""
     if not _has(folder, "results.json"):
         return
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    if "task" in results:
-        yield from _probe(results)
-        return
-    for split, decoders in results.items():
-        for decoder, summary in decoders.items():
-            with_lm = "without LM" if decoder == "no_lm" else "with LM"
-            yield split, f"{format_summary(summary)}, {with_lm}"
-
-
-def _probe(results):
-    """Accuracy of each test set, and the equal error rate of speakers."""
-    for name, figures in results.items():
-        if isinstance(figures, dict) and "accuracy" in figures:
-            yield name, format_scores(figures)
-        elif isinstance(figures, dict) and "eer" in figures:
-            yield name, f"equal error rate {figures['eer']:.2f} %"
-
-
-def _cost(train):
-    if "audio_s_per_s" in train:
-        yield (
-            "speed",
-            f"{train['audio_s_per_s']:.0f} s of audio per second, peak memory "
-            f"{train['peak_memory_mib']:.0f} MiB (last epoch)",
-        )
+    for (test, *details), found in task.find_results(results):
+        yield test, ", ".join([task.format_results(found), *details])
 
 
 def _places(folder):

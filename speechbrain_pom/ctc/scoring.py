@@ -185,35 +185,6 @@ def read_word_edits(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
     return edits
 
 
-def format_summary(summary: dict[str, float | int]) -> str:
-    """Return a summary as one line; ± is half the width of the 95 % interval.
-
-    Arguments
-    ---------
-    summary : dict
-        From :meth:`ErrorRates.summary`.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> rates = ErrorRates()
-    >>> rates.append(["a"], ["ONE"], ["ONE TWO"])
-    >>> format_summary(rates.summary(num_bootstrap=100))
-    'WER 50.00 ±0.00 (50.00 to 50.00), CER 57.14 ±0.00 (57.14 to 57.14)'
-    """
-    parts = []
-    for name in ("wer", "cer"):
-        rate, low, high = (summary[name + end] for end in ("", "_low", "_high"))
-        half_width = (high - low) / 2
-        parts.append(f"{name.upper()} {rate:.2f} ±{half_width:.2f} ({low:.2f} to {high:.2f})")
-    if summary["empty_outputs"]:
-        parts.append(f"{summary['empty_outputs']} of {summary['num_utterances']} outputs empty")
-    return ", ".join(parts)
-
-
 def _rate_with_interval(scores: list[dict], num_bootstrap: int) -> tuple[float, float, float]:
     """Return an error rate and the ends of its 95 % interval, in percent."""
     counts = {score["key"]: (score["num_edits"], score["num_ref_tokens"]) for score in scores}

@@ -26,6 +26,7 @@ from speechbrain_pom.pretrained import (
     read_tensors,
 )
 from speechbrain_pom.runs.checkpoints import CHECKSUMS_FILE, HPARAMS_FILE, find_damage
+from speechbrain_pom.runs.metrics import TaskMetrics, read_metrics
 from speechbrain_pom.utils.errors import UserError
 
 logger = get_logger(__name__)
@@ -43,6 +44,7 @@ class Saved(NamedTuple):
     hparams_file: Path
     run_folder: Path | None  # None for a checkpoint that was taken out of its run
     meta: dict  # what was stored with the checkpoint
+    task: TaskMetrics  # what its run measures
 
 
 def load_encoder(path, device=None, dtype=None, *, hparams_file=None, layers=None):
@@ -163,13 +165,14 @@ def find_saved(path, hparams_file=None):
             f"'{path}' {problem}: give a run's folder, a CKPT+... folder or an exported folder"
         )
     metas = {checkpoint: read_meta(checkpoint) for checkpoint in found}
-    tested = [checkpoint for checkpoint in found if "wer" in metas[checkpoint]]
-    best = min(tested, key=lambda checkpoint: metas[checkpoint]["wer"]) if tested else found[-1]
+    run_folder = found[-1].parent.parent if found[-1].parent.name == "save" else None
+    task = read_metrics(run_folder, logged={name for meta in metas.values() for name in meta})
+    chosen = task.best_of(list(metas.values())) if task.use == "best" else None
+    best = found[-1 if chosen is None else chosen]
     if (best / CHECKSUMS_FILE).is_file():  # SpeechBrain's own checkpoints have none
         damage = find_damage(best, only=_FILES)
         if damage:
             raise UserError(f"{best} is damaged ({damage}): choose another checkpoint")
-    run_folder = best.parent.parent if best.parent.name == "save" else None
     if hparams_file is None:
         places = [best / HPARAMS_FILE, *([run_folder / HPARAMS_FILE] if run_folder else [])]
         hparams_file = next((place for place in places if place.is_file()), None)
@@ -178,7 +181,7 @@ def find_saved(path, hparams_file=None):
                 f"{best} has no {HPARAMS_FILE}: give the run's by hparams_file, which says what "
                 "the model is"
             )
-    return Saved(best, Path(hparams_file), run_folder, metas[best])
+    return Saved(best, Path(hparams_file), run_folder, metas[best], task)
 
 
 def _refuse_hparams_file(path, hparams_file):

@@ -6,9 +6,24 @@ import torch
 from speechbrain.utils.metric_stats import EER
 
 from speechbrain_pom.ctc.scoring import rate_with_interval
+from speechbrain_pom.runs.metrics import Metric, TaskMetrics
+from speechbrain_pom.training.costs import GRADIENT_METRICS
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.seeding import permutation, philox
 
+PROBE_METRICS = TaskMetrics(
+    "probe",
+    (
+        Metric("loss", "nats", better="lower", panel="Loss"),
+        Metric("error_rate", "%", better="lower", panel="Classification"),
+        *GRADIENT_METRICS,
+        Metric("accuracy", "%", parts=("test",)),
+        Metric("commonest_class", "%", parts=("test",)),
+        Metric("eer", "%", label="equal error rate", parts=("test",)),
+        Metric("num_utterances", "count", label="utterances", parts=("test",)),
+    ),
+    best="error_rate",
+)
 _MAX_CONFUSIONS = 10
 _MAX_UTTERANCES = 2000  # of the trials: two million pairs, of which some are drawn
 
@@ -115,18 +130,14 @@ def format_scores(summary):
     >>> scores = ClassificationScores()
     >>> scores.append(["a", "b"], ["RED", "RED"], ["RED", "RED"])
     >>> format_scores(scores.summary(num_bootstrap=100))
-    'accuracy 100.00 % (100.00 to 100.00), 2 utterances of 1 classes, commonest class 100.00 %'
+    'accuracy 100.00 ±0.00 % (100.00 to 100.00), commonest class 100.00 %, utterances 2'
     """
     pairs = [
         "{count} of {of} {class} as {taken_for}".format(**pair)
         for pair in summary["confusions"][:3]
     ]
-    return (
-        "accuracy {accuracy:.2f} % ({accuracy_low:.2f} to {accuracy_high:.2f}), {num_utterances} "
-        "utterances of {num_classes} classes, commonest class {commonest_class:.2f} %"
-    ).format(**summary, num_classes=len(summary["classes"])) + (
-        f"; worst: {', '.join(pairs)}" if pairs else ""
-    )
+    worst = f"; worst: {', '.join(pairs)}" if pairs else ""
+    return PROBE_METRICS.format_results(summary) + worst
 
 
 def check_trials(speakers):

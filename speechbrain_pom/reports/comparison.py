@@ -9,10 +9,10 @@ from pathlib import Path
 from speechbrain_pom.ctc.scoring import rate_with_interval, read_word_edits
 from speechbrain_pom.reports.significance import paired_difference
 from speechbrain_pom.runs.logs import EpochHistory
+from speechbrain_pom.runs.metrics import TaskMetrics, interval, read_metrics
 from speechbrain_pom.utils.errors import UserError
 
 _REPORT = re.compile(r"wer_(.+?)_(no_lm|lm)\.txt")
-_DECODERS = {"no_lm": "without LM", "lm": "with LM"}
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,17 @@ class TestedRun:
         One record per epoch.
     edits : dict
         (test set, decoder) to utterance id to (edited words, words); empty for pretraining.
-    cer : dict
-        (test set, decoder) to (CER, low, high) in %.
+    results : dict
+        (test set, decoder) to the results of the test.
+    task : TaskMetrics
+        What the run measures.
     """
 
     label: str
     history: list
     edits: dict
-    cer: dict
+    results: dict
+    task: TaskMetrics
 
 
 def read_runs(folders):
@@ -113,7 +116,7 @@ def format_comparison(runs, num_bootstrap=1000, num_randomisations=10000, seed=0
     for test in tests:
         tested = [run for run in runs if test in run.edits]
         num_utterances = len(tested[0].edits[test])
-        lines = [f"{test[0]}, {_DECODERS[test[1]]}, {num_utterances} utterances", ""]
+        lines = [f"{test[0]}, {test[1]}, {num_utterances} utterances", ""]
         lines += table(_rates(tested, test, num_bootstrap))
         if len(tested) > 1:
             options = (num_bootstrap, num_randomisations, seed)
@@ -161,27 +164,39 @@ def _read_run(path, label):
         raise UserError(f"no such folder: '{path}': give the output folder of a run")
     history = EpochHistory(path / "history.jsonl").records()
     reports = {_REPORT.fullmatch(file.name): file for file in sorted(path.glob("wer_*.txt"))}
-    edits = {found.groups(): read_word_edits(file) for found, file in reports.items() if found}
-    if not history and not edits:
+    if not history and not any(reports):
         raise UserError(
             f"'{path}' holds neither an epoch nor a test of a run: give the output_folder of "
             "train_bestrq.py or train_ctc.py"
         )
-    results = path / "results.json"
-    known = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
-    cer = {
-        (split, decoder): tuple(summary[name] for name in ("cer", "cer_low", "cer_high"))
-        for split, decoders in known.items()
-        for decoder, summary in decoders.items()
+    file = path / "results.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    logged = history[-1]["valid"] if history else ()
+    task = read_metrics(path, logged)
+    edits = {
+        (found[1], task.names.get(found[2], found[2])): read_word_edits(file)
+        for found, file in reports.items()
+        if found
     }
-    return TestedRun(label, history, edits, cer)
+    return TestedRun(label, history, edits, dict(task.find_results(results)), task)
 
 
 def _rates(runs, test, num_bootstrap):
-    yield "run", "WER (%)", "95 % interval", "CER (%)", "95 % interval"
+    """The word error rate of each run, from its edits, and the other rates of its results."""
+    task = runs[0].task
+    others = [one for one in task.of("test") if one.better and one.name != task.best]
+    heading = ["run", "WER (%)", "95 % interval"]
+    for metric in others:
+        heading += [f"{metric.label} ({metric.shown_unit})", "95 % interval"]
+    yield heading
     for run in runs:
+        rates = [rate_with_interval(run.edits[test], num_bootstrap)]
+        found = run.results.get(test, {})
+        for metric in others:
+            ends = interval(metric, found)
+            rates.append((found[metric.name], *ends) if ends else None)
         cells = []
-        for rate in (rate_with_interval(run.edits[test], num_bootstrap), run.cer.get(test)):
+        for rate in rates:
             cells += [f"{rate[0]:.2f}", f"{rate[1]:.2f} to {rate[2]:.2f}"] if rate else ["", ""]
         yield run.label, *cells
 

@@ -2,32 +2,34 @@
 
 import io
 import math
+from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from speechbrain_pom.reports.comparison import TestedRun
 from speechbrain_pom.utils.files import write_atomically
 
-# Title, unit, whether of pretraining (its loss is another one than CTC's), part and key of a
-# record, factor.
-_PANELS = (
-    ("Pretraining: loss, training", "loss (nats)", True, "train", "loss", 1),
-    ("Pretraining: loss, validation", "loss (nats)", True, "valid", "loss", 1),
-    ("Pretraining: accuracy of masked prediction", "share (%)", True, "valid", "accuracy", 100),
-    ("Fine-tuning: CTC loss, training", "loss (nats)", False, "train", "loss", 1),
-    ("Fine-tuning: CTC loss, validation", "loss (nats)", False, "valid", "loss", 1),
-    ("Fine-tuning: WER, greedy, validation", "WER (%)", False, "valid", "wer", 1),
-)
+_STAGES = {"train": "training", "valid": "validation"}
 _WIDTH_IN, _ROW_IN, _DPI = 12, 3.8, 100
 
 
-def draw_together(histories, out_png):
-    """Draw losses, accuracies and error rates of runs over their optimizer steps.
+class _Panel(NamedTuple):
+    title: str
+    unit: str
+    lines: dict  # label of a run to (steps, shown values)
+
+
+def draw_together(runs: list[TestedRun], out_png: str | Path) -> bool:
+    """Draw the metrics of runs over their optimizer steps: those that get better or worse.
+
+    Runs of one task share panels; the loss of another task is another one.
 
     Arguments
     ---------
-    histories : dict of str to list of dict
-        Label to records of `EpochHistory`.
+    runs : list of TestedRun
+        From `read_runs`.
     out_png : str or pathlib.Path
         Replaced in one step.
 
@@ -35,51 +37,54 @@ def draw_together(histories, out_png):
     -------
     bool
         Whether there was anything to draw.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> records = [{"epoch": 1, "steps": 9, "train": {"loss": 5.0}, "valid": {"loss": 5.1}}]
-    >>> draw_together({"a": records, "b": records}, folder / "compare.png")
-    True
-    >>> (folder / "compare.png").read_bytes()[1:4]
-    b'PNG'
     """
-    panels = [(panel, lines) for panel in _PANELS if (lines := _lines(panel, histories))]
+    panels = list(_panels(runs))
     if not panels:
         return False
     num_rows = math.ceil(len(panels) / 2)
     figure = Figure(figsize=(_WIDTH_IN, _ROW_IN * num_rows), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    for position, (panel, lines) in enumerate(panels, start=1):
-        _draw_panel(figure.add_subplot(num_rows, 2, position), panel, lines, list(histories))
+    colours = {run.label: f"C{place % 10}" for place, run in enumerate(runs)}
+    for position, panel in enumerate(panels, start=1):
+        _draw_panel(figure.add_subplot(num_rows, 2, position), panel, colours)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     write_atomically(out_png, picture.getvalue())
     return True
 
 
-def _lines(panel, histories):
-    """Label to (steps, values) of the runs that have the figure; NaN where it is not finite."""
-    _, _, of_pretraining, part, key, factor = panel
-    lines = {}
-    for label, records in histories.items():
-        records = [row for row in records if ("accuracy" in row["valid"]) == of_pretraining]
-        points = [(row["steps"], row[part][key]) for row in records if key in row[part]]
-        if points:
-            values = [factor * v if math.isfinite(v) else math.nan for _, v in points]
-            lines[label] = ([step for step, _ in points], values)
-    return lines
+def _panels(runs):
+    """A panel for each task, metric with a direction, and stage, if a run has values of it."""
+    tasks = {}
+    for run in runs:
+        tasks.setdefault(run.task.task, run.task)
+    for name, task in tasks.items():
+        for metric in task.metrics:
+            for part in [part for part in ("train", "valid") if part in metric.parts]:
+                lines = {
+                    run.label: _line(run.history, metric, part)
+                    for run in runs
+                    if run.task.task == name
+                }
+                lines = {label: line for label, line in lines.items() if line[0]}
+                if metric.better and lines:
+                    title = ": ".join(filter(None, (name, f"{metric.label}, {_STAGES[part]}")))
+                    yield _Panel(title, metric.shown_unit, lines)
 
 
-def _draw_panel(axes, panel, lines, labels):
-    title, unit, *_ = panel
-    for label, (steps, values) in lines.items():
+def _line(history, metric, part):
+    """Steps, and values; NaN where they are not finite."""
+    points = [(row["steps"], row[part][metric.name]) for row in history if metric.name in row[part]]
+    values = [metric.factor * v if math.isfinite(v) else math.nan for _, v in points]
+    return [step for step, _ in points], values
+
+
+def _draw_panel(axes, panel, colours):
+    for label, (steps, values) in panel.lines.items():
         marker = "o" if len(steps) <= 40 else None
-        colour = f"C{labels.index(label) % 10}"  # the same one in all panels
-        axes.plot(steps, values, marker=marker, markersize=3, label=label, color=colour)
-    axes.set_title(title)
+        axes.plot(steps, values, marker=marker, markersize=3, label=label, color=colours[label])
+    axes.set_title(panel.title)
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel(unit)
+    axes.set_ylabel(panel.unit)
     axes.grid(alpha=0.3)
     axes.legend()

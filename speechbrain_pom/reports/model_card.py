@@ -13,6 +13,7 @@ from speechbrain_pom.inference.recogniser import SpeechRecogniser
 from speechbrain_pom.pretrained import FROM_SCRATCH, MODEL_FILE
 from speechbrain_pom.runs.folder import git_revision
 from speechbrain_pom.runs.logs import EpochHistory
+from speechbrain_pom.runs.metrics import interval
 from speechbrain_pom.runs.options import read_tree
 from speechbrain_pom.runs.record import finished_configuration, read_fingerprint
 from speechbrain_pom.utils.errors import UserError
@@ -21,7 +22,6 @@ from speechbrain_pom.utils.files import sha256_of
 _LICENCE = r"[a-z0-9][a-z0-9.+-]*"
 _LANGUAGE = r"[a-z]{2,3}(-[A-Za-z0-9]+)*"
 _PACKAGES = ("speechbrain-pom", "speechbrain", "torch")
-_DECODERS = {"no_lm": "beam search", "lm": "beam search with an n-gram of words"}
 _HOW_LONG = ("number_of_epochs", "optimizer_step_limit")
 _SYNTHETIC = (
     "**The training data are synthetic**: a small corpus made by a speech synthesiser, to try the "
@@ -130,9 +130,9 @@ def write_card(name, model, saved, licence=None, language=None):
     tuned = isinstance(model, SpeechRecogniser)
     options = read_tree(saved.hparams_file)
     sections = [
-        _front_matter(tuned, licence, language),
+        _front_matter(tuned, saved.task.task, licence, language),
         f"# {name}",
-        _opening(tuned),
+        _opening(tuned, saved.task.task),
         _table(_model_rows(model)),
         "## How to load it",
         f"With `speechbrain-pom` {speechbrain_pom.__version__} and SpeechBrain installed; "
@@ -148,7 +148,7 @@ def write_card(name, model, saved, licence=None, language=None):
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(tuned, licence, language):
+def _front_matter(tuned, task, licence, language):
     """What a model hub reads."""
     if licence is not None and not re.fullmatch(_LICENCE, licence):
         raise UserError(
@@ -162,16 +162,16 @@ def _front_matter(tuned, licence, language):
         *([f"language: {language}"] if language else []),
         f"pipeline_tag: {'automatic-speech-recognition' if tuned else 'feature-extraction'}",
         "tags:",
-        *(f"- {tag}" for tag in ("speechbrain", "speechbrain-pom", "speech")),
-        f"- {'CTC' if tuned else 'BEST-RQ'}",
+        *(f"- {tag}" for tag in ("speechbrain", "speechbrain-pom", "speech", task) if tag),
     ]
     return "\n".join(["---", *lines, "---"])
 
 
-def _opening(tuned):
+def _opening(tuned, task):
     if tuned:
         return "A speech recogniser: an encoder with a CTC head, for SpeechBrain."
-    return "A speech encoder, pretrained without transcripts by BEST-RQ, for SpeechBrain."
+    how = f" by {task}" if task else ""
+    return f"A speech encoder, pretrained without transcripts{how}, for SpeechBrain."
 
 
 def _table(rows):
@@ -223,13 +223,10 @@ def _course_rows(saved):
         yield "began with", "random weights" if start == FROM_SCRATCH else pretrained
     if "optimizer_step" in meta:
         yield "trained", f"{meta['optimizer_step']} steps{_epochs(saved)}"
-    figures = {
-        "accuracy": ("accuracy on masked frames {:.2f} %", 100),
-        "wer": ("greedy WER {:.2f} %", 1),
-        "loss": ("loss {:.4f}", 1),
-    }
     known = [
-        text.format(scale * meta[key]) for key, (text, scale) in figures.items() if key in meta
+        f"{metric.label} {metric.format(meta[metric.name])}"
+        for metric in saved.task.of("valid")
+        if metric.better and metric.name in meta
     ]
     if known:
         yield "validation", ", ".join(known)
@@ -264,24 +261,38 @@ def _is_synthetic(options):
 
 
 def _tests(saved, options):
-    """The error rates of the run's tests, if they are of this checkpoint."""
+    """The results of the run's tests, if they are of this checkpoint."""
     folder = saved.run_folder
     path = folder / "results.json" if folder else None
     if path is None or not path.is_file() or not _is_tested(saved, options):
         return
-    yield "## Word error rates"
-    lines = ["| test set | decoder | WER (%) | 95 % interval | words |", "| --- " * 5 + "|"]
-    for split, decoders in json.loads(path.read_text(encoding="utf-8")).items():
-        for decoder, found in decoders.items():
-            cells = (
-                split,
-                _DECODERS.get(decoder, decoder),
-                f"{found['wer']:.2f}",
-                f"{found['wer_low']:.2f} to {found['wer_high']:.2f}",
-                found["num_words"],
-            )
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
-    yield "\n".join(lines)
+    found = list(saved.task.find_results(json.loads(path.read_text(encoding="utf-8"))))
+    if not found:
+        return
+    yield "## Tests"
+    columns = [
+        metric
+        for metric in saved.task.of("test")
+        if any(metric.name in results for _, results in found)
+    ]
+    units = [f" ({metric.shown_unit})" if metric.shown_unit else "" for metric in columns]
+    heading = [metric.label + unit for metric, unit in zip(columns, units, strict=True)]
+    lines = [("test", *heading), ("---",) * (1 + len(columns))]
+    lines += [
+        (", ".join(names), *(_result(metric, results) for metric in columns))
+        for names, results in found
+    ]
+    yield "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    yield "In brackets: intervals of 95 %."
+
+
+def _result(metric, results):
+    """A metric of a test with its interval."""
+    if metric.name not in results:
+        return ""
+    ends = interval(metric, results)
+    text = f" ({metric.number(ends[0])} to {metric.number(ends[1])})" if ends else ""
+    return metric.number(results[metric.name]) + text
 
 
 def _is_tested(saved, options):

@@ -11,7 +11,8 @@ from speechbrain.utils.distributed import MainProcessContext, if_main_process
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import FileTrainLogger, TrainLogger
 
-from speechbrain_pom.reports.training_curves import draw_curves
+from speechbrain_pom.runs.curves import draw_curves
+from speechbrain_pom.runs.metrics import TaskMetrics, read_metrics, store_metrics
 from speechbrain_pom.utils.disks import why_not_written
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
@@ -137,6 +138,11 @@ class ExperimentLogger(TrainLogger):
         self.use_tensorboard = tensorboard
         self.writer = None
 
+    def declare(self, task: TaskMetrics) -> None:
+        """Store with the run what it measures, for the curves and for all later reports."""
+        if if_main_process():
+            store_metrics(self.output_folder, task)
+
     def resume(self, last_epoch):
         """Drop what the logs say of epochs after `last_epoch`, which will be run again.
 
@@ -168,7 +174,7 @@ class ExperimentLogger(TrainLogger):
         stats_meta : dict
             With `epoch` for an epoch; a test may have anything.
         train_stats, valid_stats, test_stats : dict, optional
-            Name to number. `draw_curves` says which names are drawn.
+            Name to number. What is declared of them (`declare`) is drawn.
         verbose : bool
             Also to the standard logger.
 
@@ -199,7 +205,9 @@ class ExperimentLogger(TrainLogger):
 
     def _draw(self):
         try:
-            draw_curves(self.history.records(), self.output_folder / "curves.png")
+            records = self.history.records()
+            task = read_metrics(self.output_folder, logged=records[-1].get("valid", {}))
+            draw_curves(records, task, self.output_folder / "curves.png")
         except (OSError, ValueError) as error:
             # A picture is no reason to stop a training run.
             logger.warning("curves.png is not updated: %s", error)

@@ -6,7 +6,6 @@ subclass: recipes keep SpeechBrain's shape and may override any method.
 
 import logging
 import math
-import resource
 import time
 
 import speechbrain as sb
@@ -17,6 +16,8 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from speechbrain_pom.pretrained import describe_encoder
+from speechbrain_pom.runs.metrics import TaskMetrics
+from speechbrain_pom.training.costs import peak_memory_mib
 from speechbrain_pom.training.layer_statistics import LayerStatistics
 from speechbrain_pom.training.stopping import StopRequest, leave_signals_to_parent
 from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
@@ -40,6 +41,7 @@ class ExactBrain(sb.Brain):
     - a gradient that is not finite skips the step and names the utterances; more than
       `nonfinite_patience` of those in a row end the run;
     - training ends exactly at `optimizer_step_limit`, and then does nothing when run again;
+    - `task_metrics` says what is logged, and which checkpoint is the best one;
     - `sums` over the epoch are in the checkpoints, so that averages continue.
 
     Arguments
@@ -47,6 +49,8 @@ class ExactBrain(sb.Brain):
     *args, **kwargs
         As for `speechbrain.Brain`. `hparams` needs `seed` and `sample_rate`.
     """
+
+    task_metrics: TaskMetrics  # of a subclass
 
     def __init__(self, *args, run_opts=None, **kwargs):
         if isinstance(run_opts, dict) and run_opts.get("ckpt_interval_steps", 0) > 0:
@@ -110,8 +114,12 @@ class ExactBrain(sb.Brain):
             raise SystemExit(128 + self.stop_request.signal_number)
 
     def on_fit_start(self):
-        """Build optimizers and resume, and say from where."""
+        """Build optimizers, resume, cut the logs to where the checkpoint is, and say where."""
         super().on_fit_start()
+        train_logger = getattr(self.hparams, "train_logger", None)
+        if train_logger is not None:
+            train_logger.resume(self.hparams.epoch_counter.current)
+            train_logger.declare(self.task_metrics)
         self.layer_statistics = LayerStatistics.of_run(self.modules, vars(self.hparams))
         self.layer_statistics.resume(self.optimizer_step)
         if self.optimizer_step:
@@ -346,21 +354,21 @@ class ExactBrain(sb.Brain):
             f"x accumulation {self.grad_accumulation_factor}), padding {plan['padding_share']:.1%}",
         }
 
-    def save_epoch(self, metrics, min_key):
+    def save_epoch(self, stats: dict[str, float]) -> None:
         """Save at the end of an epoch, and keep the newest and the best checkpoints.
 
         Arguments
         ---------
-        metrics : dict of str to float
-            Of the validation; stored with the checkpoint.
-        min_key : str
-            The metric that says which checkpoint is best.
+        stats : dict of str to float
+            Of the validation; stored with the checkpoint. `task_metrics` says which of them tells
+            the best checkpoint.
         """
+        ranking = {f"{key}s": [name] for key, name in self.task_metrics.checkpoint_key().items()}
         self.checkpointer.save_and_keep_only(
-            meta={**metrics, **self._checkpoint_facts()},
+            meta={**stats, **self._checkpoint_facts()},
             num_to_keep=self.hparams.num_checkpoints_to_keep,
-            min_keys=[min_key],
             importance_keys=[],  # SpeechBrain's default is one list, longer after each call
+            **ranking,
         )
 
     def _save_intra_epoch_ckpt(self):
@@ -388,25 +396,3 @@ class ExactBrain(sb.Brain):
                 "optimizer_step_limit (%d steps) was reached before: nothing left to train",
                 self.optimizer_step_limit,
             )
-
-
-def peak_memory_mib(device):
-    """Peak memory in MiB: allocated on a CUDA device, resident of the process otherwise.
-
-    Arguments
-    ---------
-    device : str
-        As `Brain.device`.
-
-    Returns
-    -------
-    float
-
-    Example
-    -------
-    >>> peak_memory_mib("cpu") > 1
-    True
-    """
-    if str(device).startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -17,7 +17,7 @@ def run_folder(make_run, tmp_path, monkeypatch):
 def test_the_best_checkpoint_is_exported(run_folder, capsys):
     assert main(["export", "ctc", "out", "--licence", "apache-2.0", "--language", "en"]) == 0
     printed = capsys.readouterr().out
-    assert f"{run_folder.name} (validation WER 12.50 %)" in printed.splitlines()[0]
+    assert f"{run_folder.name} (validation: greedy WER 12.50 %)" in printed.splitlines()[0]
     for name in ("hyperparams.yaml", "encoder.safetensors", "units.json", "README.md"):
         assert f"bytes  out/{name}\n" in printed
     assert 'EncoderASR.from_hparams(source="out")' in printed

@@ -2,17 +2,24 @@
 
 import json
 import logging
+import re
 
 import pytest
 from speechbrain.utils.quirks import log_applied_quirks
 
 from speechbrain_pom.__main__ import main
 from speechbrain_pom.cli import summary
+from speechbrain_pom.ctc.metrics import CTC_METRICS
 from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
-from speechbrain_pom.probe.metrics import ClassificationScores
+from speechbrain_pom.objectives.bestrq.metrics import METRICS
+from speechbrain_pom.probe.metrics import PROBE_METRICS, ClassificationScores
 from speechbrain_pom.runs.logs import ExperimentLogger
+from speechbrain_pom.runs.metrics import Metric, TaskMetrics
+from speechbrain_pom.runs.record import RUN_FILE
+from speechbrain_pom.training.costs import TRAINING_METRICS, learning_rate
 
+BESTRQ = TaskMetrics("BEST-RQ", (*METRICS, learning_rate(), *TRAINING_METRICS))
 COST = {"grad_norm": 1.0, "audio_s_per_s": 79.6, "peak_memory_mib": 1327.5}
 CODES = {"codes_in_use": 171, "code_perplexity": 102.4, "top_code_share": 0.05}
 
@@ -23,10 +30,12 @@ def _no_pictures(monkeypatch):
     monkeypatch.setattr("speechbrain_pom.runs.logs.draw_curves", lambda *_: None)
 
 
-def log_epochs(folder, train, valid):
-    """One record per epoch, through the logger of the recipes."""
+def log_epochs(folder, task, train, valid):
+    """One record per epoch, through the logger of the recipes; as 0.1 did it if task is None."""
     folder.mkdir()
     log = ExperimentLogger(folder)
+    if task is not None:
+        log.declare(task)
     for epoch, (train_stats, valid_stats) in enumerate(zip(train, valid, strict=True), 1):
         log.log_stats({"epoch": epoch, "steps": 27 * epoch}, {**train_stats, **COST}, valid_stats)
 
@@ -36,7 +45,7 @@ def pretraining(tmp_path):
     folder = tmp_path / "bestrq"
     losses, accuracies = (5.25, 4.5, 4.0), (0.033, 0.1, 0.2)
     stats = [{"loss": x, "accuracy": y, **CODES} for x, y in zip(losses, accuracies, strict=True)]
-    log_epochs(folder, stats, stats)
+    log_epochs(folder, BESTRQ, stats, stats)
     (folder / "hyperparams.yaml").write_text(
         "data_folder: /data\nattention_type: PoM(degree=3)\nd_model: 144\nnum_encoder_layers: 4\n"
         "cb_vocab: 256\n"
@@ -49,7 +58,7 @@ def finetuning(tmp_path):
     folder = tmp_path / "ctc"
     train = [{"loss": 3.0}, {"loss": 1.0}, {"loss": 0.5}]
     valid = [{"loss": 3.0, "wer": wer, "cer": wer / 2} for wer in (100.0, 20.0, 25.0)]
-    log_epochs(folder, train, valid)
+    log_epochs(folder, CTC_METRICS, train, valid)
     rates = ErrorRates()
     rates.append(["a", "b"], ["ONE TWO", ""], ["ONE TWO", "TWO TEN"])
     figures = json.dumps({"test-clean": dict.fromkeys(("no_lm", "lm"), rates.summary(100))})
@@ -60,8 +69,8 @@ def finetuning(tmp_path):
 
 def rows_of(text):
     """Label to text, for one run."""
-    lines = text.splitlines()[1:]
-    return {line[2:15].strip(): line[16:] for line in lines if line[2] != " "}
+    lines = [re.split(r"  +", line.strip(), maxsplit=1) for line in text.splitlines()[1:]]
+    return {parts[0]: parts[1] for parts in lines if len(parts) == 2}
 
 
 @pytest.mark.parametrize("csvs", ["a.csv?split=train", "[a.csv?split=train, b.csv]"])
@@ -80,11 +89,14 @@ def test_pretraining(pretraining, capsys):
     assert rows["encoder"] == "PoM(degree=3), d_model 144, 4 layers"
     assert rows["data"] == "/data"
     assert rows["trained"] == "to epoch 3, 81 steps"
-    assert rows["masked loss"] == "train 5.250 -> 4.000, valid 5.250 -> 4.000"
-    assert rows["accuracy"].startswith("train 3.3 -> 20.0 %, valid 3.3 -> 20.0 % of the masked")
-    assert rows["accuracy"].endswith("(always guessing the commonest code: 5.0 %)")
-    assert rows["codes"] == "171 of 256 in use, perplexity 102"
-    assert rows["speed"].startswith("80 s of audio per second, peak memory 1328 MiB")
+    loss = "train 5.250 -> 4.000 nats, valid 5.250 -> 4.000 nats; best 4.000 nats in epoch 3"
+    assert rows["loss"] == loss
+    accuracy = "train 3.3 -> 20.0 %, valid 3.3 -> 20.0 % (commonest code 5.0 %)"
+    assert rows["masked accuracy"] == accuracy
+    assert rows["codes in use"] == "valid 171"
+    assert rows["code perplexity"] == "valid 102"
+    assert rows["speed"] == "train 80 s of audio per second"
+    assert rows["peak memory"] == "train 1328 MiB"
     assert f"{pretraining / 'train_log.txt'}\n" in text
     assert "test-clean" not in text
 
@@ -92,11 +104,11 @@ def test_pretraining(pretraining, capsys):
 def test_finetuning(finetuning):
     text = summary.summarize(finetuning)
     rows = rows_of(text)
-    assert rows["valid"].startswith("greedy WER 100.00 -> 25.00 %, CER 50.00 -> 12.50 %")
-    assert rows["valid"].endswith("best WER 20.00 % in epoch 2")
+    assert rows["greedy WER"] == "valid 100.00 -> 25.00 %; best 20.00 % in epoch 2"
+    assert rows["greedy CER"] == "valid 50.00 -> 12.50 %"
     tests = [line for line in text.splitlines() if line.startswith("  test-clean ")]
     assert [line.rsplit(", ")[-1] for line in tests] == ["without LM", "with LM"]
-    assert all("WER 50.00 ±" in line and "1 of 2 outputs empty" in line for line in tests)
+    assert all("WER 50.00 ±" in line and "empty outputs 1" in line for line in tests)
     assert str(finetuning / "wer_test-clean_no_lm.txt") in text
 
 
@@ -157,7 +169,7 @@ def test_bad_calls(tmp_path, capsys, name, message):
 def test_a_probe(tmp_path, capsys):
     folder = tmp_path / "probe"
     stats = [{"loss": 2.0, "error_rate": 60.0}, {"loss": 1.0, "error_rate": 25.0}]
-    log_epochs(folder, stats, stats)
+    log_epochs(folder, PROBE_METRICS, stats, stats)
     scores = ClassificationScores()
     scores.append(["a", "b"], ["RED", "BLUE"], ["RED", "RED"])
     results = {"task": "speaker", "random_encoder": False, "layer_weights": [0.4, 0.6]}
@@ -165,6 +177,27 @@ def test_a_probe(tmp_path, capsys):
     (folder / "results.json").write_text(json.dumps(results))
     assert main(["summary", str(folder)]) == 0
     rows = rows_of(capsys.readouterr().out)
-    assert rows["errors"] == "train 60.00 -> 25.00 %, valid 60.00 -> 25.00 %"
-    assert rows["test"].startswith("accuracy 50.00 % (")
+    errors = "train 60.00 -> 25.00 %, valid 60.00 -> 25.00 %; best 25.00 % in epoch 2"
+    assert rows["error rate"] == errors
+    assert rows["test"].startswith("accuracy 50.00 ±50.00 % (")
     assert rows["verification"] == "equal error rate 12.35 %"
+
+
+def test_an_objective_that_logs_an_accuracy_and_none_of_the_codes(tmp_path):
+    """0.1 took any accuracy for that of BEST-RQ, and died of a KeyError."""
+    stats = [{"loss": 5.0, "accuracy": 0.5}, {"loss": 4.0, "accuracy": 0.75}]
+    shown = Metric("accuracy", "share", better="higher", compared_with="top_code_share")
+    task = TaskMetrics("mine", (Metric("loss", better="lower"), shown), best="accuracy")
+    log_epochs(tmp_path / "mine", task, stats, stats)
+    rows = rows_of(summary.summarize(tmp_path / "mine"))
+    expected = "train 50.0 -> 75.0 %, valid 50.0 -> 75.0 %; best 75.0 % in epoch 2"
+    assert rows["accuracy"] == expected
+    assert rows["loss"] == "train 5.000 -> 4.000, valid 5.000 -> 4.000"
+
+
+@pytest.mark.parametrize("run", ["pretraining", "finetuning"])
+def test_runs_of_0_1_have_the_same_summary(run, request):
+    folder = request.getfixturevalue(run)
+    declared = summary.summarize(folder)
+    (folder / RUN_FILE).unlink()
+    assert summary.summarize(folder) == declared

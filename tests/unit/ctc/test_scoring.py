@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from speechbrain_pom.ctc.metrics import CTC_METRICS
 from speechbrain_pom.ctc.scoring import (
     ErrorRates,
-    format_summary,
     rate_with_interval,
     read_word_edits,
 )
@@ -64,7 +64,7 @@ def test_empty_predictions_are_deletions_and_counted():
     summary = rates.summary(num_bootstrap=10)
     assert (summary["wer"], summary["cer"], summary["deletions"]) == (100.0, 100.0, 3)
     assert summary["empty_outputs"] == 2
-    assert format_summary(summary).endswith(", 2 of 2 outputs empty")
+    assert CTC_METRICS.format_results(summary).endswith(", empty outputs 2")
 
 
 def test_one_utterance_has_an_interval_of_no_width():
@@ -114,8 +114,10 @@ def test_global_random_state_is_not_touched():
 def test_format():
     summary = {"wer": 8.312, "wer_low": 7.99, "wer_high": 8.63, "cer": 2.5, "cer_low": 2.25}
     summary |= {"cer_high": 2.75, "empty_outputs": 0, "num_utterances": 9}
-    expected = "WER 8.31 ±0.32 (7.99 to 8.63), CER 2.50 ±0.25 (2.25 to 2.75)"
-    assert format_summary(summary) == expected
+    assert CTC_METRICS.format_results(summary) == (
+        "WER 8.31 ±0.32 % (7.99 to 8.63), CER 2.50 ±0.25 % (2.25 to 2.75), utterances 9, "
+        "empty outputs 0"
+    )
 
 
 def test_alignment_file(tmp_path):

@@ -13,6 +13,7 @@ import speechbrain_pom
 from speechbrain_pom.encoder.strict import strict_load
 from speechbrain_pom.inference import load_encoder, load_recogniser
 from speechbrain_pom.nnet.polynomial_mixer import PUBLISHED_NAMES
+from speechbrain_pom.runs.metrics import Metric, TaskMetrics, store_metrics
 from speechbrain_pom.utils.errors import UserError
 
 # The layout of SpeechBrain's BEST-RQ recipe: its keys, files and normalisation.
@@ -129,6 +130,13 @@ def test_newest_of_pretraining_and_best_of_fine_tuning(tmp_path, make_run):
         make_run(tmp_path / "finetuning", "ctc", seed=seed, meta={"wer": wer})
     make_run(tmp_path / "best", "ctc", seed=1)
     assert same(*(load_recogniser(tmp_path / run) for run in ("finetuning", "best")))
+    # What is best is what the run declares, in its direction.
+    highest = TaskMetrics("mine", (Metric("score", better="higher"),), best="score")
+    store_metrics(tmp_path / "pretraining", highest)
+    for seed, score in ((3, 0.5), (4, 0.9), (5, 0.7)):
+        make_run(tmp_path / "pretraining", seed=seed, meta={"score": score})
+    make_run(tmp_path / "highest", seed=4)
+    assert same(*(load_encoder(tmp_path / run) for run in ("pretraining", "highest")))
 
 
 @pytest.mark.parametrize("attention_type", ["RelPosMHAXL", "PoM"])

@@ -2,12 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from speechbrain_pom.reports.comparison import format_comparison, read_runs, short_labels
 from speechbrain_pom.reports.learning_curves import draw_together
+from speechbrain_pom.runs.metrics import Metric, TaskMetrics
 
 REFERENCES = ["ONE TWO THREE FOUR"] * 40
 ONE_WRONG = ["ONE TWO THREE TEN"] * 40
@@ -77,16 +80,37 @@ def test_curves(tested_run, tmp_path):
     runs = read_runs(
         [tested_run("a", ONE_WRONG, REFERENCES), tested_run("b", ONE_WRONG, REFERENCES)]
     )
-    histories = {run.label: run.history for run in runs}
-    histories["a"][0]["valid"]["loss"] = float("nan")
+    runs[0].history[0]["valid"]["loss"] = float("nan")
     path = tmp_path / "both.png"
-    assert draw_together(histories, path)
+    assert draw_together(runs, path)
     both = path.read_bytes()
     assert both[1:4] == b"PNG"
-    assert draw_together({"a": histories["a"]}, path)
+    assert draw_together(runs[:1], path)
     assert path.read_bytes() != both
 
 
+def test_runs_of_one_task_share_panels(tested_run, tmp_path, monkeypatch):
+    """The loss of another objective is not drawn over that of CTC."""
+    panels = {}
+    monkeypatch.setattr(
+        Figure,
+        "savefig",
+        lambda figure, *_, **__: panels.update(
+            {axes.get_title(): [line.get_label() for line in axes.lines] for axes in figure.axes}
+        ),
+    )
+    runs = read_runs([tested_run(name, ONE_WRONG, REFERENCES) for name in "ab"])
+    own = TaskMetrics("mine", (Metric("loss", better="higher"),))
+    draw_together([*runs, replace(runs[1], label="c", task=own)], tmp_path / "all.png")
+    assert panels == {
+        "CTC: loss, training": ["a", "b"],
+        "CTC: loss, validation": ["a", "b"],
+        "CTC: greedy WER, validation": ["a", "b"],
+        "mine: loss, training": ["c"],
+        "mine: loss, validation": ["c"],
+    }
+
+
 def test_nothing_to_draw(tmp_path):
-    assert not draw_together({"a": []}, tmp_path / "none.png")
+    assert not draw_together([], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()

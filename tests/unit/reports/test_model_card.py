@@ -16,6 +16,7 @@ from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 from speechbrain_pom.encoder.loading import find_saved
 from speechbrain_pom.inference import load_encoder, load_recogniser
 from speechbrain_pom.reports.model_card import loading_snippet, read_environment, write_card
+from speechbrain_pom.runs.metrics import Metric, TaskMetrics, store_metrics
 from speechbrain_pom.runs.record import record_fingerprint, record_run
 from speechbrain_pom.utils.errors import UserError
 
@@ -99,7 +100,9 @@ def test_pretraining(pretraining):
     splits = "train-clean-100, train-clean-360, train-other-500"
     assert rows["data"] == f"{splits}: 0.01 h, 2 utterances"
     assert rows["trained"] == "5 steps, 1 epochs"
-    assert rows["validation"] == "accuracy on masked frames 25.00 %, loss 1.5000"
+    assert "BEST-RQ" in front["tags"]
+    assert "by BEST-RQ, for SpeechBrain" in card
+    assert rows["validation"] == "loss 1.500 nats, masked accuracy 25.0 %"
     assert rows["made with"] == "speechbrain-pom 0.1.0, speechbrain 1.1.2, torch 2.11.0+cpu"
     assert rows["commit"] == "`1a2b3c4`"
     checkpoint = find_saved(pretraining).checkpoint
@@ -108,6 +111,16 @@ def test_pretraining(pretraining):
     assert rows["sha256 of its `model.ckpt`"] == f"`{digest}`"
     assert "synthetic" not in card
     assert str(pretraining.parent) not in card
+
+
+def test_the_card_of_another_objective_knows_its_own_metrics(pretraining):
+    drift = Metric("drift", "dB", better="lower")
+    store_metrics(pretraining, TaskMetrics("mine", (drift,), best="drift"))
+    saved = find_saved(pretraining)
+    card = write_card("model", load_encoder(pretraining), saved._replace(meta={"drift": 0.5}))
+    assert rows_of(card)["validation"] == "drift 0.500 dB"
+    assert "pretrained without transcripts by mine" in card
+    assert "BEST-RQ" not in card
 
 
 def test_mixers_layer_by_layer(make_run, tmp_path):
@@ -150,11 +163,12 @@ def test_finetuning(finetuning):
     assert "CTC" in front["tags"]
     rows = rows_of(card)
     assert rows["units"] == "29 characters, the blank included"
-    assert rows["validation"] == "greedy WER 12.50 %, loss 1.5000"
+    assert rows["validation"] == "loss 1.500 nats, greedy WER 12.50 %"
     tests = [line for line in card.splitlines() if line.startswith("| test-clean")]
-    assert tests[0].startswith("| test-clean | beam search | 50.00 | ")
-    assert tests[1].startswith("| test-clean | beam search with an n-gram of words | 50.00 | ")
-    assert all(line.endswith(" | 4 |") for line in tests)
+    assert "| test | WER (%) | CER (%) | utterances | words | empty outputs |" in card
+    assert tests[0].startswith("| test-clean, without LM | 50.00 (")
+    assert tests[1].startswith("| test-clean, with LM | 50.00 (")
+    assert all(line.endswith(" | 2 | 4 | 1 |") for line in tests)
     assert card.endswith("## Licence\n\n`apache-2.0`\n")
 
 

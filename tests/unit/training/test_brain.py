@@ -13,8 +13,10 @@ from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from speechbrain_pom.runs.checkpoints import SafeCheckpointer
+from speechbrain_pom.runs.metrics import Metric, TaskMetrics
 from speechbrain_pom.training import brain as brain_module
-from speechbrain_pom.training.brain import ExactBrain, peak_memory_mib
+from speechbrain_pom.training.brain import ExactBrain
+from speechbrain_pom.training.costs import peak_memory_mib
 from speechbrain_pom.training.sampler import BucketBatchSampler
 from speechbrain_pom.utils.errors import UserError
 
@@ -32,6 +34,7 @@ def make_signals(num_utterances, seed=0):
 class ToyBrain(ExactBrain):
     """Predicts a sample from the ten before it; remembers what it did."""
 
+    task_metrics = TaskMetrics("toy", (Metric("loss", better="lower"),))
     interrupt_at = None
     batches_done = 0
 
@@ -53,7 +56,7 @@ class ToyBrain(ExactBrain):
             self.epoch_sums[epoch] = self.sums.state_dict()
             self.train_losses[epoch] = float(stage_loss)
         else:
-            self.save_epoch({"loss": stage_loss}, min_key="loss")
+            self.save_epoch({"loss": stage_loss})
 
 
 def make_brain(folder, *, epochs=2, init_seed=0, dropout=0.5, opt=torch.optim.AdamW, **run_opts):
@@ -369,7 +372,7 @@ def test_checkpoints_say_what_they_are_and_the_best_one_is_kept(tmp_path):
 
     def save(stage, stage_loss, epoch=None):
         if stage == sb.Stage.VALID:
-            brain.save_epoch({"loss": next(losses)}, min_key="loss")
+            brain.save_epoch({"loss": next(losses)})
 
     brain.on_stage_end = save
     fit(brain, make_signals(2))
@@ -378,6 +381,23 @@ def test_checkpoints_say_what_they_are_and_the_best_one_is_kept(tmp_path):
     assert sorted(meta["optimizer_step"] for meta in metas) == [4, 8]
     encoder = {"attention_type": "PoM(3)", "d_model": 10, "num_encoder_layers": 1}
     assert all({**meta["encoder"], **encoder} == meta["encoder"] for meta in metas)
+
+
+def test_the_best_one_may_be_the_highest(tmp_path):
+    scores = iter([0.1, 0.9, 0.3])
+    brain = make_brain(tmp_path, epochs=3)
+    brain.task_metrics = TaskMetrics("toy", (Metric("score", better="higher"),), best="score")
+
+    def save(stage, stage_loss, epoch=None):
+        if stage == sb.Stage.VALID:
+            brain.save_epoch({"score": next(scores)})
+
+    brain.on_stage_end = save
+    fit(brain, make_signals(2))
+    metas = [checkpoint.meta for checkpoint in brain.checkpointer.list_checkpoints()]
+    assert sorted(meta["score"] for meta in metas) == [0.3, 0.9]
+    best = brain.checkpointer.recover_if_possible(**brain.task_metrics.checkpoint_key())
+    assert best.meta["score"] == 0.9
 
 
 def test_saving_does_not_become_slower(tmp_path):

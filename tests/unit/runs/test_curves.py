@@ -7,8 +7,13 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from speechbrain_pom.reports.training_curves import draw_curves
+from speechbrain_pom.ctc.metrics import CTC_METRICS
+from speechbrain_pom.objectives.bestrq.metrics import METRICS
+from speechbrain_pom.runs.curves import draw_curves
+from speechbrain_pom.runs.metrics import TaskMetrics
+from speechbrain_pom.training.costs import TRAINING_METRICS, learning_rate
 
+BESTRQ = TaskMetrics("BEST-RQ", (*METRICS, learning_rate(), *TRAINING_METRICS))
 PRETRAINING = [
     {
         "epoch": epoch,
@@ -56,30 +61,37 @@ def panels_of(figure):
 
 
 def test_panels_of_pretraining(tmp_path, figures):
-    draw_curves(PRETRAINING, tmp_path / "curves.png")
+    draw_curves(PRETRAINING, BESTRQ, tmp_path / "curves.png")
     panels = panels_of(figures[0])
     assert list(panels) == [
         "Loss",
         "Masked prediction",
-        "Learning rate",
         "Codes, validation",
+        "Learning rate",
         "Gradient norm, training",
-        "Throughput, training",
+        "Throughput, all processes, training",
     ]
     assert {axes.get_xlabel() for axes in panels.values()} == {"epoch"}
-    assert panels["Throughput, training"].get_ylabel() == "seconds of audio per second"
+    assert panels["Throughput, all processes, training"].get_ylabel() == "s of audio per second"
     shares = {
         line.get_label(): list(line.get_ydata()) for line in panels["Masked prediction"].lines
     }
-    assert shares["accuracy, valid"] == pytest.approx([2.0 * epoch for epoch in range(1, 8)])
+    assert shares["masked accuracy, valid"] == pytest.approx([2.0 * epoch for epoch in range(1, 8)])
     assert shares["commonest code, valid"] == pytest.approx([5.0] * 7)
     assert panels["Masked prediction"].get_ylim()[0] == 0
     assert panels["Learning rate"].get_yscale() == "log"
 
 
-@pytest.mark.parametrize("history", [PRETRAINING, FINE_TUNING, [{"epoch": 1, "lr": 0.00012345}]])
-def test_no_label_is_cut_or_over_another_panel(tmp_path, figures, history):
-    draw_curves(history, tmp_path / "curves.png")
+@pytest.mark.parametrize(
+    ("history", "task"),
+    [
+        (PRETRAINING, BESTRQ),
+        (FINE_TUNING, CTC_METRICS),
+        ([{"epoch": 1, "lr": 0.00012345}], BESTRQ),
+    ],
+)
+def test_no_label_is_cut_or_over_another_panel(tmp_path, figures, history, task):
+    draw_curves(history, task, tmp_path / "curves.png")
     (figure,) = figures
     boxes = [axes.get_tightbbox() for axes in figure.axes]
     assert all(figure.bbox.count_contains(box.corners()) == 4 for box in boxes)
@@ -88,16 +100,17 @@ def test_no_label_is_cut_or_over_another_panel(tmp_path, figures, history):
 
 
 def test_panels_of_fine_tuning(tmp_path, figures):
-    draw_curves(FINE_TUNING, tmp_path / "curves.png")
+    draw_curves(FINE_TUNING, CTC_METRICS, tmp_path / "curves.png")
     panels = panels_of(figures[0])
-    assert list(panels) == ["Loss", "Error rates, greedy decoding", "Learning rate"]
+    assert list(panels) == ["Loss", "Error rates, greedy, validation", "Learning rate"]
     labels = [text.get_text() for text in panels["Learning rate"].get_legend().get_texts()]
     assert labels == ["encoder", "head"]
 
 
 def test_picture_is_1200_pixels_wide(tmp_path):
-    for history in (PRETRAINING, FINE_TUNING, FINE_TUNING[:1]):
-        draw_curves(history, tmp_path / "curves.png")
+    runs = ((PRETRAINING, BESTRQ), (FINE_TUNING, CTC_METRICS), (FINE_TUNING[:1], CTC_METRICS))
+    for history, task in runs:
+        draw_curves(history, task, tmp_path / "curves.png")
         assert imread(tmp_path / "curves.png").shape[1] == 1200
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
@@ -112,7 +125,7 @@ def test_values_that_are_not_finite_are_named(tmp_path, figures):
             (4, 7.0, 0.3),
         )
     ]
-    draw_curves(history, tmp_path / "curves.png")
+    draw_curves(history, BESTRQ, tmp_path / "curves.png")
     panels = panels_of(figures[0])
     assert panels["Loss"].texts[0].get_text() == "train not finite at epoch 2, 3"
     assert panels["Learning rate"].get_yscale() == "linear"
@@ -120,7 +133,7 @@ def test_values_that_are_not_finite_are_named(tmp_path, figures):
 
 def test_a_run_that_is_all_nan_is_still_drawn(tmp_path, figures):
     draw_curves(
-        [{"epoch": e, "train": {"loss": math.nan}} for e in range(1, 9)], tmp_path / "c.png"
+        [{"epoch": e, "train": {"loss": math.nan}} for e in range(1, 9)], BESTRQ, tmp_path / "c.png"
     )
     text = figures[0].axes[0].texts[0].get_text()
     assert text == "train not finite at epoch 1, 2, 3, 4, 5, ..."
@@ -128,17 +141,17 @@ def test_a_run_that_is_all_nan_is_still_drawn(tmp_path, figures):
 
 def test_a_new_figure_may_begin_late(tmp_path, figures):
     history = [{"epoch": 1, "lr": 0.1}, {"epoch": 2, "lr": 0.1, "valid": {"loss": 3.0}}]
-    draw_curves(history, tmp_path / "curves.png")
+    draw_curves(history, BESTRQ, tmp_path / "curves.png")
     assert list(panels_of(figures[0])["Loss"].lines[0].get_xdata()) == [2]
 
 
 def test_nothing_to_draw(tmp_path):
-    with pytest.raises(ValueError, match="nothing to draw: the history has none of the known fig"):
-        draw_curves([{"epoch": 1}], tmp_path / "curves.png")
+    with pytest.raises(ValueError, match="nothing to draw: the history has none of the metrics"):
+        draw_curves([{"epoch": 1}], BESTRQ, tmp_path / "curves.png")
 
 
 def test_no_figure_is_left_in_pyplot(tmp_path):
     from matplotlib import pyplot
 
-    draw_curves(FINE_TUNING, tmp_path / "curves.png")
+    draw_curves(FINE_TUNING, CTC_METRICS, tmp_path / "curves.png")
     assert pyplot.get_fignums() == []
