@@ -134,7 +134,7 @@ def missing_transcript_is_a_lookup_error():
 def half_files_are_read_silently():
     """Half a WAV file is read without a word, and a missing one has no name but its path."""
     replace(
-        "training.data",
+        "training.dataset",
         "read_utterance",
         lambda _: lambda utterance, path, num_samples: read_audio(path),
     )
@@ -154,7 +154,7 @@ def nothing_left_is_no_error():
 
         return audio_dataset
 
-    replace("training.data", "audio_dataset", or_empty)
+    replace("training.dataset", "audio_dataset", or_empty)
 
 
 @today(15, PRETRAINED + "test_code_in_a_checkpoint_is_not_run")

@@ -28,7 +28,7 @@ def left_padding():
         missing = -x.shape[1] % multiple
         return torch.nn.functional.pad(x, [0, 0] * (x.dim() - 2) + [missing, 0])
 
-    replace("bestrq.lengths", "pad_to_multiple", lambda _: pad_to_multiple)
+    replace("encoder.lengths", "pad_to_multiple", lambda _: pad_to_multiple)
 
 
 @today(5, TARGETS + "test_codes_do_not_depend_on_autocast_or_precision_of_products")
@@ -39,7 +39,7 @@ def targets_in_half_precision():
         tables = types.SimpleNamespace(P=projection, CB=codebook)
         return RandomProjectionQuantizer.forward(tables, stacked)
 
-    replace("bestrq.targets", "nearest_codes", lambda _: nearest_codes)
+    replace("objectives.bestrq.targets", "nearest_codes", lambda _: nearest_codes)
 
 
 def one_mask(shape, num_frames, mask_prob, mask_length):
@@ -58,7 +58,7 @@ def one_mask_for_the_batch():
         shape = (len(ids), max(num_frames))
         return one_mask(shape, long_enough, mask_prob, mask_length)
 
-    replace("bestrq.masks", "sample_masks", lambda _: sample_masks)
+    replace("objectives.bestrq.masks", "sample_masks", lambda _: sample_masks)
 
 
 @today(5, MASKS + "test_every_masked_frame_is_predicted_for_drawn_masks")
@@ -68,7 +68,7 @@ def short_utterance_crashes():
     def sample_masks(num_frames, ids, *, mask_prob, mask_length, **_):
         return one_mask((len(ids), max(num_frames)), num_frames, mask_prob, mask_length)
 
-    replace("bestrq.masks", "sample_masks", lambda _: sample_masks)
+    replace("objectives.bestrq.masks", "sample_masks", lambda _: sample_masks)
 
 
 @today(
@@ -78,7 +78,7 @@ def short_utterance_crashes():
 )
 def everything_is_masked():
     """`mask_prob` of 0.25 and more masks every frame without a word."""
-    replace("bestrq.masks", "check_mask_options", lambda _: lambda *_, **__: None)
+    replace("objectives.bestrq.masks", "check_mask_options", lambda _: lambda *_, **__: None)
     draw = masks._draw_blocks
 
     def draw_blocks(num_frames, mask_prob, mask_length, bits):
@@ -97,7 +97,7 @@ def visible_frames_are_predicted():
         num_blocks = mask.shape[1] // stride
         return mask[:, : num_blocks * stride].unflatten(1, (num_blocks, stride)).any(dim=-1)
 
-    replace("bestrq.masks", "predicted_positions", lambda _: predicted_positions)
+    replace("objectives.bestrq.masks", "predicted_positions", lambda _: predicted_positions)
 
 
 @today(6, "unit/objectives/bestrq/test_statistics.py::test_a_loss_that_is_not_finite_is_shown")
@@ -120,7 +120,7 @@ def statistics_updated_for_ever():
     def always_updating(extract):
         return lambda *args, epoch=None, **options: extract(*args, epoch=None, **options)
 
-    replace("bestrq.features", "extract_features", always_updating)
+    replace("encoder.extraction", "extract_features", always_updating)
 
 
 @today(9, FEATURES + "test_shapes_and_zeros_in_all_padding")
@@ -136,7 +136,8 @@ def padding_is_normalised_too():
 )
 def collapse_is_not_seen():
     """Features that are not normalised give few codes, and nothing says so."""
-    replace("bestrq.health", "find_collapse", lambda _: lambda summary, num_codes: None)
+    statistics = "objectives.bestrq.statistics"
+    replace(statistics, "find_collapse", lambda _: lambda summary, num_codes: None)
 
 
 @today(
@@ -156,9 +157,9 @@ def validation_draws_anew():
 
         return sample_masks
 
-    replace("bestrq.masks", "sample_masks", unseeded)
+    replace("objectives.bestrq.masks", "sample_masks", unseeded)
     replace(
-        "bestrq.noise",
+        "objectives.bestrq.noise",
         "sample_noise",
         lambda sample: lambda *args, seed=None, **options: sample(*args, seed=None, **options),
     )

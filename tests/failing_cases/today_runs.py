@@ -50,7 +50,7 @@ def run_option_defaults_over_the_yaml():
 
         return load_experiment
 
-    replace("training.experiment", "load_experiment", with_defaults)
+    replace("runs.experiment", "load_experiment", with_defaults)
 
 
 @today(
@@ -69,7 +69,7 @@ def command_line_of_speechbrain():
         values = load_hyperpyyaml(overrides) if overrides else {}
         return RunRequest(Path(path), values, given, (sys.argv[0], *argv))
 
-    replace("training.options", "parse_command_line", lambda _: parse_command_line)
+    replace("runs.options", "parse_command_line", lambda _: parse_command_line)
 
 
 def resume_without_a_look():
@@ -128,7 +128,7 @@ def full_disk_bricks_the_run():
 )
 def generators_seeded_at_the_start():
     """Generators are seeded at each start of a process: a resumed run repeats earlier numbers."""
-    replace("training.seeding", "seed_step", lambda _: lambda *_: None)
+    replace("utils.seeding", "seed_step", lambda _: lambda *_: None)
     on_fit_start = ExactBrain.on_fit_start
 
     def seed_and_start(self):
@@ -231,7 +231,7 @@ def finished_run_goes_on():
 
         return claim_folder
 
-    replace("training.run_folder", "claim_folder", never_finished)
+    replace("runs.folder", "claim_folder", never_finished)
 
 
 @today(12, BRAIN + "test_training_ends_exactly_at_the_step_limit")
