@@ -9,8 +9,9 @@ from speechbrain_pom.experiments.commands import format_command
 from speechbrain_pom.experiments.records import RECORDS_FOLDER
 from speechbrain_pom.experiments.replica import plan_runs, runs_folder
 from speechbrain_pom.experiments.replica_runs import CONDITIONS_FILE
+from speechbrain_pom.runs.configuration import configuration
 from speechbrain_pom.runs.experiment import Experiment as Run
-from speechbrain_pom.runs.folder import configuration, git_revision
+from speechbrain_pom.runs.folder import git_revision
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.options import parse_command_line
 from speechbrain_pom.runs.record import finished_configuration

@@ -1,60 +1,18 @@
 """One folder, one run: locked while it runs, refused to another configuration, and done once."""
 
 import re
-from copy import deepcopy
 from pathlib import Path
 
-from hyperpyyaml import resolve_references
-from ruamel.yaml import YAML
-from ruamel.yaml.nodes import MappingNode, SequenceNode
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_pom.runs.configuration import configuration, fixed_configuration
 from speechbrain_pom.runs.legacy import comparable
 from speechbrain_pom.runs.record import RUN_FILE, finished_configuration, read_run, record_run
 from speechbrain_pom.utils.errors import UserError
 
 logger = get_logger(__name__)
 
-# Change nothing that is computed.
-NO_EFFECT = {
-    "output_folder",
-    "data_folder",
-    "num_workers",
-    "check_data",
-    "tensorboard",
-    "ckpt_interval_minutes",
-    "ckpt_interval_steps",
-    "num_checkpoints_to_keep",
-    "layer_statistics_interval",
-    "resume_anyway",
-    "noprogressbar",
-    "tqdm_colored_bar",
-    "log_config",
-    "device",
-    "distributed_backend",
-    "max_cache_gib",
-}
-# May differ when a run is continued: how long it goes on, and its tests. What `pretrained` points
-# to is compared by content.
-CONTINUES = {
-    "number_of_epochs",
-    "optimizer_step_limit",
-    "pretrained",
-    "test_splits",
-    "test_csv",
-    "test_only",
-    "beam_size",
-    "beam_prune_logp",
-    "token_prune_min_logp",
-    "kenlm_model_path",
-    "kenlm_words_path",
-    "alpha",
-    "beta",
-    "num_bootstrap",
-    "num_trials",
-    "valid_batch_size",
-}
 LOCK_FILE = ".lock"
 _locks = {}  # folder to open file: the locks last as long as the process
 
@@ -98,36 +56,6 @@ def mark_finished(experiment, world_size):
     run_on_main(record_run, args=[folder], kwargs={"finished": finished})
 
 
-def configuration(experiment, world_size, without=frozenset()):
-    """What a run computes, as text by top-level key, with all references resolved.
-
-    Arguments
-    ---------
-    experiment : speechbrain_pom.runs.experiment.Experiment
-    world_size : int
-        Number of processes: it changes the batches.
-    without : set of str
-        Keys to leave out besides those without effect; also where other keys refer to them.
-
-    Returns
-    -------
-    dict of str to str
-    """
-    left_out = NO_EFFECT | without
-    with open(experiment.yaml_path, encoding="utf-8") as stream:
-        keys = set(YAML().load(stream))
-        stream.seek(0)
-        blank = dict.fromkeys(left_out & keys, 0)
-        resolved = resolve_references(stream, {**deepcopy(experiment.overrides), **blank})
-    tree = {key.value: _text(node) for key, node in YAML().compose(resolved).value}
-    options = {key: value for key, value in experiment.run_opts.items() if key not in tree}
-    return {
-        **{key: text for key, text in tree.items() if key not in left_out | {"demo"}},
-        **{key: str(value) for key, value in options.items() if key not in left_out},
-        "processes": str(world_size),
-    }
-
-
 def git_revision(folder):
     """The commit of the code that a run was made with, as SpeechBrain noted it.
 
@@ -145,18 +73,6 @@ def git_revision(folder):
     environment = log.read_text(encoding="utf-8") if log.is_file() else ""
     found = re.search(r"Git revision:\n(\w+)", environment)
     return found[1] if found else None
-
-
-def _text(node):
-    """A YAML node in one line, without comments and whatever its layout."""
-    if isinstance(node, MappingNode):
-        pairs = (f"{_text(key)}: {_text(value)}" for key, value in node.value)
-        text = "{" + ", ".join(pairs) + "}"
-    elif isinstance(node, SequenceNode):
-        text = "[" + ", ".join(map(_text, node.value)) + "]"
-    else:
-        text = "null" if node.tag.endswith(":null") else node.value
-    return text if node.tag.startswith("tag:yaml.org,2002:") else f"{node.tag} {text}".strip()
 
 
 def _claim(experiment, world_size):
@@ -177,7 +93,7 @@ def _check_configuration(experiment, world_size, folder):
     begun = read_run(folder).get("configuration")
     if begun is None or not any(folder.glob("save/CKPT+*")):
         return
-    now = configuration(experiment, world_size, CONTINUES)
+    now = fixed_configuration(experiment, world_size)
     differing = _differing(folder, begun, now)
     if differing and not experiment.hparams.get("resume_anyway", False):
         changes = ", ".join(
@@ -229,7 +145,7 @@ def lock_folder(experiment, world_size):
 def _lock(experiment, world_size):
     folder = Path(experiment.hparams["output_folder"])
     _hold_lock(folder)
-    record_run(folder, configuration=configuration(experiment, world_size, CONTINUES))
+    record_run(folder, configuration=fixed_configuration(experiment, world_size))
 
 
 def _hold_lock(folder):

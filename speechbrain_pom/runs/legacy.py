@@ -1,4 +1,4 @@
-"""Run folders of version 0.1, which had three records. To be removed in version 0.3."""
+"""Run folders and YAML files of version 0.1. To be removed in version 0.3."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,37 @@ OLD_FILES = {
     "configuration": "configuration.json",
     "fingerprints": "fingerprints.json",
     "finished": "finished.json",
+}
+
+# The part of the keys in a run, for a YAML that does not say it: those that change nothing that is
+# computed, and those that may change when a run is continued.
+OLD_ROLES = {
+    "_not_part_of_the_run": [
+        "data_folder",
+        "num_workers",
+        "check_data",
+        "tensorboard",
+        "num_checkpoints_to_keep",
+        "layer_statistics_interval",
+        "max_cache_gib",
+    ],
+    "_may_change": [
+        "number_of_epochs",
+        "pretrained",
+        "test_splits",
+        "test_csv",
+        "test_only",
+        "beam_size",
+        "beam_prune_logp",
+        "token_prune_min_logp",
+        "kenlm_model_path",
+        "kenlm_words_path",
+        "alpha",
+        "beta",
+        "num_bootstrap",
+        "num_trials",
+        "valid_batch_size",
+    ],
 }
 
 

@@ -20,6 +20,8 @@ from speechbrain.utils.run_opts import HELP_TEXTS
 from speechbrain_pom.runs.keys import find_path, unknown_key_message
 from speechbrain_pom.runs.sections import ATTENTION, nested_overrides
 from speechbrain_pom.runs.values import (
+    MAY_CHANGE,
+    NOT_PART_OF_THE_RUN,
     RUN_OPTION_TYPES,
     node_tag,
     parse_value,
@@ -149,9 +151,10 @@ def _sort_options(pairs, tree):
     for key, text in pairs:
         if key == "demo":
             raise UserError("--demo is no option: the demo runs when --data_folder is left out")
-        is_key = key in tree or key == ATTENTION or key.split(".")[0] in tree
+        keys = [name for name in tree if name not in (NOT_PART_OF_THE_RUN, MAY_CHANGE)]
+        is_key = key in keys or key == ATTENTION or key.split(".")[0] in keys
         if not is_key and key not in RUN_OPTION_TYPES:
-            raise UserError(unknown_key_message(key, [*tree, *RUN_OPTION_TYPES]))
+            raise UserError(unknown_key_message(key, [*keys, *RUN_OPTION_TYPES]))
         _check_given(key, text, seen)
         seen[key] = text
         if key in RUN_OPTION_TYPES:

@@ -16,6 +16,9 @@ RUN_OPTION_TYPES = {
     for name, hint in typing.get_type_hints(RunOptions).items()
     if name in HELP_TEXTS or name in _LIST_OPTIONS
 }
+# Lists of keys in a YAML that are no options; see `speechbrain_pom.runs.configuration`.
+NOT_PART_OF_THE_RUN = "_not_part_of_the_run"
+MAY_CHANGE = "_may_change"
 _TAG = re.compile(r"!(ref|copy|(new|name|module|apply|applyref|include):\S+)(\s|$)")
 
 

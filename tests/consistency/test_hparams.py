@@ -7,6 +7,7 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
+from speechbrain_pom.runs.configuration import roles_of_keys
 from speechbrain_pom.runs.options import node_tag, read_tree
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,15 @@ def test_it_opens_with_its_commands(path, check_command):
     for command in commands:
         assert f"hparams/{path.name}" in command
         check_command(command.replace("...", "/path/to/LibriSpeech"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_it_says_which_keys_make_a_run_another_one(path):
+    roles = roles_of_keys(path)
+    assert not roles.left_out & roles.may_change
+    assert {"data_folder", "num_workers"} <= roles.left_out
+    assert {"number_of_epochs", "optimizer_step_limit"} <= roles.may_change
+    assert not {"seed", "lr", "attention_type"} & (roles.left_out | roles.may_change)
 
 
 def plain(node):

@@ -8,8 +8,8 @@ import pytest
 from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.experiments import records
 from speechbrain_pom.experiments.table import STAGES
+from speechbrain_pom.runs.configuration import configuration
 from speechbrain_pom.runs.experiment import Experiment as Run
-from speechbrain_pom.runs.folder import configuration
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.record import record_fingerprint, record_run
 

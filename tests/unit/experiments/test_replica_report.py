@@ -31,8 +31,8 @@ from speechbrain_pom.experiments.replica_statistics import (
     mean_of,
     pairs_of_mixers,
 )
+from speechbrain_pom.runs.configuration import configuration
 from speechbrain_pom.runs.experiment import Experiment as Run
-from speechbrain_pom.runs.folder import configuration
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.options import parse_command_line
 from speechbrain_pom.runs.record import record_run

@@ -14,13 +14,9 @@ from pathlib import Path
 import pytest
 
 from speechbrain_pom.runs import folder as run_folder
+from speechbrain_pom.runs.configuration import configuration
 from speechbrain_pom.runs.experiment import load_experiment
-from speechbrain_pom.runs.folder import (
-    claim_folder,
-    configuration,
-    lock_folder,
-    mark_finished,
-)
+from speechbrain_pom.runs.folder import claim_folder, lock_folder, mark_finished
 from speechbrain_pom.runs.legacy import OLD_FILES
 from speechbrain_pom.runs.options import RunRequest
 from speechbrain_pom.runs.record import RUN_FILE, read_run
