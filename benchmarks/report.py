@@ -21,7 +21,7 @@ from speechbrain_pom.utils.files import replace_section
 
 DOCUMENT = FOLDER.parent / "docs/benchmarks.md"
 README = FOLDER.parent / "README.md"
-TABLE = FOLDER.parent / "speechbrain_pom/experiments/table.yaml"
+TABLE = FOLDER.parent / "experiments/table.yaml"
 BEGIN = "<!-- PERFORMANCE: written by benchmarks/report.py -->"
 END = "<!-- /PERFORMANCE -->"
 HEADLINE_BEGIN = "<!-- HEADLINE: written by benchmarks/report.py -->"

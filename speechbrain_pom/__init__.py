@@ -4,6 +4,7 @@ Importing this package registers them: `attention_type: PoM` then works in any h
 """
 
 from speechbrain_pom import ops
+from speechbrain_pom._version import __version__
 from speechbrain_pom.attention import (
     attention_types,
     convert_attention,
@@ -20,7 +21,6 @@ from speechbrain_pom.inference import (
 )
 from speechbrain_pom.nnet import Fastformer, Mamba, PolynomialMixer, SummaryMixing
 
-__version__ = "0.1.0"
 __all__ = [
     "Fastformer",
     "Mamba",
@@ -28,6 +28,7 @@ __all__ = [
     "SpeechEncoder",
     "SpeechRecogniser",
     "SummaryMixing",
+    "__version__",
     "attention_types",
     "convert_attention",
     "load_encoder",

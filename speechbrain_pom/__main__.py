@@ -6,7 +6,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 
-from speechbrain_pom import __version__
+from speechbrain_pom._version import __version__
+from speechbrain_pom.cli.parser import Parser
 from speechbrain_pom.utils.errors import UserError, exit_on_user_error
 
 
@@ -57,13 +58,6 @@ COMMANDS = {
         "speechbrain_pom.cli.summary",
         "say what runs have reached, and where their files lie",
     ),
-    # The recipes' own errors pass through `experiments run`: it guards its own checks.
-    "experiments": Command(
-        "speechbrain_pom.cli.experiments",
-        "list, show, run and record the published experiments",
-        takes_overrides=True,
-        guard=nullcontext,
-    ),
     "encode": Command(
         "speechbrain_pom.cli.encode",
         "write the frames of a pretrained encoder for audio files of any number and length",
@@ -80,23 +74,9 @@ COMMANDS = {
         "speechbrain_pom.cli.compare",
         "compare error rates of runs, paired by utterance, and draw their learning curves",
     ),
-    # Like `experiments`, it guards its own checks.
-    "replica": Command(
-        "speechbrain_pom.cli.replica",
-        "run the scaled replica of the published experiment with all mixers, and report on it",
-        guard=nullcontext,
-    ),
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line, and which knows no abbreviations."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    def error(self, message):
-        raise UserError(f"{message} ({self.prog} --help shows the usage)")
+# What ran from a checkout under this name until version 0.1.0.
+_MOVED = {"experiments": "experiments", "replica": "experiments.replica"}
 
 
 def build_parser(command_name=None):
@@ -117,7 +97,7 @@ def build_parser(command_name=None):
     'hparams.yaml'
     """
     called_as_module = sys.argv[0].endswith("__main__.py")
-    parser = _Parser(
+    parser = Parser(
         prog="python -m speechbrain_pom" if called_as_module else "speechbrain-pom",
         description="Linear-time token mixers as attention types of SpeechBrain's encoders.",
     )
@@ -156,6 +136,8 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     with exit_on_user_error():
         name = next((argument for argument in argv if not argument.startswith("-")), None)
+        if name in _MOVED:
+            raise UserError(f"'{name}' has moved: in a checkout, call python -m {_MOVED[name]}")
         parser = build_parser(name)
         args, unknown = parser.parse_known_args(argv)
         command = COMMANDS[args.command]

@@ -1,220 +1,22 @@
 """`summary`: what runs have reached, and where their files lie."""
 
-import json
-import re
-from contextlib import suppress
-from datetime import datetime, timedelta
-from pathlib import Path
+import argparse
 
-from speechbrain_pom.data.mini_corpus.files import read_manifest
-from speechbrain_pom.pretrained import find_checkpoint
-from speechbrain_pom.runs.logs import EpochHistory
-from speechbrain_pom.runs.metrics import read_metrics
-from speechbrain_pom.runs.options import read_tree
-from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.reports.summary import summarize
 
 EPILOG = """\
   python -m speechbrain_pom summary results/bestrq_pom/1000 results/ctc_pom/1000
 
 It reads what the recipes write, also while they run, and changes nothing."""
 
-# What a run leaves besides its checkpoints, in the order in which one looks at it.
-_FILES = ("results.json", "wer_*.txt", "curves.png", "train_log.txt", "tensorboard")
-_RUN_START = "Applied quirks ("  # SpeechBrain writes it into log.txt when a run starts or resumes
 
-
-def add_arguments(parser):
-    """Add the arguments of `summary`.
-
-    Arguments
-    ---------
-    parser : argparse.ArgumentParser
-        Of the subcommand.
-    """
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `summary`."""
     parser.epilog = EPILOG
     parser.add_argument("folders", metavar="FOLDER", nargs="+", help="output folder of a run")
 
 
-def run(args):
-    """Print the summaries of runs.
-
-    Arguments
-    ---------
-    args : argparse.Namespace
-        With folders.
-
-    Returns
-    -------
-    int
-        0.
-
-    Raises
-    ------
-    ValueError
-        If a folder is not that of a run.
-    """
+def run(args: argparse.Namespace) -> int:
+    """Print the summaries of runs."""
     print("\n\n".join(summarize(folder) for folder in args.folders))
     return 0
-
-
-def summarize(folder):
-    """What a run has reached, as text.
-
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-        Output folder of `train_bestrq.py` or `train_ctc.py`.
-
-    Returns
-    -------
-    str
-        Encoder, data, the course of the metrics of its task over the epochs, the results of the
-        tests with their 95 % intervals, time, and where the files are.
-
-    Raises
-    ------
-    UserError
-        If there is no such folder, or no epoch of a run in it.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> history = EpochHistory(folder / "history.jsonl")
-    >>> history.append({"epoch": 1, "steps": 9, "train": {"loss": 5.2}, "valid": {"loss": 5.0}})
-    >>> history.append({"epoch": 2, "steps": 18, "train": {"loss": 4.1}, "valid": {"loss": 4.3}})
-    >>> print("\\n".join(summarize(folder).splitlines()[1:]))
-      trained  to epoch 2, 18 steps
-      loss     train 5.200 -> 4.100 nats, valid 5.000 -> 4.300 nats; best 4.300 nats in epoch 2
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"no such folder: '{folder}': give the output folder of a run")
-    records = EpochHistory(folder / "history.jsonl").records()
-    if not records:
-        raise UserError(
-            f"'{folder}' holds no finished epoch of a run (no history.jsonl): give the "
-            "output_folder of train_bestrq.py or train_ctc.py"
-        )
-    options = read_tree(folder / "hyperparams.yaml") if _has(folder, "hyperparams.yaml") else {}
-    task = read_metrics(folder, logged=records[-1].get("valid", {}))
-    rows = [*_setting(options), *_course(folder, records, task), *_tests(folder, task)]
-    rows += _places(folder)
-    width = max(len(label) for label, _ in rows)
-    return "\n".join([f"{folder}", *(f"  {label:{width}}  {text}" for label, text in rows)])
-
-
-def _has(folder, name):
-    return (folder / name).is_file()
-
-
-def _setting(options):
-    """The encoder, its start, and the data."""
-    if "attention_type" in options:
-        yield (
-            "encoder",
-            f"{options['attention_type']}, d_model {options['d_model']}, "
-            f"{options['num_encoder_layers']} layers",
-        )
-    if "pretrained" in options:
-        yield "started from", options["pretrained"] or "scratch"
-    if options.get("data_folder"):
-        try:
-            read_manifest(options["data_folder"])
-            note = " (synthetic mini corpus: its figures say nothing about LibriSpeech)"
-        except ValueError:
-            note = ""
-        yield "data", f"{options['data_folder']}{note}"
-    if options.get("train_csv"):
-        csvs = options["train_csv"]
-        yield "trained on", csvs if isinstance(csvs, str) else ", ".join(csvs)
-
-
-def _course(folder, records, task):
-    """Epochs, steps and time; and each metric that its task shows."""
-    last = records[-1]
-    duration = training_time(folder / "log.txt")
-    time = f", {duration} in all runs of this folder" if duration else ""
-    yield "trained", f"to epoch {last['epoch']}, {last['steps']} steps{time}"
-
-    for metric in task.metrics:
-        texts = [
-            f"{'' if part == 'epoch' else f'{part} '}{text}"
-            for part in metric.parts
-            if (text := _change(metric, part, records))
-        ]
-        if texts:
-            yield metric.label, ", ".join(texts) + _beside(metric, task, records)
-
-
-def _change(metric, part, records):
-    """A metric from the first epoch to the last, or in the last alone; empty if not logged."""
-    stats = [record if part == "epoch" else record.get(part, {}) for record in records]
-    values = [one[metric.name] for one in stats if metric.name in one]
-    if not values or metric.summary == "none":
-        return ""
-    if metric.summary == "last":
-        return metric.format(values[-1])
-    return f"{metric.number(values[0])} -> {metric.format(values[-1])}"
-
-
-def _beside(metric, task, records):
-    """What belongs to a metric's course: the value to compare with, and the best epoch."""
-    valid = [record.get("valid", {}) for record in records]
-    text = ""
-    for other in task.of("valid"):
-        if other.name == metric.compared_with and other.name in valid[-1]:
-            text = f" ({other.label} {other.format(valid[-1][other.name])})"
-    best = task.best_of(valid)
-    if metric is task.best_metric and best is not None:
-        text += (
-            f"; best {metric.format(valid[best][metric.name])} in epoch {records[best]['epoch']}"
-        )
-    return text
-
-
-def _tests(folder, task):
-    """What each test gave; the intervals are of 95 %."""
-    if not _has(folder, "results.json"):
-        return
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    for (test, *details), found in task.find_results(results):
-        yield test, ", ".join([task.format_results(found), *details])
-
-
-def _places(folder):
-    """Where the newest checkpoint and the files to look at are."""
-    with suppress(UserError):  # the first one is not yet written, or has been removed
-        yield "checkpoint", find_checkpoint(folder)
-    label = "files"
-    for pattern in _FILES:
-        for path in sorted(folder.glob(pattern)):
-            yield label, path
-            label = ""
-
-
-def training_time(log):
-    """Time between the first and the last line of each start of a run, added up.
-
-    Arguments
-    ---------
-    log : pathlib.Path
-        The run's `log.txt`.
-
-    Returns
-    -------
-    datetime.timedelta or None
-        None if there is no log.
-    """
-    total, start, last = timedelta(), None, None
-    if not log.is_file():
-        return None
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        stamp = re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", line)
-        if stamp is None:
-            continue
-        now = datetime.fromisoformat(stamp[0])
-        if _RUN_START in line:
-            total += last - start if start is not None else timedelta()
-            start = now
-        last = now
-    return total + (last - start) if start is not None else None

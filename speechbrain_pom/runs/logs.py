@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from speechbrain.utils.distributed import MainProcessContext, if_main_process
@@ -16,6 +17,9 @@ from speechbrain_pom.runs.metrics import TaskMetrics, read_metrics, store_metric
 from speechbrain_pom.utils.disks import why_not_written
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
+
+# SpeechBrain writes it into log.txt when a run starts or resumes.
+_RUN_START = "Applied quirks ("
 
 logger = get_logger(__name__)
 
@@ -240,6 +244,23 @@ class _TextLog(FileTrainLogger):
         elif isinstance(value, float) and 100.0 <= abs(value) < 1e6:
             value = f"{value:.1f}"
         return super()._item_to_string(key, value, dataset)
+
+
+def training_time(log: Path) -> timedelta | None:
+    """Time from the first to the last line of `log.txt`, summed over all starts of a run."""
+    total, start, last = timedelta(), None, None
+    if not log.is_file():
+        return None
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        stamp = re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", line)
+        if stamp is None:
+            continue
+        now = datetime.fromisoformat(stamp[0])
+        if _RUN_START in line:
+            total += last - start if start is not None else timedelta()
+            start = now
+        last = now
+    return total + (last - start) if start is not None else None
 
 
 def _complete_lines(path):

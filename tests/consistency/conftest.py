@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser
 
+from experiments import __main__ as experiments
+from experiments.commands import build_commands
+from experiments.replica import __main__ as replica
+from experiments.replica.protocols import find_protocol
+from experiments.table import find_row
 from speechbrain_pom.__main__ import COMMANDS, build_parser
 from speechbrain_pom.attention import parse_spec
-from speechbrain_pom.experiments.commands import build_commands
-from speechbrain_pom.experiments.table import find_experiment
 from speechbrain_pom.runs.options import parse_command_line, read_tree
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +57,13 @@ def _python(words):
         _pip(words[2:])
     elif words[1] == "pytest":
         assert all(Path(word).exists() for word in words[2:] if not word.startswith("-")), words
+    elif words[1] == "experiments":
+        args, unknown = experiments.build_parser().parse_known_args(words[2:])
+        assert not unknown or args.action in ("show", "run"), words
+        if args.action in ("show", "run"):
+            build_commands(find_row(args.name), unknown, args.nproc)
+    elif words[1] == "experiments.replica":
+        find_protocol(replica.build_parser().parse_args(words[2:]).name)
     else:
         assert words[1] == "speechbrain_pom", words
         _subcommand(words[2:])
@@ -96,10 +106,8 @@ def _subcommand(words):
         spec = words[words.index(option) + 1]
         parse_spec(spec, 12)
         return
-    args, unknown = build_parser(name).parse_known_args(words)
-    if name == "experiments" and args.action in ("show", "run"):
-        build_commands(find_experiment(args.name), unknown, args.nproc)
-    elif COMMANDS[name].takes_overrides:
+    _, unknown = build_parser(name).parse_known_args(words)
+    if COMMANDS[name].takes_overrides:
         yaml = [word for word in words if word.endswith(".yaml")]
         assert yaml or not unknown, words
         if yaml:

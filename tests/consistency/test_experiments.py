@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from setuptools import find_packages
 
-from speechbrain_pom.experiments.commands import build_commands
-from speechbrain_pom.experiments.readme import README, update_readme
-from speechbrain_pom.experiments.records import RECORDS_FOLDER, read_records
-from speechbrain_pom.experiments.table import STAGES, TABLE_PATH, load_experiments
+from experiments.commands import build_commands
+from experiments.readme import README, update_readme
+from experiments.records import RECORDS_FOLDER, read_records
+from experiments.table import STAGES, load_table
 from speechbrain_pom.runs.options import parse_command_line
 
 ROOT = Path(__file__).parents[2]
-EXPERIMENTS = load_experiments()
+EXPERIMENTS = load_table()
 TOLERANCE = 0.03
 
 
@@ -79,11 +80,15 @@ def test_hybrids_compute(name, tmp_path):
 
 def test_readme_is_what_the_table_and_the_records_say():
     assert update_readme(read_records(RECORDS_FOLDER), README, check=True), (
-        "run `python -m speechbrain_pom experiments readme`"
+        "run `python -m experiments readme`"
     )
 
 
-def test_the_table_is_installed_with_the_package():
+def test_experiments_are_not_installed_with_the_package():
     config = configparser.ConfigParser()
     config.read("setup.cfg")
-    assert TABLE_PATH.name in config["options.package_data"]["speechbrain_pom.experiments"].split()
+    include = config["options.packages.find"]["include"].split()
+    found = find_packages(".", include=include)
+    assert "speechbrain_pom.cli" in found
+    assert [name for name in found if "experiments" in name] == []
+    assert find_packages(".", include=["experiments"]) == ["experiments"]  # and this can fail

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments import records
+from experiments.table import STAGES
 from speechbrain_pom.ctc.scoring import ErrorRates
-from speechbrain_pom.experiments import records
-from speechbrain_pom.experiments.table import STAGES
 from speechbrain_pom.runs.configuration import configuration
 from speechbrain_pom.runs.experiment import Experiment as Run
 from speechbrain_pom.runs.logs import EpochHistory

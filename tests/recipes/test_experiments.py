@@ -1,18 +1,18 @@
-"""An experiment by `experiments run`: both stages and the record, at a tiny size; and `compare`."""
+"""`python -m experiments run`: both stages and the record, at a tiny size; and `compare`."""
 
 import json
 import sys
 
 import pytest
 
-COMMAND = [sys.executable, "-m", "speechbrain_pom"]
+PYTHON = [sys.executable, "-m"]
 
 
 @pytest.fixture(scope="module")
 def experiment(recipes, corpus, tmp_path_factory):
     """Its results folder, its command, and what it printed."""
     folder = tmp_path_factory.mktemp("experiment")
-    command = [*COMMAND, "experiments", "run", "hybrid-relpos4-pom8", "--nproc", "1"]
+    command = [*PYTHON, "experiments", "run", "hybrid-relpos4-pom8", "--nproc", "1"]
     command += ["--results_folder", folder, "--data_folder", corpus, "--noprogressbar"]
     command += ["--attention_type", "RelPosMHAXL + PoM", "--device", "cpu", "--num_workers", "0"]
     for key, value in recipes.ENCODER.items():
@@ -54,7 +54,8 @@ def test_the_same_command_repeats_nothing(recipes, experiment):
 def test_compare_reads_what_runs_leave(recipes, experiment, tmp_path):
     folder = experiment[0] / "1000"
     picture = tmp_path / "compare.png"
-    result = recipes.run([*COMMAND, "compare", *sorted(folder.glob("*")), "--out", picture])
+    runs = sorted(folder.glob("*"))
+    result = recipes.run([*PYTHON, "speechbrain_pom", "compare", *runs, "--out", picture])
     assert result.returncode == 0, result.stderr
     rates = json.loads((folder / "finetuning/results.json").read_text())
     for split, decoders in rates.items():

@@ -6,7 +6,7 @@ import sys
 import pytest
 import yaml
 
-COMMAND = [sys.executable, "-m", "speechbrain_pom", "replica"]
+COMMAND = [sys.executable, "-m", "experiments.replica"]
 
 
 @pytest.mark.slow

@@ -50,6 +50,14 @@ def test_bad_calls_are_one_line(arguments, message, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["experiments", "replica"])
+def test_a_command_that_moved_names_the_new_one(name, capsys):
+    assert stopped([name, "run", "small"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: '{name}' has moved: in a checkout, call python -m experiments")
+    assert error.count("\n") == 1
+
+
 def test_only_the_chosen_command_is_imported(monkeypatch):
     for command in COMMANDS.values():
         monkeypatch.delitem(sys.modules, command.module, raising=False)

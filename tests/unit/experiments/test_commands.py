@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_pom.experiments.commands import (
+from experiments.commands import (
     build_commands,
     format_command,
     output_folder,
     run_command,
 )
-from speechbrain_pom.experiments.table import find_experiment
+from experiments.table import find_row
 from speechbrain_pom.runs.options import parse_command_line
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +28,7 @@ def in_checkout(monkeypatch):
 
 def overrides_of(name, *options, num_processes=2, **kwargs):
     """What the two recipes understand of a row's commands."""
-    commands = build_commands(find_experiment(name), options, num_processes, **kwargs)
+    commands = build_commands(find_row(name), options, num_processes, **kwargs)
     found = {}
     for stage, words in commands.items():
         script = next(i for i, word in enumerate(words) if word.endswith(".py"))
@@ -38,7 +38,7 @@ def overrides_of(name, *options, num_processes=2, **kwargs):
 
 
 def test_commands_of_a_published_row():
-    commands = build_commands(find_experiment("base-mamba"), ["--data_folder", "/data"])
+    commands = build_commands(find_row("base-mamba"), ["--data_folder", "/data"])
     assert list(map(format_command, commands.values())) == [
         "torchrun --standalone --nproc-per-node=2 recipes/LibriSpeech/train_bestrq.py "
         "hparams/pom.yaml --attention_type Mamba --d_model 474 --lr 0.0008 --weight_decay 0.01 "
@@ -121,14 +121,14 @@ def test_a_batch_that_is_given_is_kept():
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        build_commands(find_experiment("base-pom"), options)
+        build_commands(find_row("base-pom"), options)
 
 
 def test_elsewhere_than_in_a_checkout(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     message = r"no recipes/LibriSpeech/train_bestrq\.py in .*: the experiments are run from a check"
     with pytest.raises(ValueError, match=message):
-        build_commands(find_experiment("base-pom"))
+        build_commands(find_row("base-pom"))
 
 
 def test_exit_code_of_a_command():

@@ -2,9 +2,9 @@
 
 import pytest
 
-from speechbrain_pom.experiments.readme import BEGIN, END, render, update_readme
-from speechbrain_pom.experiments.records import build_record
-from speechbrain_pom.experiments.table import find_experiment, load_experiments
+from experiments.readme import BEGIN, END, render, update_readme
+from experiments.records import build_record
+from experiments.table import find_row, load_table
 
 
 def cells_of(text, name):
@@ -15,7 +15,7 @@ def cells_of(text, name):
 
 def test_without_records_our_cells_are_empty():
     text = render([])
-    for experiment in load_experiments().values():
+    for experiment in load_table().values():
         cells = cells_of(text, experiment.name)
         assert cells[4] == f"{experiment.parameters[1]:,}"
         assert cells[6::2] == [""] * 4
@@ -24,7 +24,7 @@ def test_without_records_our_cells_are_empty():
 
 
 def test_records_fill_the_cells_of_their_row(finished_runs):
-    experiment = find_experiment("base-ropemha")
+    experiment = find_row("base-ropemha")
     first = {**build_record(experiment, finished_runs(experiment)), "hardware": "2 x A100"}
     second = {**first, "seed": "7", "results": {"test-clean": first["results"]["test-clean"]}}
     text = render([first, second])

@@ -5,16 +5,16 @@ import re
 
 import pytest
 
-from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
-from speechbrain_pom.experiments.records import (
+from experiments.records import (
     build_record,
     describe_machine,
     read_records,
     write_record,
 )
-from speechbrain_pom.experiments.table import find_experiment
+from experiments.table import find_row
+from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 
-EXPERIMENT = find_experiment("base-hyperconformer")
+EXPERIMENT = find_row("base-hyperconformer")
 
 
 def test_a_run_of_the_row_on_librispeech(finished_runs, tmp_path):
@@ -115,10 +115,10 @@ def test_csv_files_of_ones_own_are_no_librispeech_by_their_place(finished_runs):
 def test_runs_that_are_none_are_refused(finished_runs, tmp_path):
     folders = finished_runs(EXPERIMENT)
     nowhere = {**folders, "pretraining": tmp_path / "nowhere"}
-    with pytest.raises(ValueError, match="holds no finished run of pretraining: its command, giv"):
+    with pytest.raises(ValueError, match="holds no finished run of pretraining: give its command"):
         build_record(EXPERIMENT, nowhere)
     exchanged = dict(zip(folders, reversed(folders.values()), strict=True))
-    with pytest.raises(ValueError, match="is no run of pretraining: give the pretraining's folder"):
+    with pytest.raises(ValueError, match="is not a run of pretraining: give the pretraining's f"):
         build_record(EXPERIMENT, exchanged)
     other = finished_runs(EXPERIMENT, name="others")
     mixed = {**folders, "pretraining": other["pretraining"]}

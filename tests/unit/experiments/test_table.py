@@ -4,14 +4,14 @@ import re
 
 import pytest
 
-from speechbrain_pom.experiments.table import (
-    FIGURES,
-    find_experiment,
-    format_figure,
-    load_experiments,
+from experiments.table import (
+    COLUMNS,
+    find_row,
+    format_wer,
+    load_table,
 )
 
-EXPERIMENTS = load_experiments().values()
+EXPERIMENTS = load_table().values()
 
 
 def test_every_row_of_the_publications_is_there():
@@ -36,7 +36,7 @@ def test_rows_are_well_formed():
             "large" if row.options("pretraining").get("num_encoder_layers") else "base"
         )
         if row.published:
-            assert row.published.keys() == {*FIGURES, "source"}
+            assert row.published.keys() == {*COLUMNS, "source"}
             assert row.published["clean"][0] < row.published["other"][0]
             assert row.published["clean_lm"][0] < row.published["clean"][0]
         is_older = row.published.get("source") == "arXiv 2409.02596"
@@ -55,9 +55,9 @@ def test_rows_are_well_formed():
 def test_an_unknown_name_gets_the_closest(name, closest):
     message = re.escape(f"unknown experiment '{name}': did you mean {closest}?")
     with pytest.raises(ValueError, match=message):
-        find_experiment(name)
+        find_row(name)
 
 
 def test_figures():
-    assert format_figure([5.5, 0.28]) == "5.50 ±0.28"
-    assert format_figure([7.61]) == "7.61"
+    assert format_wer([5.5, 0.28]) == "5.50 ±0.28"
+    assert format_wer([7.61]) == "7.61"

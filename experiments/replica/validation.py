@@ -1,42 +1,20 @@
-"""What runs of a replica have come to on the validation data, and what went on in their layers."""
+"""Tables of a replica's validation metrics and of the statistics of its layers."""
 
+from collections.abc import Collection, Iterable, Iterator
 from statistics import fmean
 
-from speechbrain_pom.experiments.replica_statistics import runs_of
+from experiments.replica.protocols import Protocol
+from experiments.replica.statistics import runs_of
 
 
-def best_wer(record, mixer, kind="finetuning"):
-    """The lowest validation WER of a mixer, averaged over its seeds.
-
-    Arguments
-    ---------
-    record : dict
-        From `speechbrain_pom.experiments.replica_records.collect`.
-    mixer, kind : str
-
-    Returns
-    -------
-    float or None
-        In %; None if no seed is finished.
-    """
+def best_wer(record: dict, mixer: str, kind: str = "finetuning") -> float | None:
+    """The lowest validation WER (%) of a mixer, averaged over its seeds; None without a run."""
     runs = runs_of(record, mixer, kind)
     return fmean(min(run["curve"]["wer"]) for run in runs.values()) if runs else None
 
 
-def best_cells(record, protocol):
-    """Of each mixer of a tuning protocol, the cell of the grid with the lowest validation WER.
-
-    Arguments
-    ---------
-    record : dict
-    protocol : speechbrain_pom.experiments.replica.Protocol
-        With a grid.
-
-    Returns
-    -------
-    dict of str to str
-        Mixer to label; of mixers all of whose cells are finished.
-    """
+def best_cells(record: dict, protocol: Protocol) -> dict[str, str]:
+    """For each mixer, the label of the grid with the lowest validation WER, if all are finished."""
     cells = {}
     for label in protocol.mixers:
         mixer, _, cell = label.rpartition(", ")
@@ -48,26 +26,15 @@ def best_cells(record, protocol):
     }
 
 
-def validation_rows(record, mixers, kinds):
-    """Rows of a table: what each mixer has come to on the validation data.
-
-    Arguments
-    ---------
-    record : dict
-    mixers : iterable of str
-    kinds : iterable of str
-        What was run: it decides the columns.
-
-    Yields
-    ------
-    tuple of str
-        The heading first.
-    """
+def validation_rows(
+    record: dict, mixers: Iterable[str], kinds: Collection[str]
+) -> Iterator[tuple[str, ...]]:
+    """Rows of a table of validation metrics, heading first; `kinds` decides the columns."""
     columns = [column for column in _COLUMNS if column[0] in kinds]
     yield "mixer", "seeds", *(heading for _, heading, _, _ in columns)
     for mixer in mixers:
         runs = {kind: list(runs_of(record, mixer, kind).values()) for kind in kinds}
-        cells = [_mean(figure(run["curve"]) for run in runs[k]) for k, _, figure, _ in columns]
+        cells = [_mean(metric(run["curve"]) for run in runs[k]) for k, _, metric, _ in columns]
         digits = [digits for *_, digits in columns]
         yield (
             mixer,
@@ -87,7 +54,7 @@ def _blank_epochs(curve):
     return sum(share == 1.0 for share in curve["blank_share"])
 
 
-# Kind of the run, heading, figure of its curve, decimals.
+# Kind of the run, heading, metric from its curve, decimals.
 _COLUMNS = (
     ("pretraining", "masked loss", lambda curve: curve["loss"][-1], 3),
     ("pretraining", "masked accuracy (%)", lambda curve: 100 * curve["accuracy"][-1], 1),
@@ -97,20 +64,8 @@ _COLUMNS = (
 )
 
 
-def grid_rows(record, protocol):
-    """Rows of a table: mixers by cells of the grid, the best of each mixer in bold.
-
-    Arguments
-    ---------
-    record : dict
-    protocol : speechbrain_pom.experiments.replica.Protocol
-        With a grid.
-
-    Yields
-    ------
-    tuple of str
-        The heading first.
-    """
+def grid_rows(record: dict, protocol: Protocol) -> Iterator[tuple[str, ...]]:
+    """Rows of a table, heading first: mixers by cells of the grid, the best of each in bold."""
     yield "mixer", *protocol.grid
     best = best_cells(record, protocol)
     for mixer in dict.fromkeys(label.rpartition(", ")[0] for label in protocol.mixers):
@@ -122,18 +77,11 @@ def grid_rows(record, protocol):
         )
 
 
-def layer_rows(record, mixers):
-    """Rows of a table: the mixers' outputs and gradients, at the first and the last look at them.
+def layer_rows(record: dict, mixers: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Rows of a table, heading first: the mixers' outputs and gradients at two steps.
 
-    Arguments
-    ---------
-    record : dict
-    mixers : iterable of str
-
-    Yields
-    ------
-    tuple of str
-        The heading first; each cell has the lowest and the highest layer.
+    These are the first and the last step with statistics; each cell has the first and the last
+    layer.
     """
     yield (
         *("mixer", "step", "rms of the output", "the same in all frames (%)"),

@@ -1,11 +1,11 @@
-"""The generated part of `docs/replica.md`: tables of the results, or how to come by them."""
+"""The generated section of `docs/replica.md`: tables of the results, or how to get them."""
 
 from pathlib import Path
 
-from speechbrain_pom.experiments.records import RECORDS_FOLDER
-from speechbrain_pom.experiments.replica import load_protocols
-from speechbrain_pom.experiments.replica_records import read_record, record_path
-from speechbrain_pom.experiments.replica_statistics import (
+from experiments.records import RECORDS_FOLDER
+from experiments.replica.protocols import Protocol, load_protocols
+from experiments.replica.records import read_record, record_path
+from experiments.replica.statistics import (
     NUM_BOOTSTRAP,
     NUM_RANDOMISATIONS,
     difference,
@@ -13,43 +13,29 @@ from speechbrain_pom.experiments.replica_statistics import (
     mean_of,
     pairs_of_mixers,
 )
-from speechbrain_pom.experiments.replica_validation import (
+from experiments.replica.validation import (
     grid_rows,
     layer_rows,
     validation_rows,
 )
-from speechbrain_pom.experiments.table import STAGES
+from experiments.table import STAGES
 from speechbrain_pom.reports.comparison import table
 from speechbrain_pom.utils.files import replace_section
 
 DOCUMENT = "docs/replica.md"
-BEGIN = "<!-- REPLICA: written by python -m speechbrain_pom replica report -->"
+BEGIN = "<!-- REPLICA: written by python -m experiments.replica report -->"
 END = "<!-- /REPLICA -->"
 _MAX_NAMED = 6  # runs that are not finished
 _STAGES = {"pretraining": "pretraining", "finetuning": "fine-tuning"}
 STARTS = {"finetuning": "pretrained", "scratch": "from scratch"}
 
 
-def update_document(path=DOCUMENT, records_folder=RECORDS_FOLDER, check=False):
-    """Write the tables of all protocols into a document, or see whether they are there.
+def update_document(
+    path: str | Path = DOCUMENT, records_folder: str | Path = RECORDS_FOLDER, check: bool = False
+) -> bool:
+    """Write the tables of all protocols into a document, or only compare (`check`).
 
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        The document; the pictures lie beside it.
-    records_folder : str or pathlib.Path
-    check : bool
-        Only compare.
-
-    Returns
-    -------
-    bool
-        Whether the document had these tables already.
-
-    Raises
-    ------
-    UserError
-        If it has no markers.
+    Returns whether the document had these tables already.
     """
     blocks = [
         render(protocol, read_record(record_path(protocol, records_folder)))
@@ -58,43 +44,14 @@ def update_document(path=DOCUMENT, records_folder=RECORDS_FOLDER, check=False):
     return replace_section(path, BEGIN, END, "\n\n".join(blocks), check)
 
 
-def picture_paths(protocol, folder="docs"):
-    """The pictures of a protocol's results.
-
-    Arguments
-    ---------
-    protocol : Protocol
-    folder : str or pathlib.Path
-
-    Returns
-    -------
-    list of pathlib.Path
-        PNG and SVG.
-
-    Example
-    -------
-    >>> from speechbrain_pom.experiments.replica import find_protocol
-    >>> [path.name for path in picture_paths(find_protocol("small"))]
-    ['replica_small.png', 'replica_small.svg']
-    """
+def picture_paths(protocol: Protocol, folder: str | Path = "docs") -> list[Path]:
+    """The pictures of a protocol's results: PNG and SVG."""
     return [Path(folder) / f"replica_{protocol.name}.{suffix}" for suffix in ("png", "svg")]
 
 
-def render(protocol, record):
-    """The section of a protocol.
-
-    Arguments
-    ---------
-    protocol : Protocol
-    record : dict or None
-        From `read_record`.
-
-    Returns
-    -------
-    str
-        Markdown.
-    """
-    command = f"python -m speechbrain_pom replica run {protocol.name}"
+def render(protocol: Protocol, record: dict | None) -> str:
+    """The section of a protocol, as Markdown."""
+    command = f"python -m experiments.replica run {protocol.name}"
     lines = [f"### Protocol `{protocol.name}`: {protocol.hardware}", "", _setting(protocol)]
     if record is None:
         return "\n".join([*lines, "", "Not run yet.", "", "```bash", command, "```"])
@@ -114,12 +71,12 @@ def render(protocol, record):
     if protocol.test_sets:
         lines += ["", _METHOD]
     lines += ["", "```bash", command]
-    lines += [f"python -m speechbrain_pom replica report {protocol.name}", "```"]
+    lines += [f"python -m experiments.replica report {protocol.name}", "```"]
     return "\n".join(lines)
 
 
 def _tests(protocol, record, mixers):
-    """Tables of the test sets, each apart."""
+    """Tables of the test sets."""
     lines = ["", "WER (%), mean over the seeds; 95 % interval; lowest and highest seed:"]
     lines += ["", *table(_rates(protocol, record, mixers))]
     gains = list(_gains(protocol, record, mixers))
@@ -261,11 +218,11 @@ def _costs(protocol, record, mixers):
     stages = {stage: name for stage, name in _STAGES.items() if stage in protocol.kinds}
     heads = ("CPU minutes", "minutes", "MiB")
     yield "mixer", *(f"{name}: {head}" for name in stages.values() for head in heads)
-    figures = (("cpu_s", 1 / 60, 1), ("duration_s", 1 / 60, 1), ("peak_memory_mib", 1, 0))
+    metrics = (("cpu_s", 1 / 60, 1), ("duration_s", 1 / 60, 1), ("peak_memory_mib", 1, 0))
     for mixer in mixers:
         cells = []
         for kind in stages:
-            for figure, factor, digits in figures:
-                mean = mean_of(record, mixer, kind, figure)
+            for metric, factor, digits in metrics:
+                mean = mean_of(record, mixer, kind, metric)
                 cells.append("" if mean is None else f"{factor * mean:.{digits}f}")
         yield mixer, *cells

@@ -8,12 +8,13 @@ import pytest
 from speechbrain.utils.quirks import log_applied_quirks
 
 from speechbrain_pom.__main__ import main
-from speechbrain_pom.cli import summary
 from speechbrain_pom.ctc.metrics import CTC_METRICS
 from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 from speechbrain_pom.objectives.bestrq.metrics import METRICS
 from speechbrain_pom.probe.metrics import PROBE_METRICS, ClassificationScores
+from speechbrain_pom.reports import summary
+from speechbrain_pom.runs import logs
 from speechbrain_pom.runs.logs import ExperimentLogger
 from speechbrain_pom.runs.metrics import Metric, TaskMetrics
 from speechbrain_pom.runs.record import RUN_FILE
@@ -147,7 +148,7 @@ def test_time_leaves_out_the_pauses(pretraining):
 def test_speechbrain_writes_the_line_that_opens_a_run(caplog):
     with caplog.at_level(logging.INFO):
         log_applied_quirks()
-    assert any(summary._RUN_START in message for message in caplog.messages)
+    assert any(logs._RUN_START in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from speechbrain_pom.experiments.table import STAGES
+from experiments.table import STAGES, Row
 from speechbrain_pom.runs.keys import unknown_key_message
 from speechbrain_pom.runs.options import parse_command_line, read_tree
 from speechbrain_pom.runs.values import RUN_OPTION_TYPES, node_tag
@@ -20,55 +21,42 @@ SCRIPTS = {
     "finetuning": "recipes/LibriSpeech/train_ctc.py",
 }
 RESULTS_FOLDER = "results/experiments"
-# Of the published pretraining; the hparams file has what each of them takes.
+# Of the published pretraining; the hparams file says how much audio each of them takes.
 PUBLISHED_PROCESSES = 2
 _SET_HERE = ("output_folder", "pretrained")
 
 
-def build_commands(experiment, options=(), num_processes=2, results_folder=RESULTS_FOLDER):
-    """The commands of a row, as typed in a checkout.
+def build_commands(
+    row: Row,
+    options: Sequence[str] = (),
+    num_processes: int = PUBLISHED_PROCESSES,
+    results_folder: str | Path = RESULTS_FOLDER,
+) -> dict[str, list[str]]:
+    """The commands of a row, as typed in a checkout: stage to words.
 
-    Arguments
-    ---------
-    experiment : speechbrain_pom.experiments.table.Experiment
-    options : list of str
-        More `--key value`, for each stage whose hparams file has the key; as
-        `--pretraining.key value` or `--finetuning.key value` for one of them. They replace those
-        of the row.
-    num_processes : int
-        Of the pretraining. Gradients are accumulated so that a step takes as much audio as the
-        published one, unless `options` say how. Fine-tuning has one process.
-    results_folder : str
-        The runs go to `<results_folder>/<name>/<seed>/<stage>`.
-
-    Returns
-    -------
-    dict of str to list of str
-        Stage to words.
-
-    Raises
-    ------
-    UserError
-        If this is no checkout, or an option is unknown, of a wrong kind, or of both stages where
-        they mean different things.
+    `options` are more `--key value`, for each stage whose hparams file has the key, or as
+    `--pretraining.key value` or `--finetuning.key value` for one stage; they replace those of the
+    row. Unless they say otherwise, gradients are accumulated so that a step of any number of
+    processes takes as much audio as the published one. Fine-tuning has one process. The runs go
+    to `<results_folder>/<name>/<seed>/<stage>`.
     """
-    check_checkout(experiment)
-    trees = {stage: read_tree(experiment.files[stage]) for stage in STAGES}
+    check_checkout(row)
+    trees = {stage: read_tree(row.files[stage]) for stage in STAGES}
     given = {stage: [] for stage in STAGES}
     for key, words in _split(options):
         for stage, name in _stages_of(key, trees):
             given[stage].append((name, [f"--{name}{words[0].partition(key)[2]}", *words[1:]]))
-    folders = _output_folders(experiment, given, trees, results_folder)
+    folders = _output_folders(row, given, trees, results_folder)
     commands = {}
     for stage in STAGES:
-        row = {**experiment.options(stage), "output_folder": folders[stage]}
+        values = {**row_values(row, stage, trees[stage]), "output_folder": folders[stage]}
         if stage == "pretraining":
-            row |= _batch_options(trees[stage], given[stage], num_processes)
+            values |= _batch_options(trees[stage], given[stage], num_processes)
         else:
-            row["pretrained"] = folders["pretraining"]
+            values["pretrained"] = folders["pretraining"]
         replaced = {name for name, _ in given[stage]}
-        words = [experiment.files[stage]]
-        for key, value in row.items():
+        words = [row.files[stage]]
+        for key, value in values.items():
             words += [] if key in replaced else [f"--{key}", text_of(value)]
         words += [word for _, group in given[stage] for word in group]
         parse_command_line(words)
@@ -77,57 +65,28 @@ def build_commands(experiment, options=(), num_processes=2, results_folder=RESUL
     return commands
 
 
-def text_of(value):
-    """A value as it stands behind its option.
+def row_values(row: Row, stage: str, tree: dict) -> dict:
+    """The values of a row for those keys that the hparams file of a stage has."""
+    return {key: value for key, value in row.options(stage).items() if key in tree}
 
-    Arguments
-    ---------
-    value : object
 
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> text_of(None), text_of(0.5)
-    ('null', '0.5')
-    """
+def text_of(value: object) -> str:
+    """A value as it is typed after its option; None is `null`."""
     return "null" if value is None else str(value)
 
 
-def format_command(words):
-    """A command in one line, as one would type it in a shell.
+def format_command(words: Iterable[str]) -> str:
+    """A command in one line, as typed in a shell.
 
-    Arguments
-    ---------
-    words : list of str
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> print(format_command(["--attention_type", "PoM(2, 2, 'selective')"]))
     --attention_type "PoM(2, 2, 'selective')"
     """
     return " ".join(_quote(word) for word in words)
 
 
-def launcher(num_processes):
-    """What stands before a recipe.
+def launcher(num_processes: int) -> list[str]:
+    """The words before the name of a recipe.
 
-    Arguments
-    ---------
-    num_processes : int
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
     >>> launcher(1), launcher(2)
     (['python'], ['torchrun', '--standalone', '--nproc-per-node=2'])
     """
@@ -136,19 +95,9 @@ def launcher(num_processes):
     return ["torchrun", "--standalone", f"--nproc-per-node={num_processes}"]
 
 
-def check_checkout(experiment):
-    """See whether the recipes and hparams files of a row are in the current folder.
-
-    Arguments
-    ---------
-    experiment : speechbrain_pom.experiments.table.Experiment
-
-    Raises
-    ------
-    UserError
-        If one of them is not.
-    """
-    for path in [*SCRIPTS.values(), *experiment.files.values()]:
+def check_checkout(row: Row) -> None:
+    """Refuse a current folder without the recipes and hparams files of a row."""
+    for path in [*SCRIPTS.values(), *row.files.values()]:
         if not Path(path).is_file():
             raise UserError(
                 f"no {path} in '{Path.cwd()}': the experiments are run from a checkout of "
@@ -156,34 +105,16 @@ def check_checkout(experiment):
             )
 
 
-def output_folder(command):
-    """Where a command of `build_commands` writes.
-
-    Arguments
-    ---------
-    command : list of str
-
-    Returns
-    -------
-    pathlib.Path
-    """
+def output_folder(command: list[str]) -> Path:
+    """Where a command of `build_commands` writes."""
     return Path(command[command.index("--output_folder") + 1])
 
 
-def run_command(command):
-    """Run a command of `build_commands` with this Python, to its end.
+def run_command(command: list[str]) -> int:
+    """Run a command of `build_commands` with this Python to its end; return its exit code.
 
-    Ctrl-C in a terminal reaches the recipe by itself, and SIGTERM is passed on: it saves, and
-    this waits for it.
-
-    Arguments
-    ---------
-    command : list of str
-
-    Returns
-    -------
-    int
-        Its exit code.
+    Ctrl-C in a terminal reaches the recipe by itself, and SIGTERM is passed on: the recipe saves
+    its state, and this function waits for it.
     """
     programs = {"python": [], "torchrun": ["-m", "torch.distributed.run"]}
     processes = []
@@ -207,9 +138,9 @@ def run_command(command):
 
 
 def _quote(word):
-    """In double quotes where that suffices: specs have single quotes inside.
+    """A word quoted for a shell, in double quotes where that suffices: specs contain single ones.
 
-    A word that is the name of an environment variable stays one.
+    `$NAME` stays an environment variable.
     """
     quoted = shlex.quote(word)
     if quoted == word or (re.search(r'["$`\\!]', word) and not re.fullmatch(r"\$\w+", word)):
@@ -218,7 +149,7 @@ def _quote(word):
 
 
 def _split(options):
-    """Pairs of a key and its words, as they were given."""
+    """Pairs of a key and its words, as given."""
     groups = []
     for word in options:
         if word.startswith("--"):
@@ -231,7 +162,7 @@ def _split(options):
 
 
 def _stages_of(key, trees):
-    """(stage, key of its file) of each stage that an option is for."""
+    """(stage, key of its file) of each stage that an option applies to."""
     prefix, dot, name = key.partition(".")
     if dot and prefix in STAGES:
         stages = [prefix]
@@ -253,25 +184,25 @@ def _stages_of(key, trees):
 
 
 def _plain(node):
-    """A value of an hparams file, comparable, with its tag."""
+    """A value of an hparams file with its tag, comparable."""
     return (node_tag(node), getattr(node, "value", node)) if node_tag(node) else node
 
 
-def _output_folders(experiment, given, trees, results_folder):
-    """Folders of the stages, which lie together under the row's name and the seed."""
+def _output_folders(row, given, trees, results_folder):
+    """Output folders of the stages, in one folder of the row's name and the seed."""
     seeds = set()
     for stage in STAGES:
         words = [word for _, group in given[stage] for word in group]
-        overrides = parse_command_line([experiment.files[stage], *words]).overrides
+        overrides = parse_command_line([row.files[stage], *words]).overrides
         seeds.add(str(overrides.get("seed", trees[stage]["seed"])))
     if len(seeds) > 1:
         raise UserError(f"two seeds ({', '.join(sorted(seeds))}): give --seed for both stages")
-    folder = f"{results_folder}/{experiment.name}/{seeds.pop()}"
+    folder = f"{results_folder}/{row.name}/{seeds.pop()}"
     return {stage: f"{folder}/{stage}" for stage in STAGES}
 
 
 def _batch_options(tree, given, num_processes):
-    """Keys that make an optimizer step of any number of processes take the published audio."""
+    """Options with which a step of any number of processes takes as much audio as published."""
     keys = ("max_batch_duration_s", "grad_accumulation_factor")
     if num_processes == PUBLISHED_PROCESSES or {name for name, _ in given} & set(keys):
         return {}

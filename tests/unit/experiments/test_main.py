@@ -1,4 +1,4 @@
-"""`experiments`: the table, the commands of a row, records and the README on the command line."""
+"""`python -m experiments`: the table, the commands of a row, records and the README."""
 
 import json
 import shutil
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_pom.__main__ import main
-from speechbrain_pom.cli import experiments
-from speechbrain_pom.experiments.table import STAGES, load_experiments
+from experiments import __main__ as program
+from experiments.__main__ import main
+from experiments.table import STAGES, load_table
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,7 +26,7 @@ def checkout(tmp_path, monkeypatch):
 
 def refused(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["experiments", *arguments])
+        main(arguments)
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
@@ -35,14 +35,14 @@ def refused(arguments, capsys):
 
 
 def test_list(checkout, capsys):
-    assert main(["experiments", "list"]) == 0
+    assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:-2]] == list(load_experiments())
+    assert [line.split()[0] for line in lines[1:-2]] == list(load_table())
     assert "93.1 M" in next(line for line in lines if line.startswith("base-summarymixing "))
 
 
 def test_show(checkout, capsys):
-    assert main(["experiments", "show", "base-ropemha", "--nproc", "1", "--data_folder", "/d"]) == 0
+    assert main(["show", "base-ropemha", "--nproc", "1", "--data_folder", "/d"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "base-ropemha"
     assert "  overrides   --attention_type RoPEMHA --d_model 576" in lines
@@ -57,7 +57,7 @@ def test_show(checkout, capsys):
 
 
 def test_show_what_is_not_published(checkout, capsys):
-    assert main(["experiments", "show", "hybrid-relpos4-pom8"]) == 0
+    assert main(["show", "hybrid-relpos4-pom8"]) == 0
     assert "  published   nothing\n" in capsys.readouterr().out
 
 
@@ -70,9 +70,9 @@ def test_show_what_is_not_published(checkout, capsys):
         (["show", "base-pom", "--nproc", "0"], "--nproc is 0: give at least 1"),
         (
             ["list", "--d_model", "8"],
-            "unrecognized arguments: --d_model 8 (experiments list --help",
+            "unrecognized arguments: --d_model 8 (python -m experiments list",
         ),
-        (["readme", "--chek"], "unrecognized arguments: --chek (experiments readme --help"),
+        (["readme", "--chek"], "unrecognized arguments: --chek (python -m experiments readme"),
         (["record", "base-pom", "no", "where"], "'no' holds no finished run of pretraining"),
         ([], "the following arguments are required: ACTION"),
     ],
@@ -83,10 +83,10 @@ def test_bad_calls(arguments, message, checkout, capsys):
 
 def test_a_stage_that_fails_ends_the_run(checkout, monkeypatch, capsys):
     commands = []
-    monkeypatch.setattr(experiments, "run_command", lambda words: commands.append(words) or 3)
-    assert main(["experiments", "run", "base-pom", "--nproc", "1"]) == 3
+    monkeypatch.setattr(program, "run_command", lambda words: commands.append(words) or 3)
+    assert main(["run", "base-pom", "--nproc", "1"]) == 3
     assert [words[1] for words in commands] == ["recipes/LibriSpeech/train_bestrq.py"]
-    assert "pretraining ended with exit code 3: the same command goes on" in capsys.readouterr().out
+    assert "pretraining ended with exit code 3: the same command resumes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fills_cells", [True, False])
@@ -104,8 +104,8 @@ def test_where_a_record_goes(checkout, monkeypatch, capsys, fills_cells):
         "hardware": "a machine",
         **dict.fromkeys(STAGES, facts),
     }
-    monkeypatch.setattr(experiments, "build_record", lambda *_: record)
-    assert main(["experiments", "record", "base-pom", "a", "b", "--results_folder", "out"]) == 0
+    monkeypatch.setattr(program, "build_record", lambda *_: record)
+    assert main(["record", "base-pom", "a", "b", "--results_folder", "out"]) == 0
     path = "recipes/LibriSpeech/results" if fills_cells else "out"
     path += "/base-pom/seed7.json"
     assert json.loads((checkout / path).read_text()) == record
@@ -113,21 +113,21 @@ def test_where_a_record_goes(checkout, monkeypatch, capsys, fills_cells):
     assert f"record: {path}\n" in printed
     assert ("pretraining: d_model 64 (not 488)" in printed) != fills_cells
 
-    assert main(["experiments", "readme"]) == 0
+    assert main(["readme"]) == 0
     readme = (checkout / "recipes/LibriSpeech/README.md").read_text()
     assert ("8.31 ±0.31 | 8.40 ±0.30 |" in readme) == fills_cells
     assert ("? + ? hours; a machine" in readme) == fills_cells
     capsys.readouterr()
-    assert main(["experiments", "list"]) == 0
+    assert main(["list"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if "base-pom " in line)
     assert line.endswith("  1") == fills_cells
 
 
 def test_check_of_the_readme(checkout, capsys):
-    assert main(["experiments", "readme", "--check"]) == 0
+    assert main(["readme", "--check"]) == 0
     path = checkout / "recipes/LibriSpeech/README.md"
     path.write_text(path.read_text().replace("| 8.31 ±0.31 |", "| 8.13 ±0.31 |"))
-    assert main(["experiments", "readme", "--check"]) == 1
+    assert main(["readme", "--check"]) == 1
     assert "is not what the table and the records say: run" in capsys.readouterr().out
-    assert main(["experiments", "readme"]) == 0
-    assert main(["experiments", "readme", "--check"]) == 0
+    assert main(["readme"]) == 0
+    assert main(["readme", "--check"]) == 0

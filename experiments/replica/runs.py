@@ -1,4 +1,4 @@
-"""The runs of a replica as processes, some of them side by side; one that fails stops no other."""
+"""The runs of a replica as processes, several at a time; a failure does not stop the others."""
 
 import json
 import os
@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from experiments.records import describe_machine, installed_versions
+from experiments.replica.protocols import ReplicaRun
 from speechbrain_pom.data.workers import num_processes
-from speechbrain_pom.experiments.records import describe_machine, installed_versions
 from speechbrain_pom.runs.record import finished_configuration
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
@@ -20,32 +22,18 @@ from speechbrain_pom.utils.files import write_atomically
 CONDITIONS_FILE = "conditions.json"
 
 
-def run_chains(chains, num_jobs, log_folder, show=print):
-    """Run chains of runs, `num_jobs` chains at a time, each to its end or its first failure.
+def run_chains(
+    chains: list[list[ReplicaRun]],
+    num_jobs: int,
+    log_folder: str | Path,
+    show: Callable[[str], None] = print,
+) -> int:
+    """Run `num_jobs` chains at a time, each to its end or its first failure; return the exit code.
 
-    Every recipe goes on where it was stopped, and does nothing if it is finished. SIGTERM is
-    passed on, and Ctrl-C reaches the recipes by itself: they save, and nothing more is started.
-
-    Arguments
-    ---------
-    chains : list of list of ReplicaRun
-        From `plan_runs`.
-    num_jobs : int
-        Each run gets its share of the CPU cores as OMP_NUM_THREADS.
-    log_folder : str or pathlib.Path
-        Gets what the recipes print, in a file for each run.
-    show : callable
-        Takes a line of progress.
-
-    Returns
-    -------
-    int
-        0; 1 if a run failed; 128 + number of the signal if one stopped them.
-
-    Raises
-    ------
-    UserError
-        If num_jobs is less than 1.
+    Each run gets its share of the CPU cores as OMP_NUM_THREADS; what it prints goes to a file in
+    `log_folder`. A recipe resumes where it was stopped, and does nothing if it is finished.
+    SIGTERM is passed on, and Ctrl-C reaches the recipes by itself: they save their state, and
+    nothing more is started. The code is 1 if a run failed, 128 + its number after a signal.
     """
     if num_jobs < 1:
         raise UserError(f"--jobs is {num_jobs}: give at least 1")
@@ -56,7 +44,7 @@ def run_chains(chains, num_jobs, log_folder, show=print):
     for label in runner.failed:
         show(f"failed: {label}")
     if runner.signal_number is not None:
-        show("stopped: the same command goes on")
+        show("stopped: the same command resumes")
         return 128 + runner.signal_number
     return 1 if runner.failed else 0
 
@@ -146,8 +134,8 @@ class _Runner:
                     stderr=subprocess.STDOUT,
                 )
                 self._processes.add(process)
-            # Popen.wait() would not tell what this child has used. It is reaped under the lock, so
-            # that no signal goes to a number that is another process by then.
+            # Popen.wait() would not say how much CPU time this child used. It is reaped under the
+            # lock, so that no signal goes to a number that is another process by then.
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             with self._lock:
                 _, status, usage = os.wait4(process.pid, 0)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_pom.experiments.replica import find_protocol, plan_runs
-from speechbrain_pom.experiments.replica_runs import run_chains
+from experiments.replica.protocols import find_protocol, plan_runs
+from experiments.replica.runs import run_chains
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 # Stands in for both recipes: fails or waits where a file asks for it, and is finished only once.
 RECIPE = """
 import os, pathlib, signal, sys, time
@@ -101,7 +101,7 @@ def test_sigterm_is_passed_on_and_nothing_more_is_started(chains):
     assert code == 128 + signal.SIGTERM
     assert lines == [
         "PoM, seed 1, pretraining: stopped",
-        "stopped: the same command goes on",
+        "stopped: the same command resumes",
     ]
     assert signal.getsignal(signal.SIGTERM) == before
     Path("wait").unlink()

@@ -7,37 +7,37 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_pom.ctc.scoring import ErrorRates
-from speechbrain_pom.experiments import replica_statistics
-from speechbrain_pom.experiments.replica import find_protocol, load_protocols, plan_runs
-from speechbrain_pom.experiments.replica_figure import draw_replica
-from speechbrain_pom.experiments.replica_records import (
+from experiments.replica import statistics
+from experiments.replica.figure import draw_replica
+from experiments.replica.protocols import find_protocol, load_protocols, plan_runs
+from experiments.replica.records import (
     collect,
     left_to_run,
     read_record,
     record_path,
     write_record,
 )
-from speechbrain_pom.experiments.replica_report import (
+from experiments.replica.report import (
     BEGIN,
     END,
     picture_paths,
     render,
     update_document,
 )
-from speechbrain_pom.experiments.replica_statistics import (
+from experiments.replica.statistics import (
     difference,
     error_rate,
     mean_of,
     pairs_of_mixers,
 )
+from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.runs.configuration import configuration
 from speechbrain_pom.runs.experiment import Experiment as Run
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.options import parse_command_line
 from speechbrain_pom.runs.record import record_run
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 REFERENCES = ["ONE TWO THREE FOUR"] * 20
 MACHINE = {"hardware": "an abacus", "jobs": 2, "threads": 1, "versions": {"torch": "2.11"}}
 
@@ -45,8 +45,8 @@ MACHINE = {"hardware": "an abacus", "jobs": 2, "threads": 1, "versions": {"torch
 @pytest.fixture(autouse=True)
 def few_trials(monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(replica_statistics, "NUM_BOOTSTRAP", 40)
-    monkeypatch.setattr(replica_statistics, "NUM_RANDOMISATIONS", 400)
+    monkeypatch.setattr(statistics, "NUM_BOOTSTRAP", 40)
+    monkeypatch.setattr(statistics, "NUM_RANDOMISATIONS", 400)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_the_document(protocol, record, tmp_path):
     assert written.startswith(f"before\n{BEGIN}\n\n### Protocol `small`: 2 CPU cores\n")
     assert written.endswith(f"{END}\nafter\n")
     assert written.count("Not run yet.") == len(load_protocols())
-    assert "python -m speechbrain_pom replica run large\n" in written
+    assert "python -m experiments.replica run large\n" in written
 
     document.write_text("no markers")
     with pytest.raises(ValueError, match=r"replica\.md' has no lines '<!-- REPLICA: .* to write"):
@@ -201,13 +201,13 @@ def test_pictures(protocol, record, tmp_path):
 
 
 def test_runs_that_do_not_belong_together_are_refused(protocol, folder, tmp_path):
-    message = r"no finished run of protocol small in '.*': make them with `replica run small`"
+    message = r"no finished run of protocol small in '.*': make them with `python -m exp"
     with pytest.raises(ValueError, match=message):
         collect(protocol, tmp_path / "nowhere")
     longer = {**protocol.pretraining, "optimizer_step_limit": 10**6}
     message = (
-        r"pretraining' is no run of protocol small as it is now: its optimizer_step_limit is 700; "
-        "give another folder with --out, and run it again"
+        r"pretraining' is not a run of protocol small as it is now: its optimizer_step_limit is "
+        "700; give another folder with --out, and run it again"
     )
     with pytest.raises(ValueError, match=message):
         collect(replace(protocol, pretraining=longer), folder)
@@ -228,10 +228,25 @@ def test_runs_of_an_earlier_record_are_kept(protocol, folder, record, tmp_path):
     same = [run for run in merged["runs"] if run["kind"] != "scratch"]
     assert same == [run for run in record["runs"] if run["kind"] != "scratch"]
     chains = plan_runs(protocol, tmp_path)
-    assert left_to_run(chains, protocol, tmp_path, merged) == [False] * len(chains)
-    assert left_to_run(chains, protocol, tmp_path, record).count(True) == 1
-    assert left_to_run(chains, protocol, tmp_path, None) == [True] * len(chains)
+    assert left_to_run(chains, merged) == [False] * len(chains)
+    assert left_to_run(chains, record).count(True) == 1
+    assert left_to_run(chains, None) == [True] * len(chains)
     others = {**record, "utterances": {"test-clean": {"u00": 4}}}
     message = "was tested on other utterances of test-clean than the runs before it"
     with pytest.raises(ValueError, match=message):
         collect(protocol, tmp_path, others)
+
+
+def test_runs_are_kept_although_their_command_changed(protocol, folder, record, tmp_path):
+    """An hparams file lost keys, and files moved; but other values are other runs."""
+    chains = plan_runs(protocol, tmp_path)
+    for run in record["runs"]:
+        run["command"] = run["command"].replace(" hparams/", " --number_of_heads 4 hparams/")
+        run["command"] = run["command"].replace("--data_folder results", "--data_folder /elsewhere")
+    assert left_to_run(chains, record) == left_to_run(chains, collect(protocol, folder))
+    longer = {**protocol.finetuning, "optimizer_step_limit": 10**6}
+    chains = plan_runs(replace(protocol, finetuning=longer), tmp_path)
+    assert left_to_run(chains, record) == [True] * len(chains)
+    more = {**protocol.pretraining, "mask_prob": 0.5}
+    chains = plan_runs(replace(protocol, pretraining=more), tmp_path)
+    assert left_to_run(chains, record).count(True) == len(chains) // 2 + 1

@@ -1,23 +1,24 @@
-"""The scaled replica of the publication's experiment: its protocols, and the commands of its runs.
+"""The protocols of the scaled replica, and the commands of their runs.
 
-Each mixer is pretrained, fine-tuned from that, and fine-tuned from scratch, with each seed, by the
-recipes themselves, on a mini corpus or on recordings of people.
+The recipes pretrain each mixer, fine-tune it, and train it from scratch, with each seed, on a mini
+corpus or on recordings of people.
 """
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from speechbrain_pom.experiments.commands import build_commands, text_of
-from speechbrain_pom.experiments.table import STAGES, Experiment
+from experiments.commands import build_commands, text_of
+from experiments.table import STAGES, Row
 from speechbrain_pom.utils.errors import UserError
 
-PROTOCOLS_PATH = Path(__file__).parent / "replica.yaml"
-# Of one mixer and seed; "scratch" is fine-tuning without pretraining.
+PROTOCOLS_PATH = Path(__file__).parent / "protocols.yaml"
+# The runs of one mixer and seed; "scratch" is fine-tuning without pretraining.
 KINDS = (*STAGES, "scratch")
 FILES = {"pretraining": "hparams/pom.yaml", "finetuning": "hparams/pom_ctc.yaml"}
 RUNS_FOLDER = "results/replica"
@@ -28,38 +29,38 @@ _PARTS = ("options", "pretraining", "finetuning")
 
 @dataclass(frozen=True)
 class Protocol:
-    """What all runs of a replica have in common, and its mixers.
+    """What the runs of a replica have in common, and its mixers.
 
     Arguments
     ---------
     name : str
     hardware : str
-        What it is made for, in words.
+        What it is made for.
     jobs : int
-        Runs side by side.
+        Runs at a time.
     corpus : dict
         `duration_min` and `seed` of the mini corpus; or `files`, the CSV files of recordings that
         must be in the folder that `speech_folder` gives.
     seeds : list of int
-        Of the runs.
+        The seeds of the runs.
     options : dict
-        Keys of both hparams files.
+        Values for keys of both hparams files.
     pretraining, finetuning : dict
-        Keys of one of them.
+        Values for keys of one of them.
     mixers : dict of str to dict
-        Label to attention_type, d_model, parameters (of the encoder, and of all that is
-        pretrained), and perhaps options, pretraining and finetuning of its own, and other_size
-        (where it is not as large as PoM on purpose).
+        Label to attention_type, d_model, parameters (of the encoder, and of everything that is
+        pretrained), and optionally options, pretraining and finetuning of its own, and other_size
+        (set where it differs in size from PoM on purpose).
     kinds : list of str
         Which of `KINDS` are run.
     test_sets : list of str
-        Empty: runs are compared on the validation data, and no test set is touched.
+        If empty, runs are compared on the validation data, and no test set is read.
     grid : dict of str to dict
         Label to options, pretraining and finetuning: each mixer is run with each of them.
     choice : dict of str to str
         Mixer to the label of `grid`, in the protocol `tuned_by`, that it is run with.
     tuned_by : str
-        The protocol whose runs the choice was made from.
+        The protocol whose runs the choice is based on.
     about : str
         A sentence for the report.
     """
@@ -81,8 +82,8 @@ class Protocol:
     about: str = ""
 
     @property
-    def is_real(self):
-        """Whether it runs on recordings of people."""
+    def is_real(self) -> bool:
+        """Whether it needs recordings of people."""
         return "files" in self.corpus
 
 
@@ -110,29 +111,14 @@ class ReplicaRun:
     command: tuple
 
     @property
-    def label(self):
-        """Mixer, seed and kind in words."""
+    def label(self) -> str:
+        """Mixer, seed and kind for a reader."""
         return f"{self.mixer}, seed {self.seed}, {self.kind}"
 
 
-def load_protocols(path=PROTOCOLS_PATH):
-    """All protocols of a file.
+def load_protocols(path: str | Path = PROTOCOLS_PATH) -> dict[str, Protocol]:
+    """All protocols of a file by name.
 
-    Arguments
-    ---------
-    path : str or pathlib.Path
-
-    Returns
-    -------
-    dict of str to Protocol
-
-    Raises
-    ------
-    UserError
-        If there is no such file.
-
-    Example
-    -------
     >>> load_protocols()["small"].seeds
     [1, 2, 3]
     """
@@ -142,23 +128,23 @@ def load_protocols(path=PROTOCOLS_PATH):
     tree = YAML(typ="safe").load(path)
     found = {}
     for name in tree:
-        fields = _said(tree, name)
+        fields = _fields(tree, name)
         found[name] = Protocol(name=name, **{**fields, "mixers": _spread(fields)})
     return {name: _with_choice(protocol, found) for name, protocol in found.items()}
 
 
-def _said(tree, name):
-    """The fields of a protocol, with those of the one that it is like; parts key by key."""
+def _fields(tree, name):
+    """The fields of a protocol, over those of the one that it is `like`; parts key by key."""
     fields = dict(tree[name])
     if (like := fields.pop("like", None)) is None:
         return fields
-    base = _said(tree, like)
+    base = _fields(tree, like)
     parts = {part: {**base.get(part, {}), **fields.get(part, {})} for part in _PARTS}
     return {**base, **fields, **parts}
 
 
 def _spread(fields):
-    """The mixers of a protocol; with a grid, each of them once for each of its cells."""
+    """The mixers of a protocol; with a grid, each of them with each cell."""
     if not fields.get("grid"):
         return fields["mixers"]
     return {
@@ -185,24 +171,8 @@ def _overlaid(facts, cell):
     return {**facts, **parts}
 
 
-def speech_folder(protocol, given=None):
-    """The recordings of people that a protocol is run on.
-
-    Arguments
-    ---------
-    protocol : Protocol
-    given : str, optional
-        The folder; that of the environment variable SPEECHBRAIN_POM_SPEECH by default.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    UserError
-        If no folder is given, or it lacks a file of the protocol.
-    """
+def speech_folder(protocol: Protocol, given: str | None = None) -> str:
+    """The folder of recordings: `given`, or that of SPEECHBRAIN_POM_SPEECH, if it is complete."""
     folder = given or os.environ.get(SPEECH_VARIABLE)
     if not folder:
         raise UserError(
@@ -218,26 +188,9 @@ def speech_folder(protocol, given=None):
     return str(folder)
 
 
-def find_protocol(name, path=PROTOCOLS_PATH):
-    """One protocol.
+def find_protocol(name: str, path: str | Path = PROTOCOLS_PATH) -> Protocol:
+    """One protocol of a file; a `UserError` lists the names if there is no such protocol.
 
-    Arguments
-    ---------
-    name : str
-    path : str or pathlib.Path
-        The file that has it.
-
-    Returns
-    -------
-    Protocol
-
-    Raises
-    ------
-    UserError
-        If there is none of this name: those that exist are given.
-
-    Example
-    -------
     >>> find_protocol("large").hardware
     'one GPU'
     """
@@ -247,52 +200,27 @@ def find_protocol(name, path=PROTOCOLS_PATH):
     return protocols[name]
 
 
-def runs_folder(protocol):
-    """Where the runs of a protocol go unless told otherwise.
+def runs_folder(protocol: Protocol) -> str:
+    """Where the runs of a protocol go by default.
 
-    Arguments
-    ---------
-    protocol : Protocol
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> runs_folder(find_protocol("small"))
     'results/replica/small'
     """
     return f"{RUNS_FOLDER}/{protocol.name}"
 
 
-def plan_runs(protocol, folder=None, mixers=None, seeds=None, data_folder=None):
-    """The runs of a protocol, in chains whose runs come one after the other.
+def plan_runs(
+    protocol: Protocol,
+    folder: str | Path | None = None,
+    mixers: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    data_folder: str | Path | None = None,
+) -> list[list[ReplicaRun]]:
+    """The runs of a protocol, in chains whose runs follow each other.
 
-    Arguments
-    ---------
-    protocol : Protocol
-    folder : str, optional
-        For the corpus, `<folder>/corpus`, and the runs, `<folder>/<mixer>/<seed>/<kind>`; that of
-        `runs_folder` by default.
-    mixers : list of str, optional
-        Some of the protocol's; all by default.
-    seeds : list of int, optional
-        Likewise.
-    data_folder : str, optional
-        The corpus; `<folder>/corpus` by default, or the environment variable by its name where
-        the protocol needs recordings.
-
-    Returns
-    -------
-    list of list of ReplicaRun
-        [pretraining, finetuning] and [scratch], as far as the protocol has them, seed by seed and
-        mixer by mixer: what ends early has whole seeds.
-
-    Raises
-    ------
-    UserError
-        If a mixer or seed is not one of the protocol's, or this is no checkout.
+    The chains are [pretraining, finetuning] and [scratch], as far as the protocol has them. They
+    come seed by seed and mixer by mixer, so that interrupted work has whole seeds. The runs go to
+    `<folder>/<mixer>/<seed>/<kind>`; `mixers` and `seeds` choose some of the protocol's.
     """
     folder = folder or runs_folder(protocol)
     data_folder = data_folder or default_data_folder(protocol, folder)
@@ -315,21 +243,9 @@ def plan_runs(protocol, folder=None, mixers=None, seeds=None, data_folder=None):
     return chains
 
 
-def default_data_folder(protocol, folder):
-    """The data of a protocol, in words that are the same on every machine.
+def default_data_folder(protocol: Protocol, folder: str | Path) -> str:
+    """The data of a protocol, written the same way on every machine.
 
-    Arguments
-    ---------
-    protocol : Protocol
-    folder : str
-        Of the runs.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> default_data_folder(find_protocol("small"), "out"), find_protocol("real").is_real
     ('out/corpus', True)
     """
@@ -337,7 +253,7 @@ def default_data_folder(protocol, folder):
 
 
 def _run_folder(folder, mixer, seed, kind):
-    """Its path has no characters that a shell or a file system takes amiss."""
+    """A path without characters that are special to a shell or a file system."""
     return Path(folder, re.sub(r"[^\w.-]+", "_", mixer), str(seed), kind)
 
 
@@ -354,12 +270,12 @@ def _choose(what, given, known, protocol):
 
 
 def _commands(protocol, mixer, seed, folder, data_folder):
-    """Kind to the words of its command."""
+    """The words of the command of each kind."""
     facts = protocol.mixers[mixer]
     parts = {part: {**getattr(protocol, part), **facts.get(part, {})} for part in _PARTS}
     if not protocol.test_sets:
         parts["finetuning"] |= {"test_csv": None, "test_splits": []}
-    experiment = Experiment(
+    row = Row(
         name=_run_folder("", mixer, "", "").name,
         mixer=mixer,
         group="replica",
@@ -377,7 +293,7 @@ def _commands(protocol, mixer, seed, folder, data_folder):
     for stage in STAGES:
         for key, value in parts[stage].items():
             options += [f"--{stage}.{key}", text_of(value)]
-    commands = build_commands(experiment, options, num_processes=1, results_folder=folder)
+    commands = build_commands(row, options, num_processes=1, results_folder=folder)
     scratch = str(_run_folder(folder, mixer, seed, "scratch"))
     replaced = {"--pretrained": "null", "--output_folder": scratch}
     words = list(commands["finetuning"])

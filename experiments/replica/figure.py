@@ -1,13 +1,15 @@
 """The results of a replica in one picture: error rates with intervals, and learning curves."""
 
 import io
+from pathlib import Path
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from speechbrain_pom.experiments.replica_report import STARTS
-from speechbrain_pom.experiments.replica_statistics import error_rate, runs_of
+from experiments.replica.protocols import Protocol
+from experiments.replica.report import STARTS
+from experiments.replica.statistics import error_rate, runs_of
 from speechbrain_pom.utils.files import write_atomically
 
 _SIZE_IN, _DPI = (12, 8), 100
@@ -15,17 +17,10 @@ _MARKERS = {"finetuning": "o", "scratch": "s"}
 _STYLES = {"pretraining": "-", "finetuning": "-", "scratch": "--"}
 
 
-def draw_replica(record, protocol, paths):
-    """Draw the WER of each mixer with and without pretraining, and the courses of the runs.
+def draw_replica(record: dict, protocol: Protocol, paths: list[Path]) -> None:
+    """Draw the WER of each mixer with and without pretraining, and the learning curves.
 
-    Arguments
-    ---------
-    record : dict
-        From `speechbrain_pom.experiments.replica_records.collect`.
-    protocol : speechbrain_pom.experiments.replica.Protocol
-        Its mixers come in their order, each with one colour in all panels.
-    paths : list of pathlib.Path
-        Replaced in one step; the suffix says the format.
+    Each mixer has one colour in all panels. The suffix of a path chooses the format.
     """
     present = {run["mixer"] for run in record["runs"]}
     mixers = [mixer for mixer in protocol.mixers if mixer in present]
@@ -44,7 +39,7 @@ def draw_replica(record, protocol, paths):
     pretraining.legend(fontsize="small" if len(mixers) > 6 else None)
     for path in paths:
         picture = io.BytesIO()
-        # The same bytes for the same results: no date, no random names in the SVG.
+        # The same bytes for the same results: no date, and no random names in the SVG.
         dated = {"Date": None} if path.suffix == ".svg" else {}
         with matplotlib.rc_context({"svg.hashsalt": "replica"}):
             figure.savefig(picture, format=path.suffix[1:], metadata=dated)
@@ -76,13 +71,13 @@ def _draw_rates(panel, record, mixers, split):
     panel.legend(loc="center")  # pretrained runs end up below it, the others above
 
 
-def _draw_curves(panel, record, mixers, kinds, figure):
+def _draw_curves(panel, record, mixers, kinds, metric):
     """A line for each run."""
     for position, mixer in enumerate(mixers):
         for kind in kinds:
             for number, run in enumerate(runs_of(record, mixer, kind).values()):
                 label = mixer if (number, kind) == (0, kinds[0]) else None
                 style = {"color": f"C{position % 10}", "linestyle": _STYLES[kind], "label": label}
-                panel.plot(run["curve"]["steps"], run["curve"][figure], linewidth=1, **style)
+                panel.plot(run["curve"]["steps"], run["curve"][metric], linewidth=1, **style)
     panel.set_xlabel("optimizer step")
     panel.grid(alpha=0.3)

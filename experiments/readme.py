@@ -1,16 +1,13 @@
-"""The tables of the recipes' README: the experiments, with published figures and our own."""
+"""The tables of the recipes' README: all experiments, with published and measured error rates."""
 
-from speechbrain_pom.experiments.commands import format_command
-from speechbrain_pom.experiments.table import (
-    FIGURES,
-    STAGES,
-    format_figure,
-    load_experiments,
-)
+from pathlib import Path
+
+from experiments.commands import format_command
+from experiments.table import COLUMNS, STAGES, Row, format_wer, load_table
 from speechbrain_pom.utils.files import replace_section
 
 README = "recipes/LibriSpeech/README.md"
-BEGIN = "<!-- EXPERIMENTS: written by python -m speechbrain_pom experiments readme -->"
+BEGIN = "<!-- EXPERIMENTS: written by python -m experiments readme -->"
 END = "<!-- /EXPERIMENTS -->"
 _GROUPS = {
     "base": "Base, about 95 M",
@@ -37,46 +34,20 @@ _NOTES = {
 }
 
 
-def update_readme(records, path=README, check=False):
-    """Write the tables between the markers of a README, or see whether they are there.
+def update_readme(records: list[dict], path: str | Path = README, check: bool = False) -> bool:
+    """Write the tables between the markers of a README, or only compare (`check`).
 
-    Arguments
-    ---------
-    records : list of dict
-        From `read_records`.
-    path : str or pathlib.Path
-    check : bool
-        Only compare.
-
-    Returns
-    -------
-    bool
-        Whether the README had these tables already.
-
-    Raises
-    ------
-    UserError
-        If it has no markers.
+    Returns whether the README had these tables already.
     """
     return replace_section(path, BEGIN, END, render(records).strip("\n"), check)
 
 
-def render(records):
-    """The tables and the commands of our runs, as Markdown.
-
-    Arguments
-    ---------
-    records : list of dict
-        From `read_records`.
-
-    Returns
-    -------
-    str
-    """
-    experiments = load_experiments().values()
+def render(records: list[dict]) -> str:
+    """The tables and the commands of the recorded runs, as Markdown."""
+    table = load_table().values()
     lines = []
     for group, title in _GROUPS.items():
-        rows = [experiment for experiment in experiments if experiment.group == group]
+        rows = [row for row in table if row.group == group]
         lines += [f"### {title}", ""]
         lines += [_NOTES[group], ""] if group in _NOTES else []
         lines += [*_table(rows, records), ""]
@@ -87,54 +58,44 @@ def render(records):
     return "\n".join([*lines, *_runs(records)])
 
 
-def overrides_text(experiment):
-    """The options of a row, as typed; those of pretraining alone last.
-
-    Arguments
-    ---------
-    experiment : speechbrain_pom.experiments.table.Experiment
-
-    Returns
-    -------
-    str
-        "none" if there are none.
-    """
-    options = experiment.options("pretraining")
+def overrides_text(row: Row) -> str:
+    """The overrides of a row as typed, those of pretraining only at the end; "none" if none."""
+    options = row.options("pretraining")
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     return format_command(words) or "none"
 
 
-def _deviation(experiment):
-    return 100 * (experiment.parameters[1] / experiment.num_parameters_wanted - 1)
+def _deviation(row):
+    return 100 * (row.parameters[1] / row.num_parameters_wanted - 1)
 
 
-def _table(experiments, records):
+def _table(rows, records):
     heads = ["name", "mixer", "overrides of `hparams/pom.yaml`", "encoder", "all"]
-    for *_, heading in FIGURES.values():
+    for *_, heading in COLUMNS.values():
         heads += [heading, "ours"]
-    yield _row(heads)
-    yield _row(["---"] * len(heads))
-    for experiment in experiments:
-        overrides = overrides_text(experiment)
+    yield _line(heads)
+    yield _line(["---"] * len(heads))
+    for row in rows:
+        overrides = overrides_text(row)
         cells = [
-            experiment.name,
-            f"{experiment.mixer} †" if experiment.pretraining else experiment.mixer,
+            row.name,
+            f"{row.mixer} †" if row.pretraining else row.mixer,
             overrides if overrides == "none" else f"`{overrides}`",
-            *(f"{number:,}" for number in experiment.parameters),
+            *(f"{number:,}" for number in row.parameters),
         ]
-        own = [record for record in records if record["experiment"] == experiment.name]
-        for column, (split, decoder, _) in FIGURES.items():
-            cells.append(format_figure(experiment.published.get(column)))
+        own = [record for record in records if record["experiment"] == row.name]
+        for column, (split, decoder, _) in COLUMNS.items():
+            cells.append(format_wer(row.published.get(column)))
             measured = (record["results"].get(split, {}).get(decoder) for record in own)
             cells.append(", ".join(_measured(found) for found in measured if found))
-        yield _row(cells)
+        yield _line(cells)
 
 
 def _measured(found):
     return f"{found['wer']:.2f} ±{(found['wer_high'] - found['wer_low']) / 2:.2f}"
 
 
-def _row(cells):
+def _line(cells):
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -146,11 +107,11 @@ def _runs(records):
         yield 'None yet: the cells "ours" are filled from records of runs on LibriSpeech alone.'
         yield ""
     for record in records:
-        facts = [record[stage] for stage in STAGES]
-        hours = " + ".join("?" if fact["hours"] is None else f"{fact['hours']}" for fact in facts)
-        commits = ", ".join(dict.fromkeys(str(fact["commit"]) for fact in facts))
+        runs = [record[stage] for stage in STAGES]
+        hours = " + ".join("?" if run["hours"] is None else f"{run['hours']}" for run in runs)
+        commits = ", ".join(dict.fromkeys(str(run["commit"]) for run in runs))
         yield (
             f"{record['experiment']}, seed {record['seed']}: commit {commits}; {hours} hours; "
             f"{record['hardware']}, {record['pretraining']['processes']} processes in pretraining."
         )
-        yield from ["", "```bash", *(fact["command"] for fact in facts), "```", ""]
+        yield from ["", "```bash", *(run["command"] for run in runs), "```", ""]

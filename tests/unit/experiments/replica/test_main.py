@@ -1,4 +1,4 @@
-"""`replica` on the command line: the plan, the runs, the report."""
+"""`python -m experiments.replica`: the plan, the runs, the report."""
 
 import json
 import shutil
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_pom.__main__ import main
-from speechbrain_pom.cli import replica
+from experiments.replica import __main__ as program
+from experiments.replica.__main__ import main
+from experiments.replica.report import BEGIN, END
 from speechbrain_pom.data.mini_corpus.make import verify_mini_corpus
-from speechbrain_pom.experiments.replica_report import BEGIN, END
 from speechbrain_pom.runs.record import finished_configuration
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 RECIPE = """
 import json, pathlib, sys
 words = dict(zip(sys.argv[2::2], sys.argv[3::2]))
@@ -69,7 +69,7 @@ def made_up_record():
 
 
 def test_show(checkout, capsys):
-    assert main(["replica", "show", "small", "--mixers", "hypermixing", "--seeds", "3"]) == 0
+    assert main(["show", "small", "--mixers", "hypermixing", "--seeds", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("python recipes/LibriSpeech/train_bestrq.py hparams/pom.yaml --att")
@@ -79,7 +79,7 @@ def test_show(checkout, capsys):
 
 def test_run_makes_the_corpus_and_names_what_failed(checkout, capsys):
     own = ["--protocols", "own.yaml", "--out", "runs"]
-    assert main(["replica", "run", "tiny", *own, "--mixers", "PoM"]) == 1
+    assert main(["run", "tiny", *own, "--mixers", "PoM"]) == 1
     printed = capsys.readouterr().out
     verify_mini_corpus("runs/corpus")
     assert "[1/6] PoM, seed 1, pretraining: finished in 0:0" in printed
@@ -87,20 +87,20 @@ def test_run_makes_the_corpus_and_names_what_failed(checkout, capsys):
     assert "failed: PoM, seed 2, pretraining: see runs/logs/PoM-2-pretraining.log\n" in printed
     assert finished_configuration("runs/PoM/1/scratch") == "8"
 
-    assert main(["replica", "run", "tiny", *own, "--seeds", "1", "--jobs", "3"]) == 0
+    assert main(["run", "tiny", *own, "--seeds", "1", "--jobs", "3"]) == 0
     printed = capsys.readouterr().out
     assert printed.count(": was finished") == printed.count(": finished in") == 3
-    assert "all runs are finished; `replica report tiny` writes the results" in printed
+    assert "all runs are finished; `python -m experiments.replica report tiny` writes" in printed
 
 
 def test_report_and_its_check(checkout, monkeypatch, capsys):
     document = Path("docs/replica.md")
     start, _, rest = document.read_text().partition(BEGIN)
     document.write_text(start + BEGIN + "\n" + END + rest.partition(END)[2])
-    monkeypatch.setattr(replica, "collect", lambda *_: made_up_record())
-    assert main(["replica", "report", "small", "--check"]) == 1
-    assert "docs/replica.md is not what the records say: run `replica re" in capsys.readouterr().out
-    assert main(["replica", "report", "small"]) == 0
+    monkeypatch.setattr(program, "collect", lambda *_: made_up_record())
+    assert main(["report", "small", "--check"]) == 1
+    assert "docs/replica.md is not what the records say: run `" in capsys.readouterr().out
+    assert main(["report", "small"]) == 0
     printed = capsys.readouterr().out
     assert (
         "3 runs: recipes/LibriSpeech/results/replica_small.json, docs/replica_small.png" in printed
@@ -110,15 +110,15 @@ def test_report_and_its_check(checkout, monkeypatch, capsys):
     assert written == made_up_record()
     assert Path("docs/replica_small.svg").is_file()
     assert "| PoM   | test-clean | -25.00 " in document.read_text()
-    assert main(["replica", "report", "small", "--check"]) == 0
+    assert main(["report", "small", "--check"]) == 0
 
 
 def test_report_of_ones_own_protocol(checkout, monkeypatch, capsys):
     Path("runs").mkdir()
-    monkeypatch.setattr(replica, "collect", lambda *_: made_up_record())
+    monkeypatch.setattr(program, "collect", lambda *_: made_up_record())
     before = Path("docs/replica.md").read_text()
     own = ["--protocols", "own.yaml", "--out", "runs"]
-    assert main(["replica", "report", "tiny", *own]) == 0
+    assert main(["report", "tiny", *own]) == 0
     assert "### Protocol `tiny`: anything" in capsys.readouterr().out
     assert {path.name for path in Path("runs").iterdir()} == {
         f"replica_tiny.{suffix}" for suffix in ("json", "png", "svg")
@@ -137,14 +137,14 @@ def test_report_of_ones_own_protocol(checkout, monkeypatch, capsys):
         (["report", "small"], "no finished run of protocol small in 'results/replica/small'"),
         (
             ["report", "tiny", "--check", "--protocols", "own.yaml"],
-            "--check is about the package's protocols: leave --protocols out",
+            "--check is about the protocols of the checkout: leave --protocols out",
         ),
         ([], "the following arguments are required: ACTION"),
     ],
 )
 def test_bad_calls(arguments, message, checkout, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["replica", *arguments])
+        main(arguments)
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

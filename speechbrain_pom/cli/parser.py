@@ -1,0 +1,29 @@
+"""The parser behind every command line of the project."""
+
+import argparse
+from typing import NoReturn
+
+from speechbrain_pom.utils.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, and which accepts no abbreviated options.
+
+    Arguments
+    ---------
+    **options
+        As argparse takes them.
+
+    Example
+    -------
+    >>> Parser(prog="x").parse_args(["--n"])
+    Traceback (most recent call last):
+    speechbrain_pom.utils.errors.UserError: unrecognized arguments: --n (x --help shows the usage)
+    """
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found as a `UserError`."""
+        raise UserError(f"{message} ({self.prog} --help shows the usage)")
