@@ -10,7 +10,9 @@ import torch
 if not torch.cuda.is_available():  # the kernels are interpreted; before anything imports triton
     os.environ.setdefault("TRITON_INTERPRET", "1")
 # Files of kernels cannot be imported without Triton, so they have no doctests either.
-KERNELS = [f"speechbrain_pom/ops/triton_{name}.py" for name in ("common", "selection", "state")]
+KERNELS = [
+    f"speechbrain_pom/ops/polynomial/kernels_{name}.py" for name in ("common", "select", "sums")
+]
 collect_ignore = [] if importlib.util.find_spec("triton") else KERNELS
 
 

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from measuring import describe_run, write_json
 
-from speechbrain_pom.ops import triton_polynomial as kernels
-from speechbrain_pom.ops.reference import polynomial_features
+from speechbrain_pom.ops.polynomial import launchers as kernels
+from speechbrain_pom.ops.polynomial.reference import polynomial_features
 
 BATCH, NUM_FRAMES, DEGREE, EXPAND = 6, 2000, 2, 2
 WIDTHS = {"base": 488, "large": 688}

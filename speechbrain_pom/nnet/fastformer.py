@@ -4,8 +4,8 @@ from torch import nn
 
 from speechbrain_pom.nnet.projections import weights_of
 from speechbrain_pom.nnet.summary_mixing import check_size
-from speechbrain_pom.ops import by_layers, fastformer
-from speechbrain_pom.ops.fastformer import fastformer_sums, mix_with_sums
+from speechbrain_pom.ops import fastformer
+from speechbrain_pom.ops.fastformer import by_layers, fastformer_sums, mix_with_sums
 
 
 class Fastformer(nn.Module):
@@ -117,12 +117,12 @@ class Fastformer(nn.Module):
             (B, T, d_model): the sequence, or a part of it.
         key_padding_mask : torch.Tensor, optional
             (B, T) boolean, True = padding.
-        earlier : speechbrain_pom.ops.pooling.SoftmaxSums, optional
+        earlier : speechbrain_pom.ops.common.sums.SoftmaxSums, optional
             In the second sweep: the first one's summary of the whole sequence.
 
         Returns
         -------
-        speechbrain_pom.ops.pooling.SoftmaxSums
+        speechbrain_pom.ops.common.sums.SoftmaxSums
             Those of the parts, added up, are that of the whole.
 
         Example
@@ -149,7 +149,7 @@ class Fastformer(nn.Module):
         ---------
         query : torch.Tensor
             (B, T, d_model).
-        summary : speechbrain_pom.ops.pooling.SoftmaxSums
+        summary : speechbrain_pom.ops.common.sums.SoftmaxSums
             Of the whole sequence, from the second sweep.
 
         Returns

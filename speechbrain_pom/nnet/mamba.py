@@ -8,9 +8,9 @@ from torch import nn
 
 from speechbrain_pom.nnet.projections import is_plain
 from speechbrain_pom.ops import ChunkMask, parse_attn_mask, selective_scan
-from speechbrain_pom.ops.pointwise import compute_dtype
+from speechbrain_pom.ops.common.masks import check_padding_mask
+from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.selective_scan import SCAN_BACKENDS
-from speechbrain_pom.ops.visibility import check_padding_mask
 
 DT_RANGE = (1e-3, 0.1)  # the time steps at the start, before they depend on the frame
 

@@ -6,9 +6,9 @@ import math
 from torch import nn
 
 from speechbrain_pom.nnet.projections import weights_of
-from speechbrain_pom.ops import by_layers, polynomial_mix
-from speechbrain_pom.ops.backends import BACKENDS
-from speechbrain_pom.ops.polynomial import mix_with_sums, polynomial_sums
+from speechbrain_pom.ops import polynomial_mix
+from speechbrain_pom.ops.polynomial import by_layers, mix_with_sums, polynomial_sums
+from speechbrain_pom.ops.polynomial.backends import BACKENDS
 
 VARIANTS = ("base", "selective", "frequency2", "frequency3")
 
@@ -190,7 +190,7 @@ class PolynomialMixer(nn.Module):
 
         Returns
         -------
-        speechbrain_pom.ops.pooling.TimeSums
+        speechbrain_pom.ops.common.sums.TimeSums
             Those of the parts, added up, are that of the whole.
 
         Example
@@ -219,7 +219,7 @@ class PolynomialMixer(nn.Module):
         ---------
         query : torch.Tensor
             (B, T, d_model).
-        summary : speechbrain_pom.ops.pooling.TimeSums
+        summary : speechbrain_pom.ops.common.sums.TimeSums
             Of the whole sequence.
 
         Returns

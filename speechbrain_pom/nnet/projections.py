@@ -4,7 +4,7 @@ The functions of `speechbrain_pom.ops` are fast because they take weights and fo
 into what is around them. That passes a module by. So it is done only where it cannot be noticed:
 where every projection is the plain layer that the mixer was built with. One with a hook (as
 pruning and the older weight norm have), with a parametrisation, or of another class (an adapter, a
-quantised layer) is called, by the functions of `speechbrain_pom.ops.by_layers`.
+quantised layer) is called, by the functions in `by_layers.py` of its operator.
 """
 
 import torch

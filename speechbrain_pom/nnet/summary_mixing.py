@@ -6,8 +6,8 @@ import re
 from torch import nn
 
 from speechbrain_pom.nnet.projections import BlockDiagonal, weights_of
-from speechbrain_pom.ops import by_layers, summary_mixing
-from speechbrain_pom.ops.summary_mixing import mix_with_sums, summary_sums
+from speechbrain_pom.ops import summary_mixing
+from speechbrain_pom.ops.summary_mixing import by_layers, mix_with_sums, summary_sums
 
 MODES = ("full", "lite")
 
@@ -186,7 +186,7 @@ class SummaryMixing(nn.Module):
 
         Returns
         -------
-        speechbrain_pom.ops.pooling.TimeSums
+        speechbrain_pom.ops.common.sums.TimeSums
         """
         weights = weights_of(self.summary_proj)
         if weights is None:

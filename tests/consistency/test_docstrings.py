@@ -13,7 +13,9 @@ import pytest
 import speechbrain_pom
 
 ROOT = Path(__file__).parents[2]
-KERNELS = {f"speechbrain_pom.ops.triton_{name}" for name in ("common", "selection", "state")}
+KERNELS = {
+    f"speechbrain_pom.ops.polynomial.kernels_{name}" for name in ("common", "select", "sums")
+}
 WITHOUT_TRITON = set() if importlib.util.find_spec("triton") else KERNELS
 MODULES = sorted(
     info.name

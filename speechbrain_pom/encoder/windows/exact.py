@@ -22,7 +22,7 @@ from torch import nn
 from speechbrain_pom.attention import mixer_of
 from speechbrain_pom.attention.parts import original_class
 from speechbrain_pom.encoder.windows.inputs import WindowInputs, obstacle_to_parts
-from speechbrain_pom.ops.pooling import moved
+from speechbrain_pom.ops.common.sums import moved
 
 
 def obstacle_to_exactness(encoder):

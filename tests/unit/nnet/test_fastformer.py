@@ -5,7 +5,8 @@ import torch
 from speechbrain.lobes.models.transformer.Transformer import get_lookahead_mask
 
 from speechbrain_pom import Fastformer
-from speechbrain_pom.ops import ChunkMask, fastformer, reference
+from speechbrain_pom.ops import ChunkMask, fastformer
+from speechbrain_pom.ops.fastformer import reference
 from tests.unit.nnet.test_golden import GOLDEN, TOLERANCE, assert_same, load, published_state
 
 LAYERS = ("query_proj", "query_attn", "key_proj", "key_attn", "out_proj")

@@ -6,7 +6,7 @@ import torch
 from speechbrain_pom.nnet.fastformer import Fastformer
 from speechbrain_pom.nnet.polynomial_mixer import PolynomialMixer
 from speechbrain_pom.nnet.summary_mixing import SummaryMixing
-from speechbrain_pom.ops.pooling import moved
+from speechbrain_pom.ops.common.sums import moved
 
 MIXERS = {
     **{

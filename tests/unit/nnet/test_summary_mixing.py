@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from speechbrain_pom import SummaryMixing
-from speechbrain_pom.ops import ChunkMask, reference, summary_mixing
+from speechbrain_pom.ops import ChunkMask, summary_mixing
+from speechbrain_pom.ops.summary_mixing import reference
 from tests.unit.nnet.test_golden import GOLDEN, assert_same, load, published_state
 
 MODES = ("full", "lite")

@@ -1,16 +1,16 @@
 """The Polynomial Mixer as a function: projections, running products, means over time, gates.
 
-Equations and shapes: README.md beside this file. Slow version: `reference.polynomial_mix`.
+Equations and shapes: README.md in the folder above. Slow version: reference.py.
 """
 
 import torch
 import torch.nn.functional as F
 
-from speechbrain_pom.ops import fused, reference
-from speechbrain_pom.ops.backends import choose_backend
-from speechbrain_pom.ops.pointwise import compute_dtype
-from speechbrain_pom.ops.pooling import TimeSums, count_frames, means, zero_padding
-from speechbrain_pom.ops.visibility import ChunkMask, check_padding_mask, parse_attn_mask
+from speechbrain_pom.ops.common.masks import ChunkMask, check_padding_mask, parse_attn_mask
+from speechbrain_pom.ops.common.precision import compute_dtype
+from speechbrain_pom.ops.common.sums import TimeSums, count_frames, means, zero_padding
+from speechbrain_pom.ops.polynomial import autograd, reference
+from speechbrain_pom.ops.polynomial.backends import choose_backend
 
 ACTIVATIONS = ("gelu_product", "relu_power")
 
@@ -171,7 +171,7 @@ def polynomial_sums(
                 sums.append(zero_padding(features, key_padding_mask).sum(1, keepdim=True))
                 continue
             how = None, degree, activation, torch.is_grad_enabled(), backend
-            sums.append(fused.feature_sums(group, *map(cast, pair), key_padding_mask, *how)[0])
+            sums.append(autograd.feature_sums(group, *map(cast, pair), key_padding_mask, *how)[0])
     return TimeSums(torch.cat(sums, -1), count_frames(frames, key_padding_mask, None))
 
 
@@ -227,7 +227,7 @@ def mix_with_sums(query, summary, gate_weights, out_weight, out_bias, *, backend
                 mixed = mixed + F.linear(gate * state, weight.to(dtype))
             else:
                 how = None, torch.is_grad_enabled(), backend
-                mixed = mixed + fused.select(q, state, *map(cast, gate), weight, None, *how)[0]
+                mixed = mixed + autograd.select(q, state, *map(cast, gate), weight, None, *how)[0]
     return mixed.to(mixed_query.dtype)
 
 
@@ -258,11 +258,11 @@ def _mix_groups(queries, keys, poly_weights, gate_weights, out_weights, out_bias
             chunk_size = 1
         else:
             how = chunk_size, degree, activation, keep, backend
-            sums, _ = fused.feature_sums(k, *poly, padding, *how)
+            sums, _ = autograd.feature_sums(k, *poly, padding, *how)
             state = means(sums, count_frames(k, padding, chunk_size), visibility)
         bias = out_bias if mixed is None else None
         how = chunk_size, keep, backend
-        group, _ = fused.select(q, state, *gate, out_weight, bias, *how)
+        group, _ = autograd.select(q, state, *gate, out_weight, bias, *how)
         mixed = group if mixed is None else mixed + group
     return mixed
 

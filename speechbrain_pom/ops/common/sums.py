@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from speechbrain_pom.ops.visibility import ChunkMask
+from speechbrain_pom.ops.common.masks import ChunkMask
 
 
 class TimeSums(NamedTuple):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from speechbrain_pom.ops.triton_polynomial import triton_available
+from speechbrain_pom.ops.polynomial.launchers import triton_available
 
 # Compiles every kernel that the launchers would run, for the architecture of the first argument,
 # and prints name, dtype and the PTX's wide loads, asynchronous copies and matrix instructions.
@@ -15,7 +15,7 @@ import sys
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
-from speechbrain_pom.ops import triton_polynomial as kernels
+from speechbrain_pom.ops.polynomial import launchers as kernels
 
 class Driver:
     get_current_target = lambda self: GPUTarget("cuda", int(sys.argv[1]), 32)
@@ -71,7 +71,7 @@ def test_kernels_compile_to_wide_loads_and_matrix_instructions(architecture, mat
 
 def test_importing_the_package_imports_no_triton():
     code = (
-        "import sys, speechbrain_pom, speechbrain_pom.ops.triton_polynomial; "
+        "import sys, speechbrain_pom, speechbrain_pom.ops.polynomial.launchers; "
         "sys.exit('triton' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

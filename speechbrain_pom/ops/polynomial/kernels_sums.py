@@ -1,13 +1,13 @@
 """Triton kernels of PoM's first pass: sums over time of the polynomial features.
 
-Equations: README.md beside this file. Tiles: triton_common.py. Grid of each kernel: blocks of
+Equations: README.md in the folder above. Tiles: kernels_common.py. Grid of each kernel: blocks of
 columns, tiles, utterances. Importing this file imports Triton.
 """
 
 import triton
 import triton.language as tl
 
-from speechbrain_pom.ops.triton_common import (
+from speechbrain_pom.ops.polynomial.kernels_common import (
     gelu,
     gelu_slope,
     load_state,
@@ -33,7 +33,7 @@ def feature_sums_kernel(
     DEGREE: tl.constexpr, RELU_POWER: tl.constexpr, WIDTH: tl.constexpr, ALIGN: tl.constexpr,
     UNITS: tl.constexpr, FRAMES: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """As `triton_polynomial.feature_sums`, sums of units; WIDTH: columns of a branch."""
+    """As `launchers.feature_sums`, sums of units; WIDTH: columns of a branch."""
     batch = tl.program_id(2).to(tl.int64)
     unit, frame, _, inside = rows_of_tile(num_frames, chunk_size, segments, UNITS, FRAMES)
     valid = without_padding(inside, padding, padding_b, padding_t, batch, frame)
@@ -64,7 +64,7 @@ def feature_sums_backward_kernel(
     DEGREE: tl.constexpr, RELU_POWER: tl.constexpr, WIDTH: tl.constexpr, ALIGN: tl.constexpr,
     UNITS: tl.constexpr, FRAMES: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """As `triton_polynomial.feature_sums_backward`: equations of `fused.features_backward`."""
+    """As `launchers.feature_sums_backward`: equations of `pointwise.features_backward`."""
     batch = tl.program_id(2).to(tl.int64)
     _, frame, chunk, inside = rows_of_tile(num_frames, chunk_size, segments, UNITS, FRAMES)
     valid = without_padding(inside, padding, padding_b, padding_t, batch, frame)
@@ -114,7 +114,7 @@ def projected_feature_sums_kernel(
     DEPTH: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
     UNITS: tl.constexpr, FRAMES: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """As `triton_polynomial.projected_feature_sums`, sums of units."""
+    """As `launchers.projected_feature_sums`, sums of units."""
     batch = tl.program_id(2).to(tl.int64)
     unit, frame, _, inside = rows_of_tile(num_frames, chunk_size, segments, UNITS, FRAMES)
     valid = without_padding(inside, padding, padding_b, padding_t, batch, frame)

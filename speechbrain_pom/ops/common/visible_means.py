@@ -2,15 +2,15 @@
 
 import torch
 
-from speechbrain_pom.ops.pointwise import compute_dtype
-from speechbrain_pom.ops.pooling import (
+from speechbrain_pom.ops.common.masks import ChunkMask
+from speechbrain_pom.ops.common.precision import compute_dtype
+from speechbrain_pom.ops.common.sums import (
     chunk_sums,
     count_frames,
     means,
     rows_of_frames,
     zero_padding,
 )
-from speechbrain_pom.ops.visibility import ChunkMask
 
 
 def sums_over_time(values, padding):

@@ -1,20 +1,20 @@
 """Triton kernels of PoM's second pass: gates times states.
 
-Tiles: triton_common.py. Grid of each kernel: blocks of columns, tiles, utterances. Importing this
+Tiles: kernels_common.py. Grid of each kernel: blocks of columns, tiles, utterances. Importing this
 file imports Triton.
 """
 
 import triton
 import triton.language as tl
 
-from speechbrain_pom.ops.triton_common import (
+from speechbrain_pom.ops.polynomial.kernels_common import (
     load_state,
     project,
     row_pointers,
     rows_of_tile,
     store_sums,
 )
-from speechbrain_pom.ops.triton_state import LENGTHS
+from speechbrain_pom.ops.polynomial.kernels_sums import LENGTHS
 
 
 @triton.jit(do_not_specialize=LENGTHS)
@@ -25,7 +25,7 @@ def select_kernel(
     WIDTH: tl.constexpr, ALIGN: tl.constexpr,
     UNITS: tl.constexpr, FRAMES: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """As `triton_polynomial.select`."""
+    """As `launchers.select`."""
     batch = tl.program_id(2).to(tl.int64)
     _, frame, chunk, inside = rows_of_tile(num_frames, chunk_size, segments, UNITS, FRAMES)
     col = tl.program_id(0) * COLS + tl.arange(0, COLS)
@@ -46,7 +46,7 @@ def select_backward_kernel(
     WIDTH: tl.constexpr, ALIGN: tl.constexpr,
     UNITS: tl.constexpr, FRAMES: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """As `triton_polynomial.select_backward`, the state's gradient summed per unit."""
+    """As `launchers.select_backward`, the state's gradient summed per unit."""
     batch = tl.program_id(2).to(tl.int64)
     unit, frame, chunk, inside = rows_of_tile(num_frames, chunk_size, segments, UNITS, FRAMES)
     col = tl.program_id(0) * COLS + tl.arange(0, COLS)
@@ -75,7 +75,7 @@ def projected_select_kernel(
     DEPTH: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
     UNITS: tl.constexpr, FRAMES: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """As `triton_polynomial.projected_select`."""
+    """As `launchers.projected_select`."""
     batch = tl.program_id(2).to(tl.int64)
     _, frame, chunk, inside = rows_of_tile(num_frames, chunk_size, segments, UNITS, FRAMES)
     col = tl.program_id(0) * COLS + tl.arange(0, COLS)

@@ -7,7 +7,7 @@ import torch
 from speechbrain.lobes.models.transformer.Transformer import get_lookahead_mask
 
 from speechbrain_pom.ops import ChunkMask, polynomial_mix
-from speechbrain_pom.ops.blocks import CPU_BLOCK_FRAMES
+from speechbrain_pom.ops.polynomial.tiled import CPU_BLOCK_FRAMES
 
 VARIANTS = ("base", "selective", "frequency2", "frequency3")
 LENGTHS = (1, 63, 500)

@@ -10,8 +10,9 @@ import threading
 
 import torch
 
-from speechbrain_pom.ops.pointwise import compute_dtype, features_backward, features_of, gate_of
-from speechbrain_pom.ops.pooling import chunk_sums, rows_of_frames
+from speechbrain_pom.ops.common.precision import compute_dtype
+from speechbrain_pom.ops.common.sums import chunk_sums, rows_of_frames
+from speechbrain_pom.ops.polynomial.pointwise import features_backward, features_of, gate_of
 
 # 1024 x 1952 floats = 8 MB at the paper's size. Shorter blocks pay for the start of their matrix
 # products, longer ones leave the cache. Other devices have no use for blocks: there, starting

@@ -1,14 +1,14 @@
 """Fastformer as a function: a global query, a global key, and no key or score per pair of frames.
 
-Equations and shapes: README.md beside this file. Slow version: `reference.fastformer`.
+Equations and shapes: README.md in the folder above. Slow version: reference.py.
 """
 
 import torch
 import torch.nn.functional as F
 
-from speechbrain_pom.ops.pointwise import compute_dtype
-from speechbrain_pom.ops.pooling import softmax_sums, zero_padding
-from speechbrain_pom.ops.visibility import check_padding_mask, parse_attn_mask
+from speechbrain_pom.ops.common.masks import check_padding_mask, parse_attn_mask
+from speechbrain_pom.ops.common.precision import compute_dtype
+from speechbrain_pom.ops.common.sums import softmax_sums, zero_padding
 
 
 def fastformer(

@@ -2,12 +2,12 @@
 
 Autograd would keep four (B, T, E) tensors per layer; these operators keep two, the outputs of the
 two projections, or none and compute them again. To `torch.compile` each is one node of the graph:
-nothing breaks it. How they compute is the affair of an implementation: blocks.py, or kernels.py.
+nothing breaks it. How they compute is the affair of an implementation: tiled.py, or gpu.py.
 """
 
 import torch
 
-from speechbrain_pom.ops.backends import implementation
+from speechbrain_pom.ops.polynomial.backends import implementation
 
 FLAGS = "int? chunk_size, int degree, str activation"
 
@@ -19,7 +19,7 @@ FLAGS = "int? chunk_size, int degree, str activation"
     "str backend) -> (Tensor, Tensor)",
 )
 def feature_sums(frames, weight, bias, padding, chunk_size, degree, activation, keep, backend):
-    """See `speechbrain_pom.ops.blocks.feature_sums`; `backend` names the implementation."""
+    """See `tiled.feature_sums`; `backend` names the implementation."""
     return implementation(backend).feature_sums(
         frames, weight, bias, padding, chunk_size, degree, activation, keep
     )
@@ -34,7 +34,7 @@ def feature_sums(frames, weight, bias, padding, chunk_size, degree, activation, 
 def feature_sums_backward(
     grad_sums, frames, weight, bias, padding, kept, chunk_size, degree, activation, needs, backend
 ):
-    """See `speechbrain_pom.ops.blocks.feature_sums_backward`."""
+    """See `tiled.feature_sums_backward`."""
     return implementation(backend).feature_sums_backward(
         grad_sums, frames, weight, bias, padding, kept, chunk_size, degree, activation, needs
     )
@@ -48,7 +48,7 @@ def feature_sums_backward(
     "-> (Tensor, Tensor)",
 )
 def select(frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_size, keep, backend):
-    """See `speechbrain_pom.ops.blocks.select`; `backend` names the implementation."""
+    """See `tiled.select`; `backend` names the implementation."""
     return implementation(backend).select(
         frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_size, keep
     )
@@ -73,7 +73,7 @@ def select_backward(
     needs,
     backend,
 ):
-    """See `speechbrain_pom.ops.blocks.select_backward`."""
+    """See `tiled.select_backward`."""
     return implementation(backend).select_backward(
         grad_output, frames, state, gate_weight, gate_bias, out_weight, kept, chunk_size, needs
     )

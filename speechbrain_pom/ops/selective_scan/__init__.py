@@ -1,15 +1,15 @@
 """The selective scan of Mamba as a function: checks, padding, direction, choice of backend.
 
-Equations and shapes: README.md beside this file. Slow version: `reference_scan.selective_scan`.
+Equations and shapes: README.md in the folder above. Slow version: reference.py.
 """
 
 import importlib
 
 import torch
 
-from speechbrain_pom.ops import chunked_scan, reference_scan
-from speechbrain_pom.ops.pointwise import compute_dtype
-from speechbrain_pom.ops.visibility import check_padding_mask
+from speechbrain_pom.ops.common.masks import check_padding_mask
+from speechbrain_pom.ops.common.precision import compute_dtype
+from speechbrain_pom.ops.selective_scan import chunked, reference
 
 SCAN_BACKENDS = ("auto", "reference", "chunked", "mamba_ssm")
 KERNEL_DEVICES = ("cuda",)  # where the kernels of the mamba_ssm package run
@@ -76,7 +76,7 @@ def selective_scan(x, dt, A, B, C, D, *, key_padding_mask=None, reverse=False, b
         # masked_fill rather than a product: padding may hold anything, even NaN.
         padding = key_padding_mask.unsqueeze(-1)
         x, dt, B, C = (tensor.masked_fill(padding, 0.0) for tensor in (x, dt, B, C))
-    scan = {"reference": reference_scan.selective_scan, "chunked": _chunked, "mamba_ssm": _kernel}
+    scan = {"reference": reference.selective_scan, "chunked": _chunked, "mamba_ssm": _kernel}
     with torch.autocast(x.device.type, enabled=False):
         return scan[backend](x, dt, A, B, C, D, reverse=reverse)
 
@@ -142,7 +142,7 @@ def _chunked(x, dt, A, B, C, D, *, reverse):
     dtype = compute_dtype(x.dtype)
     tensors = (x, dt, A.to(dtype), B, C)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    output, _ = chunked_scan.chunked_scan(*tensors, reverse, keep)
+    output, _ = chunked.chunked_scan(*tensors, reverse, keep)
     return torch.addcmul(output, x.to(dtype), D.to(dtype)).to(x.dtype)
 
 

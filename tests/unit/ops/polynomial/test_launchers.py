@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechbrain_pom.ops import triton_launch
-from speechbrain_pom.ops import triton_polynomial as kernels
-from speechbrain_pom.ops.reference import polynomial_features
+from speechbrain_pom.ops.polynomial import launchers as kernels
+from speechbrain_pom.ops.polynomial import tiles
+from speechbrain_pom.ops.polynomial.reference import polynomial_features
 
 pytestmark = pytest.mark.skipif(not kernels.triton_available(), reason="Triton is not installed")
 
@@ -258,7 +258,7 @@ def test_other_dtypes_are_refused():
 
 
 def test_a_launch_without_triton_says_so(monkeypatch):
-    monkeypatch.setattr(triton_launch, "triton_available", lambda: False)
+    monkeypatch.setattr(tiles, "triton_available", lambda: False)
     message = r"^Triton is not installed: install it \(pip install triton\)$"
     with pytest.raises(RuntimeError, match=message):
         kernels.select(random(1, 2, 3), random(1, 1, 3), None)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from speechbrain_pom.ops import ChunkMask
-from speechbrain_pom.ops.pooling import (
+from speechbrain_pom.ops.common.sums import (
     chunk_sums,
     count_frames,
     means,

@@ -1,16 +1,16 @@
 """PoM's two passes on a GPU: matrix products, and Triton's kernels for all that lies between them.
 
-The functions of blocks.py, with the same arguments and results.
+The functions of tiled.py, with the same arguments and results.
 """
 
 import torch
 import torch.nn.functional as F
 
-from speechbrain_pom.ops import triton_polynomial as launch
+from speechbrain_pom.ops.polynomial import launchers as launch
 
 
 def feature_sums(frames, weight, bias, padding, chunk_size, degree, activation, keep):
-    """See `speechbrain_pom.ops.blocks.feature_sums`.
+    """See `tiled.feature_sums`.
 
     Without `keep` the expanded tensor is never written.
     """
@@ -26,7 +26,7 @@ def feature_sums(frames, weight, bias, padding, chunk_size, degree, activation, 
 def feature_sums_backward(
     grad_sums, frames, weight, bias, padding, kept, chunk_size, degree, activation, needs
 ):
-    """See `speechbrain_pom.ops.blocks.feature_sums_backward`."""
+    """See `tiled.feature_sums_backward`."""
     projected = kept if kept.numel() else F.linear(frames, weight, bias)
     grad = launch.feature_sums_backward(
         projected, padding, grad_sums, chunk_size, degree, activation
@@ -35,7 +35,7 @@ def feature_sums_backward(
 
 
 def select(frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_size, keep):
-    """See `speechbrain_pom.ops.blocks.select`; without `keep` the scores are never written."""
+    """See `tiled.select`; without `keep` the scores are never written."""
     if keep:
         scores = F.linear(frames, gate_weight, gate_bias)
         gated = launch.select(scores, state, chunk_size)
@@ -48,7 +48,7 @@ def select(frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_si
 def select_backward(
     grad_output, frames, state, gate_weight, gate_bias, out_weight, kept, chunk_size, needs
 ):
-    """See `speechbrain_pom.ops.blocks.select_backward`."""
+    """See `tiled.select_backward`."""
     scores = kept if kept.numel() else F.linear(frames, gate_weight, gate_bias)
     grad_gated = F.linear(grad_output, out_weight.T)
     grad_scores, grad_state, gated = launch.select_backward(scores, state, grad_gated, chunk_size)

@@ -5,8 +5,8 @@ import torch
 
 from speechbrain_pom import PolynomialMixer
 from speechbrain_pom.ops import ChunkMask, polynomial_mix
-from speechbrain_pom.ops.fused import feature_sums
-from speechbrain_pom.ops.reference import polynomial_features
+from speechbrain_pom.ops.polynomial.autograd import feature_sums
+from speechbrain_pom.ops.polynomial.reference import polynomial_features
 
 NUM_FRAMES = 15_000  # ten minutes at 25 frames a second
 

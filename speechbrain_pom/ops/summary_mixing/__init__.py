@@ -1,14 +1,14 @@
 """SummaryMixing as a function: block-diagonal MLPs, a mean over time, one merging layer.
 
-Equations and shapes: README.md beside this file. Slow version: `reference.summary_mixing`.
+Equations and shapes: README.md in the folder above. Slow version: reference.py.
 """
 
 import torch
 import torch.nn.functional as F
 
-from speechbrain_pom.ops.pooling import TimeSums, count_frames, zero_padding
-from speechbrain_pom.ops.visibility import check_padding_mask, parse_attn_mask
-from speechbrain_pom.ops.visible_means import rows_of_queries, sums_over_time, visible_means
+from speechbrain_pom.ops.common.masks import check_padding_mask, parse_attn_mask
+from speechbrain_pom.ops.common.sums import TimeSums, count_frames, zero_padding
+from speechbrain_pom.ops.common.visible_means import rows_of_queries, sums_over_time, visible_means
 
 
 def summary_mixing(

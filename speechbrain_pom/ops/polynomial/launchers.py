@@ -1,6 +1,6 @@
 """Launchers of PoM's Triton kernels: functions of tensors that allocate what they return.
 
-Equations: README.md beside this file. No autograd here, and no change of dtype between linear
+Equations: README.md in the folder above. No autograd here, and no change of dtype between linear
 layer and result: sums and states are fp32, (B, T, E) tensors have the dtype of the input. Sums add
 in one fixed order, without atomics, so equal inputs give equal bits.
 """
@@ -8,7 +8,7 @@ in one fixed order, without atomics, so equal inputs give equal bits.
 import torch
 import torch.nn.functional as F
 
-from speechbrain_pom.ops.triton_launch import (
+from speechbrain_pom.ops.polynomial.tiles import (
     POINTWISE,
     Tiles,
     aligned_strides,
@@ -20,7 +20,7 @@ from speechbrain_pom.ops.triton_launch import (
     row_strides,
     unit_stride,
 )
-from speechbrain_pom.ops.triton_launch import triton_available as triton_available
+from speechbrain_pom.ops.polynomial.tiles import triton_available as triton_available
 
 # Rows of a pointwise tile. Where segments are added in a second pass, 128 frames each, so that
 # partial sums in fp32 are 3 % of a bf16 tensor; else fewer, for fewer registers.
@@ -58,7 +58,7 @@ def feature_sums(projected, padding, chunk_size, degree, activation):
     ValueError
         For a dtype that the kernels do not know.
     """
-    kernel = kernels_for(projected, "triton_state").feature_sums_kernel
+    kernel = kernels_for(projected, "kernels_sums").feature_sums_kernel
     projected = unit_stride(projected)
     batch, num_frames, width = projected.shape
     tiles = Tiles(num_frames, chunk_size, SUM_ROWS if chunk_size is None else ROWS)
@@ -91,7 +91,7 @@ def feature_sums_backward(projected, padding, grad_sums, chunk_size, degree, act
     torch.Tensor
         (B, T, E), of the dtype of the projection; zeros where there is padding.
     """
-    kernel = kernels_for(projected, "triton_state").feature_sums_backward_kernel
+    kernel = kernels_for(projected, "kernels_sums").feature_sums_backward_kernel
     projected, grad_sums = unit_stride(projected), unit_stride(grad_sums)
     batch, num_frames, width = projected.shape
     # Every branch stays in registers: the more there are, the fewer rows.
@@ -127,7 +127,7 @@ def select(scores, state, chunk_size):
     torch.Tensor
         (B, T, E), of the dtype of the scores.
     """
-    kernel = kernels_for(scores, "triton_selection").select_kernel
+    kernel = kernels_for(scores, "kernels_select").select_kernel
     scores, state = unit_stride(scores), unit_stride(state)
     batch, num_frames, width = scores.shape
     tiles = Tiles(num_frames, chunk_size, ROWS)
@@ -161,7 +161,7 @@ def select_backward(scores, state, grad_gated, chunk_size):
     gated : torch.Tensor
         (B, T, E), of the dtype of the scores: what `select` returns.
     """
-    kernel = kernels_for(scores, "triton_selection").select_backward_kernel
+    kernel = kernels_for(scores, "kernels_select").select_backward_kernel
     scores, state, grad_gated = map(unit_stride, (scores, state, grad_gated))
     batch, num_frames, width = scores.shape
     tiles = Tiles(num_frames, chunk_size, ROWS)
@@ -200,7 +200,7 @@ def projected_feature_sums(frames, weight, bias, padding, chunk_size, degree, ac
     torch.Tensor
         (B, C, E) in fp32.
     """
-    kernel = kernels_for(frames, "triton_state").projected_feature_sums_kernel
+    kernel = kernels_for(frames, "kernels_sums").projected_feature_sums_kernel
     branches = 1 if activation == "relu_power" else degree
     rows, constants = product_constants(frames, branches)
     batch, num_frames, _ = frames.shape
@@ -238,7 +238,7 @@ def projected_select(frames, gate_weight, gate_bias, state, chunk_size):
     torch.Tensor
         (B, T, E), of the dtype of the frames.
     """
-    kernel = kernels_for(frames, "triton_selection").projected_select_kernel
+    kernel = kernels_for(frames, "kernels_select").projected_select_kernel
     rows, constants = product_constants(frames)
     batch, num_frames, _ = frames.shape
     width = gate_weight.shape[0]

@@ -52,7 +52,7 @@ def kernels_for(tensor, module):
     tensor : torch.Tensor
         What they will read.
     module : str
-        "triton_state" or "triton_selection".
+        "kernels_sums" or "kernels_select".
 
     Returns
     -------
@@ -71,7 +71,7 @@ def kernels_for(tensor, module):
         )
     if not triton_available():
         raise RuntimeError("Triton is not installed: install it (pip install triton)")
-    return importlib.import_module(f"speechbrain_pom.ops.{module}")
+    return importlib.import_module(f"speechbrain_pom.ops.polynomial.{module}")
 
 
 class Tiles:

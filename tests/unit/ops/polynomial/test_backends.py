@@ -10,7 +10,6 @@ from speechbrain_pom.ops import (
     ChunkMask,
     available_backends,
     choose_backend,
-    fused,  # noqa: F401 - registers the operators
     polynomial_mix,
 )
 

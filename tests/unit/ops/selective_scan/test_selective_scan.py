@@ -10,7 +10,7 @@ import torch
 from speechbrain_pom.ops import choose_scan_backend, selective_scan
 
 FUNCTION_FILE = importlib.import_module("speechbrain_pom.ops.selective_scan")
-CHUNK = importlib.import_module("speechbrain_pom.ops.chunked_scan").CHUNK_FRAMES
+CHUNK = importlib.import_module("speechbrain_pom.ops.selective_scan.chunked").CHUNK_FRAMES
 NAMES = ("x", "dt", "A", "B", "C", "D")
 LENGTHS = (1, CHUNK - 1, CHUNK, CHUNK + 1, 63, 500)
 

@@ -17,7 +17,7 @@ def rows_of_tile(num_frames, chunk_size, segments, UNITS: tl.constexpr, FRAMES: 
     Arguments
     ---------
     num_frames, chunk_size, segments, UNITS, FRAMES
-        T, and the attributes of `triton_launch.Tiles`.
+        T, and the attributes of `tiles.Tiles`.
 
     Returns
     -------

@@ -7,7 +7,7 @@ import os
 import torch
 
 BACKENDS = ("auto", "reference", "fused", "blocks", "triton")
-_MODULES = {"blocks": "speechbrain_pom.ops.blocks", "triton": "speechbrain_pom.ops.kernels"}
+_MODULES = {"blocks": "tiled", "triton": "gpu"}
 _TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -96,7 +96,7 @@ def implementation(name):
     -------
     module
     """
-    return importlib.import_module(_MODULES[name])
+    return importlib.import_module(f"speechbrain_pom.ops.polynomial.{_MODULES[name]}")
 
 
 def _triton_obstacle(device_type, dtype):

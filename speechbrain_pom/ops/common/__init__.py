@@ -1,0 +1,1 @@
+"""What the operators share: masks, sums over time, precision."""
