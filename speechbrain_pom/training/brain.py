@@ -1,24 +1,30 @@
 """SpeechBrain's Brain, with training as a function of seed, epoch and step.
 
-Everything that the two recipes share and that SpeechBrain has no seam for is here, in one
-subclass: recipes keep SpeechBrain's shape and may override any method.
+Everything that the recipes share and that SpeechBrain has no seam for is here, in one subclass:
+recipes keep SpeechBrain's shape and may override any method.
 """
 
-import logging
 import math
 import time
+from collections.abc import Iterable
 
 import speechbrain as sb
 import torch
-from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
-from tqdm import tqdm
 
 from speechbrain_pom.pretrained import describe_encoder
 from speechbrain_pom.runs.metrics import TaskMetrics
-from speechbrain_pom.training.costs import peak_memory_mib
 from speechbrain_pom.training.layer_statistics import LayerStatistics
+from speechbrain_pom.training.progress import (
+    EpochProgress,
+    describe_steps,
+    gradient_metrics,
+    training_metrics,
+)
+from speechbrain_pom.training.sampler import BucketBatchSampler
+from speechbrain_pom.training.saving import save_after_epoch, save_within_epoch
+from speechbrain_pom.training.skipping import SkippedSteps
 from speechbrain_pom.training.stopping import StopRequest, leave_signals_to_parent
 from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
 from speechbrain_pom.utils.errors import UserError
@@ -64,27 +70,21 @@ class ExactBrain(sb.Brain):
         self.sums = EpochSums()
         if self.checkpointer is not None:
             keep_in_checkpoints(self.checkpointer, "sums", self.sums)
-        self.nonfinite_in_a_row = 0
+        self.skipped_steps = SkippedSteps(self.nonfinite_patience)
         self.epoch_trained = False
         self.stop_request = StopRequest()  # active during `fit`
 
-    def make_dataloader(self, dataset, stage, ckpt_prefix=None, **loader_kwargs):
+    def make_dataloader(
+        self,
+        dataset: torch.utils.data.Dataset,
+        stage: sb.Stage,
+        ckpt_prefix: str | None = None,
+        **loader_kwargs: object,
+    ) -> torch.utils.data.DataLoader:
         """Make a loader over a `BucketBatchSampler`, given as `batch_sampler`.
 
-        Arguments
-        ---------
-        dataset : Dataset
-            Usually a `DynamicItemDataset`.
-        stage : speechbrain.Stage
-            TRAIN makes the sampler the one that decides the epochs.
-        ckpt_prefix : str, optional
-            Not used: no position is stored, the sampler knows it from epoch and step.
-        **loader_kwargs
-            For `speechbrain.dataio.dataloader.make_dataloader`.
-
-        Returns
-        -------
-        torch.utils.data.DataLoader
+        That of the stage TRAIN decides the epochs. No position is stored under `ckpt_prefix`: the
+        sampler knows it from epoch and step.
 
         Raises
         ------
@@ -98,12 +98,12 @@ class ExactBrain(sb.Brain):
         loader_kwargs.setdefault("worker_init_fn", leave_signals_to_parent)
         return sb.dataio.dataloader.make_dataloader(dataset, **loader_kwargs)
 
-    def fit(self, *args, **kwargs):
+    def fit(self, *args, **kwargs) -> None:
         """Train; see `speechbrain.Brain.fit`. SIGTERM and Ctrl-C save and end the process."""
         with StopRequest() as self.stop_request:
             super().fit(*args, **kwargs)
 
-    def end_if_asked(self):
+    def end_if_asked(self) -> None:
         """End the process if a signal asked for it; what was to be saved is saved."""
         if self.stop_request.agreed(self.device):
             logger.warning(
@@ -113,7 +113,7 @@ class ExactBrain(sb.Brain):
             )
             raise SystemExit(128 + self.stop_request.signal_number)
 
-    def on_fit_start(self):
+    def on_fit_start(self) -> None:
         """Build optimizers, resume, cut the logs to where the checkpoint is, and say where."""
         super().on_fit_start()
         train_logger = getattr(self.hparams, "train_logger", None)
@@ -126,7 +126,7 @@ class ExactBrain(sb.Brain):
             where = f"at batch {self.step} of its next epoch" if self.step else "at an epoch's end"
             logger.info("Resumed after %d optimizer steps, %s", self.optimizer_step, where)
 
-    def on_optimizer_step_start(self):
+    def on_optimizer_step_start(self) -> None:
         """Called before each optimizer step that is taken: the place of a schedule."""
 
     def on_optimizer_step_end(self) -> None:
@@ -136,34 +136,24 @@ class ExactBrain(sb.Brain):
         `should_step=True` for a step that was skipped.
         """
 
-    def set_train_mode(self):
+    def set_train_mode(self) -> None:
         """Called before each training epoch; override to keep frozen modules in eval mode."""
         self.modules.train()
 
-    def batch_audio_s(self, batch):
+    def batch_audio_s(self, batch) -> float:
         """Seconds of audio in a batch, without padding; override for other batches than `sig`."""
         num_samples = (batch.sig.lengths * batch.sig.data.shape[1]).round().sum()
         return float(num_samples) / self.hparams.sample_rate
 
-    def accumulation_window(self):
-        """How many batches the current optimizer step collects, and whether this is the last.
-
-        Returns
-        -------
-        tuple of (int, bool)
-        """
+    def accumulation_window(self) -> tuple[int, bool]:
+        """How many batches the current optimizer step collects, and whether this is the last."""
         factor, num_batches = self.grad_accumulation_factor, len(self.train_sampler)
         first = (self.step - 1) // factor * factor
         size = min(factor, num_batches - first)
         return size, self.step == first + size
 
-    def fit_batch(self, batch):
+    def fit_batch(self, batch) -> torch.Tensor:
         """Forward, backward and, at the end of an accumulation window, one optimizer step.
-
-        Arguments
-        ---------
-        batch : PaddedBatch
-            With `id`.
 
         Returns
         -------
@@ -188,7 +178,7 @@ class ExactBrain(sb.Brain):
         self.on_fit_batch_end(batch, outputs, loss, should_step)
         return loss.detach().cpu()
 
-    def optimizers_step(self):
+    def optimizers_step(self) -> None:
         """Clip, check and apply the gradients."""
         optimizers = self.freeze_optimizers(self.optimizers_dict)
         for optimizer in optimizers.values():
@@ -207,38 +197,17 @@ class ExactBrain(sb.Brain):
             for optimizer in optimizers.values():
                 self.scaler.step(optimizer)
             self.optimizer_step += 1
-            self.nonfinite_in_a_row = 0
+            self.skipped_steps.reset()
             self.sums.add(grad_norm=grad_norm, num_steps=1)
             self.on_optimizer_step_end()
+        elif self.scaler.is_enabled():  # fp16 finds its loss scale by overflowing now and then
+            self.sums.add(num_overflows=1)
         else:
-            self._skip_step(grad_norm)
+            place = f"epoch {self.epoch}, batch {self.step}"
+            self.skipped_steps.add(grad_norm, self.window_ids, place)
         self.scaler.update()
         for optimizer in optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-
-    def _skip_step(self, grad_norm):
-        if self.scaler.is_enabled():  # fp16 finds its loss scale by overflowing now and then
-            self.sums.add(num_overflows=1)
-            return
-        self.nonfinite_in_a_row += 1
-        ids = self.window_ids
-        if self.world_size > 1:
-            gathered = [None] * self.world_size
-            torch.distributed.all_gather_object(gathered, ids)
-            ids = [key for part in gathered for key in part]
-        logger.warning(
-            "Gradient norm %s in epoch %d, batch %d: step skipped. Utterances: %s",
-            grad_norm,
-            self.epoch,
-            self.step,
-            " ".join(ids),
-        )
-        if self.nonfinite_in_a_row > self.nonfinite_patience:
-            raise RuntimeError(
-                f"{self.nonfinite_in_a_row} steps in a row had gradients that are not finite; the "
-                "weights are those of the last good step. Look at the utterances named above, or "
-                "lower the learning rate"
-            )
 
     def _fit_train(self, train_set, epoch, enable):
         self.epoch = epoch
@@ -251,36 +220,10 @@ class ExactBrain(sb.Brain):
         self.zero_grad(set_to_none=True)
         self.train_sampler.set_epoch(epoch)
         self.train_sampler.set_start(epoch, self.step)
-        last_save = time.time()
-        steps_at_save = self.optimizer_step
-        with tqdm(
-            total=len(train_set),
-            initial=self.step,
-            desc=f"Epoch {epoch}",
-            dynamic_ncols=True,
-            disable=not enable,
-            colour=self.tqdm_barcolor["train"],
-        ) as progress:
-            for batch in self._timed(train_set):
-                self.step += 1
-                loss = self.fit_batch(batch)
-                self.sums.add(audio_s=self.batch_audio_s(batch), batch_loss=loss, num_batches=1)
-                self.avg_train_loss = self.sums.ratio("batch_loss", "num_batches")
-                progress.set_postfix_str(self._progress_text(), refresh=False)
-                progress.update()
-                if self._optimizer_step_limit_exceeded:
-                    break
-                if self.debug and self.step >= self.debug_batches:
-                    break
-                if not self.accumulation_window()[1]:
-                    continue  # checkpoints lie between optimizer steps
-                stopping = self.stop_request.agreed(self.device)
-                if stopping or self._should_save_intra_epoch_ckpt(
-                    last_save, self.optimizer_step - steps_at_save
-                ):
-                    self._save_intra_epoch_ckpt()
-                    last_save, steps_at_save = time.time(), self.optimizer_step
-                    self.end_if_asked()
+        bar = {"total": len(train_set), "initial": self.step, "desc": f"Epoch {epoch}"}
+        bar |= {"disable": not enable, "colour": self.tqdm_barcolor["train"]}
+        with EpochProgress(self.sums, self.world_size, **bar) as progress:
+            self._fit_batches(progress.timed(train_set), progress)
         self.zero_grad(set_to_none=True)
         self.sums.all_reduce()
         self.avg_train_loss = self.sums.ratio("batch_loss", "num_batches")
@@ -289,103 +232,26 @@ class ExactBrain(sb.Brain):
         self.sums.reset()
         self.step = 0
 
-    def _timed(self, batches):
-        """Yield batches, adding the time between them (loading included) to the sums."""
-        start = time.perf_counter()
+    def _fit_batches(self, batches: Iterable, progress: EpochProgress):
+        """Train on the batches of an epoch, with the checkpoints within it."""
+        last_save, steps_at_save = time.time(), self.optimizer_step
         for batch in batches:
-            yield batch
-            now = time.perf_counter()
-            self.sums.add(wall_s=now - start)
-            start = now
-
-    def _progress_text(self):
-        text = f"loss={self.avg_train_loss:.3f}, step={self.optimizer_step}"
-        # wall_s is added after the batch: the first batch of an epoch has no throughput yet
-        if not self.sums["wall_s"]:
-            return text
-        speed = self.world_size * self.sums.ratio("audio_s", "wall_s")
-        return f"{text}, {speed:.0f}x real time"
-
-    def grad_norm_figure(self):
-        """The mean gradient norm over the steps of the epoch, before clipping.
-
-        Returns
-        -------
-        dict of str to float
-            `grad_norm`; empty if all steps were skipped.
-        """
-        if not self.sums["num_steps"]:
-            return {}
-        return {"grad_norm": self.sums.ratio("grad_norm", "num_steps")}
-
-    def train_summary(self):
-        """Figures of the training epoch that every recipe reports; for the end of the stage.
-
-        Returns
-        -------
-        dict of str to float
-            `grad_norm` as from `grad_norm_figure`, `audio_s_per_s` (throughput over all
-            processes), `peak_memory_mib` (of the device; of the process on a CPU).
-        """
-        return {
-            **self.grad_norm_figure(),
-            "audio_s_per_s": self.world_size * self.sums.ratio("audio_s", "wall_s"),
-            "peak_memory_mib": peak_memory_mib(self.device),
-        }
-
-    def batch_facts(self, sampler):
-        """What a step of this run is, for the table of options.
-
-        Arguments
-        ---------
-        sampler : BucketBatchSampler
-            Of training.
-
-        Returns
-        -------
-        dict of str to str
-        """
-        plan = sampler.summary()
-        batch_s = plan["mean_batch_duration_s"]
-        step_s = batch_s * self.world_size * self.grad_accumulation_factor
-        return {
-            "batches_per_epoch": str(plan["num_batches"]),
-            "audio_per_step": f"{step_s:.0f} s ({batch_s:.0f} s x {self.world_size} processes "
-            f"x accumulation {self.grad_accumulation_factor}), padding {plan['padding_share']:.1%}",
-        }
-
-    def save_epoch(self, stats: dict[str, float]) -> None:
-        """Save at the end of an epoch, and keep the newest and the best checkpoints.
-
-        Arguments
-        ---------
-        stats : dict of str to float
-            Of the validation; stored with the checkpoint. `task_metrics` says which of them tells
-            the best checkpoint.
-        """
-        ranking = {f"{key}s": [name] for key, name in self.task_metrics.checkpoint_key().items()}
-        self.checkpointer.save_and_keep_only(
-            meta={**stats, **self._checkpoint_facts()},
-            num_to_keep=self.hparams.num_checkpoints_to_keep,
-            importance_keys=[],  # SpeechBrain's default is one list, longer after each call
-            **ranking,
-        )
-
-    def _save_intra_epoch_ckpt(self):
-        self.checkpointer.save_and_keep_only(
-            meta={INTRA_EPOCH_CKPT_FLAG: True, **self._checkpoint_facts()},
-            end_of_epoch=False,
-            num_to_keep=1,
-            ckpt_predicate=lambda checkpoint: INTRA_EPOCH_CKPT_FLAG in checkpoint.meta,
-            importance_keys=[],
-            verbosity=logging.DEBUG,
-        )
-
-    def _checkpoint_facts(self):
-        return {
-            "optimizer_step": self.optimizer_step,
-            "encoder": describe_encoder(vars(self.hparams)),
-        }
+            self.step += 1
+            loss = self.fit_batch(batch)
+            self.avg_train_loss = progress.add(loss, self.batch_audio_s(batch), self.optimizer_step)
+            if self._optimizer_step_limit_exceeded:
+                break
+            if self.debug and self.step >= self.debug_batches:
+                break
+            if not self.accumulation_window()[1]:
+                continue  # checkpoints lie between optimizer steps
+            stopping = self.stop_request.agreed(self.device)
+            if stopping or self._should_save_intra_epoch_ckpt(
+                last_save, self.optimizer_step - steps_at_save
+            ):
+                save_within_epoch(self.checkpointer, self._checkpoint_meta())
+                last_save, steps_at_save = time.time(), self.optimizer_step
+                self.end_if_asked()
 
     def _fit_valid(self, valid_set, epoch, enable):
         if self.epoch_trained:
@@ -396,3 +262,33 @@ class ExactBrain(sb.Brain):
                 "optimizer_step_limit (%d steps) was reached before: nothing left to train",
                 self.optimizer_step_limit,
             )
+
+    def grad_norm_figure(self) -> dict[str, float]:
+        """The mean gradient norm over the steps of the epoch, before clipping: `grad_norm`."""
+        return gradient_metrics(self.sums)
+
+    def train_summary(self) -> dict[str, float]:
+        """What every recipe reports of a training epoch (`TRAINING_METRICS`), at its end."""
+        return training_metrics(self.sums, self.world_size, self.device)
+
+    def batch_facts(self, sampler: BucketBatchSampler) -> dict[str, str]:
+        """What a step of this run consists of, for the table of options."""
+        return describe_steps(sampler, self.world_size, self.grad_accumulation_factor)
+
+    def save_epoch(self, stats: dict[str, float]) -> None:
+        """Save at the end of an epoch, with the validation's statistics in the checkpoint.
+
+        The newest checkpoint and, by `task_metrics`, the best ones are kept.
+        """
+        save_after_epoch(
+            self.checkpointer,
+            {**stats, **self._checkpoint_meta()},
+            num_to_keep=self.hparams.num_checkpoints_to_keep,
+            best_by=self.task_metrics.checkpoint_key(),
+        )
+
+    def _checkpoint_meta(self):
+        return {
+            "optimizer_step": self.optimizer_step,
+            "encoder": describe_encoder(vars(self.hparams)),
+        }

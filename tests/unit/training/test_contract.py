@@ -15,7 +15,6 @@ PRIVATE = {
         "_fit_train",
         "_fit_valid",
         "_should_save_intra_epoch_ckpt",
-        "_save_intra_epoch_ckpt",
         "_optimizer_step_limit_exceeded",
     ),
 }
