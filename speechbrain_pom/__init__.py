@@ -1,7 +1,11 @@
 """Linear-time token mixers as attention types of SpeechBrain's encoders.
 
 Importing this package registers them: `attention_type: PoM` then works in any hparams file.
+What loads models is imported when it is first used, with the packages for audio and text.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from speechbrain_pom import ops
 from speechbrain_pom._version import __version__
@@ -13,13 +17,15 @@ from speechbrain_pom.attention import (
     unregister,
     unregister_attention,
 )
-from speechbrain_pom.inference import (
-    SpeechEncoder,
-    SpeechRecogniser,
-    load_encoder,
-    load_recogniser,
-)
 from speechbrain_pom.nnet import Fastformer, Mamba, PolynomialMixer, SummaryMixing
+
+if TYPE_CHECKING:
+    from speechbrain_pom.inference import (
+        SpeechEncoder,
+        SpeechRecogniser,
+        load_encoder,
+        load_recogniser,
+    )
 
 __all__ = [
     "Fastformer",
@@ -39,6 +45,19 @@ __all__ = [
     "unregister",
     "unregister_attention",
 ]
+
+_INFERENCE = ("SpeechEncoder", "SpeechRecogniser", "load_encoder", "load_recogniser")
+
+
+def __getattr__(name: str) -> object:
+    if name in _INFERENCE:
+        return getattr(import_module("speechbrain_pom.inference"), name)
+    raise AttributeError(f"module 'speechbrain_pom' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_INFERENCE})
+
 
 register_attention("PoM", PolynomialMixer, "Polynomial Mixer: linear time (ICASSP 2026)")
 register_attention("Mamba", Mamba, "Mamba: selective state space model, linear time (2312.00752)")

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from itertools import combinations
 from typing import NamedTuple
 
-from speechbrain_pom.ctc.scoring import rate_with_interval
 from speechbrain_pom.reports.significance import Difference, paired_difference
+from speechbrain_pom.utils.bootstrap import rate_with_interval
 
 NUM_BOOTSTRAP = 1000
 NUM_RANDOMISATIONS = 10000

@@ -6,8 +6,8 @@ from itertools import groupby
 
 from speechbrain_pom.attention import attention_types
 from speechbrain_pom.attention.registry import BUILTIN_TYPES, get_type
-from speechbrain_pom.cli.building import build_models
 from speechbrain_pom.encoder.describe import GROUPS, describe_models
+from speechbrain_pom.runs.building import build_models
 from speechbrain_pom.runs.options import parse_command_line
 from speechbrain_pom.utils.errors import UserError
 

@@ -5,7 +5,7 @@ import os
 import runpy
 import sys
 
-from speechbrain_pom.cli.overrides import verbatim_command_line
+from speechbrain_pom.runs.overrides import verbatim_command_line
 from speechbrain_pom.utils.errors import UserError, exit_on_user_error
 
 EPILOG = """\

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from speechbrain_pom import __version__
+from speechbrain_pom._version import __version__
 from speechbrain_pom.cli.outputs import check_outputs, output_names
 from speechbrain_pom.ctc.decoding import make_beam_searcher
 from speechbrain_pom.data.layout import file_stamp

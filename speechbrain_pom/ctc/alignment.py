@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torchaudio.functional import TokenSpan, forced_align, merge_tokens
 
-from speechbrain_pom.ctc.text import single_spaces
 from speechbrain_pom.ctc.tokenizers import UNKNOWN, WORD_START, Units
 from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.text import single_spaces
 
 MAX_QUOTED = 40
 

@@ -10,10 +10,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from confidence_intervals import evaluate_with_conf_int
 from speechbrain.utils.metric_stats import ErrorRateStats
 
+from speechbrain_pom.utils.bootstrap import rate_with_interval
 from speechbrain_pom.utils.errors import UserError
 
 # Of an utterance in SpeechBrain's report: "id, %WER 50.00 [ 1 / 2, 0 ins, 0 del, 1 sub ]". The
@@ -189,36 +188,3 @@ def _rate_with_interval(scores: list[dict], num_bootstrap: int) -> tuple[float, 
     """Return an error rate and the ends of its 95 % interval, in percent."""
     counts = {score["key"]: (score["num_edits"], score["num_ref_tokens"]) for score in scores}
     return rate_with_interval(counts, num_bootstrap)
-
-
-def rate_with_interval(
-    counts: dict[str, tuple[int, int]], num_bootstrap: int
-) -> tuple[float, float, float]:
-    """Return an error rate and the ends of its 95 % interval, in percent.
-
-    Arguments
-    ---------
-    counts : dict
-        Utterance id to (edits, tokens of the transcript), as from :func:`read_word_edits`.
-    num_bootstrap : int
-        Number of bootstrap trials; trial ``i`` draws with seed ``i``.
-
-    Returns
-    -------
-    tuple of float
-        The rate, and the lower and upper end.
-
-    Example
-    -------
-    >>> rate_with_interval({"a": (1, 2), "b": (0, 2)}, num_bootstrap=100)
-    (25.0, 0.0, 50.0)
-    """
-    pairs = [counts[key] for key in sorted(counts)]
-    rate, (low, high) = evaluate_with_conf_int(
-        samples=np.array([num_edits for num_edits, _ in pairs]),
-        labels=np.array([num_tokens for _, num_tokens in pairs]),
-        metric=lambda num_tokens, num_edits: 100.0 * num_edits.sum() / num_tokens.sum(),
-        num_bootstraps=num_bootstrap,
-        alpha=5,
-    )
-    return float(rate), float(low), float(high)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from speechbrain_pom.ctc.text import MAX_NAMED, and_more, name_characters, single_spaces
 from speechbrain_pom.ctc.tokenizers import Units
 from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.text import MAX_NAMED, and_more, name_characters, single_spaces
 
 
 def min_ctc_frames(labels: Sequence[int]) -> int:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from speechbrain_pom.ctc.text import hash_texts
 from speechbrain_pom.ctc.tokenizers import (
     MODEL_FILE,
     UNITS_FILE,
@@ -15,6 +14,7 @@ from speechbrain_pom.ctc.tokenizers import (
     Units,
 )
 from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.text import hash_texts
 
 
 def make_units(

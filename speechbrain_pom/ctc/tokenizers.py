@@ -18,9 +18,9 @@ from pathlib import Path
 
 import sentencepiece
 
-from speechbrain_pom.ctc.text import hash_texts, name_characters, single_spaces
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
+from speechbrain_pom.utils.text import hash_texts, name_characters, single_spaces
 
 BLANK = "<blank>"
 UNKNOWN = "<unk>"

@@ -8,7 +8,7 @@ from speechbrain.nnet.hypermixing import HyperMixing
 from speechbrain_pom.attention import LayerSpec, attention_types, mixer_of
 from speechbrain_pom.attention.patches import ENCODERS
 from speechbrain_pom.attention.registry import BUILTIN_TYPES, get_type
-from speechbrain_pom.cli.building import named_modules
+from speechbrain_pom.runs.building import named_modules
 
 BUILTIN_CLASSES = {
     MultiheadAttention: "regularMHA",

@@ -13,7 +13,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-import speechbrain_pom
+from speechbrain_pom._version import __version__
 from speechbrain_pom.ctc import tokenizers as units
 from speechbrain_pom.encoder.architecture import build_parts, encoder_of, read_architecture
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
@@ -203,7 +203,7 @@ def write_export(out, model, architecture, card, *, run, commit=None, overwrite=
     check_name(out)
     _check_place(out, run, overwrite)
     metadata = {"format": "pt", FORMAT_KEY: FORMAT_VERSION, RUN_KEY: run}
-    metadata["speechbrain_pom"] = speechbrain_pom.__version__
+    metadata["speechbrain_pom"] = __version__
     if commit:
         metadata["commit"] = commit
     hidden = temporary_beside(out, f"{os.getpid()}.tmp")
@@ -269,7 +269,7 @@ def _save_weights(module, path, metadata):
 
 
 def _opening(door, architecture, encoder):
-    opening = _OPENING.format(version=speechbrain_pom.__version__, door=door)
+    opening = _OPENING.format(version=__version__, door=door)
     # Of hidden states that were chosen for one use, an export knows nothing.
     layers = "sum" if encoder.layers == "sum" else "last"
     return (

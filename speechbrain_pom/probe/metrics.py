@@ -5,9 +5,9 @@ from collections import Counter
 import torch
 from speechbrain.utils.metric_stats import EER
 
-from speechbrain_pom.ctc.scoring import rate_with_interval
 from speechbrain_pom.runs.metrics import Metric, TaskMetrics
 from speechbrain_pom.training.costs import GRADIENT_METRICS
+from speechbrain_pom.utils.bootstrap import rate_with_interval
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.seeding import permutation, philox
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from speechbrain_pom.ctc.scoring import rate_with_interval, read_word_edits
+from speechbrain_pom.ctc.scoring import read_word_edits
 from speechbrain_pom.reports.significance import paired_difference
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.metrics import TaskMetrics, interval, read_metrics
+from speechbrain_pom.utils.bootstrap import rate_with_interval
 from speechbrain_pom.utils.errors import UserError
 
 _REPORT = re.compile(r"wer_(.+?)_(no_lm|lm)\.txt")

@@ -4,7 +4,7 @@ import json
 import re
 from itertools import groupby
 
-import speechbrain_pom
+from speechbrain_pom._version import __version__
 from speechbrain_pom.data.manifest import read_manifest
 from speechbrain_pom.data.mini_corpus.files import read_manifest as read_mini_corpus
 from speechbrain_pom.encoder.describe import describe_encoder
@@ -135,7 +135,7 @@ def write_card(name, model, saved, licence=None, language=None):
         _opening(tuned, saved.task.task),
         _table(_model_rows(model)),
         "## How to load it",
-        f"With `speechbrain-pom` {speechbrain_pom.__version__} and SpeechBrain installed; "
+        f"With `speechbrain-pom` {__version__} and SpeechBrain installed; "
         "`MODEL` is this folder or, for `from_hparams`, its name on a model hub.",
         f"```python\n{loading_snippet(tuned, 'MODEL')}\n```",
         "## Training",

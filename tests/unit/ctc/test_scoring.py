@@ -9,9 +9,9 @@ import torch
 from speechbrain_pom.ctc.metrics import CTC_METRICS
 from speechbrain_pom.ctc.scoring import (
     ErrorRates,
-    rate_with_interval,
     read_word_edits,
 )
+from speechbrain_pom.utils.bootstrap import rate_with_interval
 
 WORDS = ["ONE", "TWO", "THREE", "FOUR", "FIVE"]
 

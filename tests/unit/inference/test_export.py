@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from speechbrain_pom._version import __version__
 from speechbrain_pom.cli.export import export_model, run_identity
 from speechbrain_pom.ctc.tokenizers import CharacterUnits, SentencePieceUnits
 from speechbrain_pom.encoder.loading import find_saved
@@ -146,7 +147,7 @@ def test_metadata(finetuned_export, finetuned_run):
     for name in ("encoder", "head"):
         _, metadata = export.read_weights(finetuned_export / f"{name}.safetensors")
         assert metadata["speechbrain_pom_export"] == "1"
-        assert metadata["speechbrain_pom"] == export.speechbrain_pom.__version__
+        assert metadata["speechbrain_pom"] == __version__
         assert metadata["run"] == run_identity(find_saved(finetuned_run))
         assert "commit" not in metadata  # this run has no env.log
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from speechbrain_pom.ctc.scoring import rate_with_interval
 from speechbrain_pom.reports.significance import paired_difference
+from speechbrain_pom.utils.bootstrap import rate_with_interval
 
 
 def edits_of(values, num_tokens=10):

@@ -15,9 +15,9 @@ from torch import nn
 
 from speechbrain_pom.attention import mixer_of
 from speechbrain_pom.attention.patches import LAYERS
-from speechbrain_pom.cli.overrides import overrides_to_yaml
 from speechbrain_pom.encoder.describe import mixer_name
 from speechbrain_pom.runs.options import node_tag, parse_command_line, read_tree
+from speechbrain_pom.runs.overrides import overrides_to_yaml
 from speechbrain_pom.runs.sections import encoder_sections, nested_overrides
 from speechbrain_pom.utils.errors import UserError
 

@@ -5,7 +5,7 @@ import speechbrain
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.run_opts import RunOptions
 
-from speechbrain_pom.cli.overrides import overrides_to_yaml, verbatim_command_line
+from speechbrain_pom.runs.overrides import overrides_to_yaml, verbatim_command_line
 
 HPARAMS = "value: null\nother: 1\ntest: null\noptimizer: null\nmapping: {c: 0}\n"
 
