@@ -8,6 +8,7 @@ from speechbrain_pom.attention.positions import ExtendedSinePositions
 from speechbrain_pom.attention.registry import OWN_POSITIONS, STAND_IN, is_builtin
 from speechbrain_pom.attention.spec import one_builtin, parse_spec
 from speechbrain_pom.attention.wrapping import bound_init, encoder_spec, set_while
+from speechbrain_pom.utils.errors import UserError
 
 
 @bound_init
@@ -51,7 +52,7 @@ def sines_or_none_init(original, self, call):
     spec = named["attention_type"]
     layers = parse_spec(spec, named.get("num_layers", named.get("num_encoder_layers")))
     if one_builtin(layers) == "RelPosMHAXL":
-        raise ValueError(
+        raise UserError(
             f"attention_type {spec!r} in a {type(self).__name__}: SpeechBrain's class gives it no "
             "relative positions; choose another type"
         )
@@ -80,10 +81,10 @@ def fast_block_init(original, self, call):
     spec = call.arguments["attention_type"]
     try:
         parse_spec(spec, call.arguments["num_layers"])
-    except ValueError:  # none of ours: a name of fast-transformers
+    except UserError:  # none of ours: a name of fast-transformers
         original(*call.args, **call.kwargs)
     else:
-        raise ValueError(
+        raise UserError(
             f"attention_type {spec!r} in a FastTransformerBlock: its types are those of the "
             "package fast-transformers; use an SBTransformerBlock for attention specs"
         )

@@ -8,6 +8,7 @@ import re
 from speechbrain_pom.attention.layers import ENCODERS
 from speechbrain_pom.attention.registry import BUILTIN_TYPES, attention_types
 from speechbrain_pom.attention.wrapping import bound_init
+from speechbrain_pom.utils.errors import UserError
 
 
 @bound_init
@@ -29,7 +30,7 @@ def checked_brain_init(original, self, call):
         if isinstance(part, ENCODERS)
     }
     if encoders and _names_a_type_of_ours(spec) and all(map(_is_speechbrains, encoders.values())):
-        raise ValueError(
+        raise UserError(
             f"attention_type {spec!r} stands in the hparams file, but none of its encoders "
             f"({', '.join(encoders)}) was built with it: write `attention_type: !ref "
             "<attention_type>` into the section of the model"

@@ -58,7 +58,7 @@ def convert_attention(model, spec):
 
     Raises
     ------
-    ValueError
+    UserError
         If the spec is wrong, a mixer refuses its options, or the model holds no encoder that can
         be converted. The model is then as it was.
 

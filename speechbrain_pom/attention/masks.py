@@ -10,6 +10,7 @@ from speechbrain_pom.attention.layers import mixer_of
 from speechbrain_pom.attention.positions import NoPositions
 from speechbrain_pom.attention.registry import is_builtin
 from speechbrain_pom.ops import ChunkMask
+from speechbrain_pom.utils.errors import UserError
 
 logger = get_logger(__name__)
 
@@ -55,7 +56,7 @@ def with_compact_masks(original):
         if chunks and self.training:  # before the training, and not after it
             obstacle = obstacle_to_streaming(self)
             if obstacle:
-                raise ValueError(f"dynamic chunks train a model to stream, and {obstacle}")
+                raise UserError(f"dynamic chunks train a model to stream, and {obstacle}")
         compact = (
             not is_builtin(self.attention_type)
             and hasattr(self, "encoder")
@@ -82,7 +83,7 @@ def compact_src_mask(original):
         if not dynchunktrain_config:
             return ChunkMask(1)
         if causal:
-            raise ValueError("causal: True excludes dynamic chunks: set causal: False")
+            raise UserError("causal: True excludes dynamic chunks: set causal: False")
         return ChunkMask(dynchunktrain_config.chunk_size, dynchunktrain_config.left_context_size)
 
     return make_transformer_src_mask
@@ -95,7 +96,7 @@ def checked_streaming(original):
     def encode_streaming(self, *args, **kwargs):
         obstacle = obstacle_to_streaming(self)
         if obstacle:
-            raise ValueError(obstacle)
+            raise UserError(obstacle)
         return original(self, *args, **kwargs)
 
     return encode_streaming

@@ -30,6 +30,7 @@ from speechbrain_pom.attention.positions import RelativePositions, set_positions
 from speechbrain_pom.attention.registry import OWN_POSITIONS, STAND_IN, get_type, is_builtin
 from speechbrain_pom.attention.spec import LayerSpec, one_builtin, parse_spec
 from speechbrain_pom.attention.wrapping import bound_init, encoder_spec, set_while
+from speechbrain_pom.utils.errors import UserError
 
 SUPPORTED_SPEECHBRAIN = ("1.1.2", "1.2")  # first version that works, first that is not tested
 
@@ -64,7 +65,7 @@ def _interface_init(original, self, call):
     spec = named["attention_type"]
     layers = None if is_builtin(spec) else parse_spec(spec, named["num_encoder_layers"])
     if layers == []:
-        raise ValueError(
+        raise UserError(
             f"attention_type {spec!r}: the {type(self).__name__} has no encoder layers, and "
             "decoders have attention; the attention spec is for encoders"
         )
@@ -151,7 +152,7 @@ def _layer_init(original, self, call):
         guard_layer(self, layer)
     self.built_from = layer or LayerSpec(named["attention_type"]), arguments
     if mixer_of(self) is None:
-        raise ValueError(
+        raise UserError(
             f"attention_type {named['attention_type']!r} is not available in SpeechBrain's "
             f"{type(self).__name__}: it would be built without a mixer; choose another type"
         )
@@ -210,7 +211,7 @@ def _refuse_mask(layer, args, kwargs):
     """SpeechBrain's HyperMixing drops the mask without a word, and sees the future."""
     mask = kwargs.get("src_mask", args[1] if len(args) > 1 else None)
     if mask is not None:
-        raise ValueError(
+        raise UserError(
             "hypermixing cannot honour a causal or chunk mask: it mixes all frames; set "
             "causal: False and no dynamic chunks, or choose another type"
         )
@@ -232,7 +233,7 @@ def _add_mixer(encoder_layer, layer, named):
 def _decoder_layer_init(original, self, call):
     """Decoder layers: SpeechBrain leaves out the attention for a name it does not know."""
     if call.arguments["attention_type"] not in ("regularMHA", "RelPosMHAXL"):
-        raise ValueError(
+        raise UserError(
             f"attention_type {call.arguments['attention_type']!r} in a decoder: SpeechBrain's "
             "decoders have regularMHA or RelPosMHAXL; the attention spec is for encoders"
         )

@@ -3,6 +3,8 @@
 import inspect
 from dataclasses import dataclass
 
+from speechbrain_pom.utils.errors import UserError
+
 # SpeechBrain 1.1's own names, with what they are. The contract test compares the names with the
 # list inside TransformerInterface.
 BUILTIN_TYPES = {
@@ -109,7 +111,7 @@ def register_attention(name, factory, description=None):
 
     Raises
     ------
-    ValueError
+    UserError
         If the name is taken (by another factory) or is no identifier.
 
     Example
@@ -129,11 +131,11 @@ def register_attention(name, factory, description=None):
     >>> speechbrain_pom.unregister_attention("Identity")
     """
     if not isinstance(name, str) or not name.isidentifier():
-        raise ValueError(f"attention type {name!r}: give a name that is a Python identifier")
+        raise UserError(f"attention type {name!r}: give a name that is a Python identifier")
     taken = _registered.get(name)
     if name in BUILTIN_TYPES or (taken is not None and taken.factory is not factory):
         owner = "SpeechBrain" if taken is None else repr(taken.factory)
-        raise ValueError(f"attention type {name!r} is already registered by {owner}: rename yours")
+        raise UserError(f"attention type {name!r} is already registered by {owner}: rename yours")
     parameters = list(inspect.signature(factory).parameters.values())[1:]  # after d_model
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if description is None:
@@ -157,7 +159,7 @@ def unregister_attention(name):
 
     Raises
     ------
-    ValueError
+    UserError
         If there is none of this name.
 
     Example
@@ -168,7 +170,7 @@ def unregister_attention(name):
     False
     """
     if name not in _registered:
-        raise ValueError(f"attention type {name!r} is not registered, nothing to remove")
+        raise UserError(f"attention type {name!r} is not registered, nothing to remove")
     del _registered[name]
 
 

@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass, field
 
 from speechbrain_pom.attention.registry import BUILTIN_TYPES, attention_types, get_type
+from speechbrain_pom.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,16 @@ def parse_spec(spec, num_layers):
 
     Raises
     ------
-    ValueError
+    UserError
         Syntax, unknown type, unknown or double option, counts that do not add up.
 
     Example
     -------
     >>> [str(layer) for layer in parse_spec("RelPosMHAXL + PoM(3)*2", 3)]
     ['RelPosMHAXL', 'PoM(degree=3)', 'PoM(degree=3)']
-    >>> parse_spec("PoMM", 2)
+    >>> parse_spec("PoMM", 2)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: attention_type 'PoMM': unknown type 'PoMM' at column 1 (closest: PoM). Available: \
-Fastformer, Mamba, PoM, RelPosMHAXL, RoPEMHA, SummaryMixing, hypermixing, regularMHA
+    speechbrain_pom.utils.errors.UserError: attention_type 'PoMM': unknown type 'PoMM' at ...
     """
     parser = _Parser(spec)
     terms = parser.parse()
@@ -83,7 +83,7 @@ Fastformer, Mamba, PoM, RelPosMHAXL, RoPEMHA, SummaryMixing, hypermixing, regula
     layers = [layer for layer, count in terms for _ in range(1 if count is None else count)]
     if len(layers) != num_layers:
         counts = " + ".join(str(1 if count is None else count) for _, count in terms)
-        raise ValueError(
+        raise UserError(
             f"attention_type {spec!r}: its counts add up to {counts} = {len(layers)} layers, "
             f"the encoder has {num_layers}"
         )
@@ -112,10 +112,10 @@ class _Parser:
         self.spec = spec
 
     def error(self, problem, node=None):
-        """The ValueError for a problem, with the column of the part it is about."""
+        """The error for a problem, with the column of the part it is about."""
         column = "" if node is None else f" at column {node.col_offset + 1}"
         names = ", ".join(attention_types())
-        return ValueError(f"attention_type {self.spec!r}: {problem}{column}. Available: {names}")
+        return UserError(f"attention_type {self.spec!r}: {problem}{column}. Available: {names}")
 
     def part(self, node):
         """The text of a part, as the user wrote it."""

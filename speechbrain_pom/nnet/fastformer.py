@@ -6,6 +6,7 @@ from speechbrain_pom.nnet.projections import weights_of
 from speechbrain_pom.nnet.summary_mixing import check_size
 from speechbrain_pom.ops import fastformer
 from speechbrain_pom.ops.fastformer import by_layers, fastformer_sums, mix_with_sums
+from speechbrain_pom.utils.errors import UserError
 
 
 class Fastformer(nn.Module):
@@ -27,7 +28,7 @@ class Fastformer(nn.Module):
 
     Raises
     ------
-    ValueError
+    UserError
         For a size that is not a whole number of at least 1, or if nhead does not divide d_model.
 
     Example
@@ -93,12 +94,12 @@ class Fastformer(nn.Module):
 
         Raises
         ------
-        ValueError
+        UserError
             If key or value are other tensors than the query, or the mask hides a frame.
         """
         for name, tensor in (("key", key), ("value", value)):
             if tensor is not None and tensor is not query:
-                raise ValueError(
+                raise UserError(
                     f"Fastformer: {name} is another tensor than query: it mixes one sequence "
                     "with itself; pass the query"
                 )

@@ -11,6 +11,7 @@ from speechbrain_pom.ops import ChunkMask, parse_attn_mask, selective_scan
 from speechbrain_pom.ops.common.masks import check_padding_mask
 from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.selective_scan import SCAN_BACKENDS
+from speechbrain_pom.utils.errors import UserError
 
 DT_RANGE = (1e-3, 0.1)  # the time steps at the start, before they depend on the frame
 
@@ -41,7 +42,7 @@ class Mamba(nn.Module):
 
     Raises
     ------
-    ValueError
+    UserError
         For an unknown backend, or a size that is not a whole number of at least 1.
 
     Example
@@ -69,12 +70,12 @@ class Mamba(nn.Module):
         sizes = {"d_model": d_model, "d_state": d_state, "d_conv": d_conv, "expand": expand}
         for name, value in sizes.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"Mamba: {name} is {value!r}: give a whole number of at least 1")
+                raise UserError(f"Mamba: {name} is {value!r}: give a whole number of at least 1")
         if not isinstance(bidirectional, bool):
-            raise ValueError(f"Mamba: bidirectional is {bidirectional!r}: give True or False")
+            raise UserError(f"Mamba: bidirectional is {bidirectional!r}: give True or False")
         if backend not in SCAN_BACKENDS:
             names = ", ".join(SCAN_BACKENDS)
-            raise ValueError(f"Mamba: backend is {backend!r}: choose one of {names}")
+            raise UserError(f"Mamba: backend is {backend!r}: choose one of {names}")
         self.bidirectional = bidirectional
         self.left_to_right = MambaBlock(**sizes, backend=backend)
         if bidirectional:
@@ -118,12 +119,12 @@ class Mamba(nn.Module):
 
         Raises
         ------
-        ValueError
+        UserError
             If `key` or `value` is not the query, or the mask hides what a frame would see.
         """
         for name, tensor in (("key", key), ("value", value)):
             if tensor is not None and tensor is not query:
-                raise ValueError(
+                raise UserError(
                     f"Mamba: {name} is another tensor than query: Mamba scans one sequence; "
                     "pass the query"
                 )
@@ -140,7 +141,7 @@ class Mamba(nn.Module):
         if visibility is None:
             return
         if self.bidirectional:
-            raise ValueError(
+            raise UserError(
                 "Mamba: attn_mask hides frames, and Mamba(bidirectional=True) sees all of them: "
                 "choose Mamba(bidirectional=False) for a causal or streaming encoder"
             )
@@ -149,7 +150,7 @@ class Mamba(nn.Module):
         else:
             past_is_hidden = bool(visibility.tril().any())
         if past_is_hidden:
-            raise ValueError(
+            raise UserError(
                 "Mamba: attn_mask hides past frames, which the state holds all of: give a causal "
                 "mask, or a chunk mask with unlimited left context"
             )

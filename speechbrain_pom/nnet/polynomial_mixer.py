@@ -9,6 +9,7 @@ from speechbrain_pom.nnet.projections import weights_of
 from speechbrain_pom.ops import polynomial_mix
 from speechbrain_pom.ops.polynomial import by_layers, mix_with_sums, polynomial_sums
 from speechbrain_pom.ops.polynomial.backends import BACKENDS
+from speechbrain_pom.utils.errors import UserError
 
 VARIANTS = ("base", "selective", "frequency2", "frequency3")
 
@@ -48,7 +49,7 @@ class PolynomialMixer(nn.Module):
 
     Raises
     ------
-    ValueError
+    UserError
         For an unknown variant or backend, a size that is not a whole number of at least 1, or a
         gain that is negative or not finite.
 
@@ -85,13 +86,13 @@ class PolynomialMixer(nn.Module):
         super().__init__()
         for name, value in (("d_model", d_model), ("degree", degree), ("expand", expand)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"PoM: {name} is {value!r}: give a whole number of at least 1")
+                raise UserError(f"PoM: {name} is {value!r}: give a whole number of at least 1")
         if variant not in VARIANTS:
-            raise ValueError(f"PoM: variant is {variant!r}: choose one of {', '.join(VARIANTS)}")
+            raise UserError(f"PoM: variant is {variant!r}: choose one of {', '.join(VARIANTS)}")
         if backend not in BACKENDS:
-            raise ValueError(f"PoM: backend is {backend!r}: choose one of {', '.join(BACKENDS)}")
+            raise UserError(f"PoM: backend is {backend!r}: choose one of {', '.join(BACKENDS)}")
         if not isinstance(init_gain, (int, float)) or not 0 <= init_gain < math.inf:
-            raise ValueError(
+            raise UserError(
                 f"PoM: init_gain is {init_gain!r}: give a number of at least 0 (1 as published)"
             )
         self.d_model = d_model
@@ -151,12 +152,12 @@ class PolynomialMixer(nn.Module):
 
         Raises
         ------
-        ValueError
+        UserError
             If `value` is not the key, or a mask cannot be honoured.
         """
         source = query if key is None else key
         if value is not None and value is not source:
-            raise ValueError(
+            raise UserError(
                 "PoM: value is another tensor than key: PoM has no separate values; pass the key"
             )
         weights = weights_of(self.poly_proj, self.gate_proj, [self.out_proj])
@@ -253,7 +254,7 @@ def _group_widths(d_model, variant):
     """Widths of the contiguous feature groups (paper: d//2 and rest; thirds by whole division)."""
     num_groups = {"frequency2": 2, "frequency3": 3}.get(variant, 1)
     if d_model < num_groups:
-        raise ValueError(f"PoM: d_model is {d_model}: {variant} needs at least {num_groups}")
+        raise UserError(f"PoM: d_model is {d_model}: {variant} needs at least {num_groups}")
     edges = [i * d_model // num_groups for i in range(num_groups + 1)]
     return [stop - start for start, stop in itertools.pairwise(edges)]
 

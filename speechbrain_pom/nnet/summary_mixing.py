@@ -8,6 +8,7 @@ from torch import nn
 from speechbrain_pom.nnet.projections import BlockDiagonal, weights_of
 from speechbrain_pom.ops import summary_mixing
 from speechbrain_pom.ops.summary_mixing import by_layers, mix_with_sums, summary_sums
+from speechbrain_pom.utils.errors import UserError
 
 MODES = ("full", "lite")
 
@@ -46,7 +47,7 @@ class SummaryMixing(nn.Module):
 
     Raises
     ------
-    ValueError
+    UserError
         For an unknown mode, a size that is not a whole number of at least 1, or one that nhead
         does not divide.
 
@@ -77,7 +78,7 @@ class SummaryMixing(nn.Module):
     ):
         super().__init__()
         if mode not in MODES:
-            raise ValueError(f"SummaryMixing: mode is {mode!r}: choose one of {', '.join(MODES)}")
+            raise UserError(f"SummaryMixing: mode is {mode!r}: choose one of {', '.join(MODES)}")
         self.d_model = d_model
         self.nhead = nhead
         self.mode = mode
@@ -105,7 +106,7 @@ class SummaryMixing(nn.Module):
             for size in _sizes(getattr(self, name)):
                 check_size("SummaryMixing", name, size, self.nhead)
         if self.mode == "lite" and self.summary_out_dim != self.d_model:
-            raise ValueError(
+            raise UserError(
                 f"SummaryMixing: summary_out_dim is {self.summary_out_dim}: the summary is the "
                 f"output of mode lite; leave it out, or give d_model, {self.d_model}"
             )
@@ -149,12 +150,12 @@ class SummaryMixing(nn.Module):
 
         Raises
         ------
-        ValueError
+        UserError
             If `value` is not the key, or a mask cannot be honoured.
         """
         source = query if key is None else key
         if value is not None and value is not source:
-            raise ValueError(
+            raise UserError(
                 "SummaryMixing: value is another tensor than key: it has no separate values; "
                 "pass the key"
             )
@@ -240,19 +241,13 @@ def check_size(mixer, name, size, nhead=1):
 
     Raises
     ------
-    ValueError
+    UserError
         If it is not a whole number of at least 1, or nhead does not divide it.
-
-    Example
-    -------
-    >>> check_size("Fastformer", "d_model", 10, nhead=4)
-    Traceback (most recent call last):
-    ValueError: Fastformer: d_model is 10: give a multiple of nhead, which is 4
     """
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"{mixer}: {name} is {size!r}: give a whole number of at least 1")
+        raise UserError(f"{mixer}: {name} is {size!r}: give a whole number of at least 1")
     if size % nhead:
-        raise ValueError(f"{mixer}: {name} is {size}: give a multiple of nhead, which is {nhead}")
+        raise UserError(f"{mixer}: {name} is {size}: give a multiple of nhead, which is {nhead}")
 
 
 def _sizes(size):

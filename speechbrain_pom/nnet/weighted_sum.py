@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from speechbrain_pom.utils.errors import UserError
+
 
 class WeightedSum(nn.Module):
     """Softmax-weighted sum of hidden states, all layers equal at the start.
@@ -14,7 +16,7 @@ class WeightedSum(nn.Module):
 
     Raises
     ------
-    ValueError
+    UserError
         In `forward`, for another number of states.
 
     Example
@@ -31,6 +33,6 @@ class WeightedSum(nn.Module):
     def forward(self, states):
         """Sum a list of (B, T, d) tensors to one."""
         if len(states) != len(self.scores):
-            raise ValueError(f"{len(states)} hidden states for {len(self.scores)} weights")
+            raise UserError(f"{len(states)} hidden states for {len(self.scores)} weights")
         weights = self.scores.softmax(0)
         return sum(weight * state for weight, state in zip(weights, states, strict=True))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from speechbrain_pom.utils.errors import UserError
+
 
 @dataclass(frozen=True)
 class ChunkMask:
@@ -26,7 +28,7 @@ class ChunkMask:
 
     Raises
     ------
-    ValueError
+    UserError
         If a number is out of range.
 
     Example
@@ -44,9 +46,9 @@ class ChunkMask:
 
     def __post_init__(self):
         if self.chunk_size < 1:
-            raise ValueError(f"chunk_size is {self.chunk_size}: it must be at least 1 frame")
+            raise UserError(f"chunk_size is {self.chunk_size}: it must be at least 1 frame")
         if self.left_context_chunks is not None and self.left_context_chunks < 0:
-            raise ValueError(
+            raise UserError(
                 f"left_context_chunks is {self.left_context_chunks}: give 0 or more chunks, "
                 "or None to see the whole past"
             )
@@ -97,7 +99,7 @@ def parse_attn_mask(attn_mask, num_queries, num_keys):
 
     Raises
     ------
-    ValueError
+    UserError
         If the mask cannot be honoured: other shapes (a mask per utterance or head), other dtypes,
         additive values other than 0 and -inf, a `ChunkMask` between different sequences.
 
@@ -113,7 +115,7 @@ def parse_attn_mask(attn_mask, num_queries, num_keys):
         return None
     if isinstance(attn_mask, ChunkMask):
         if num_queries != num_keys:
-            raise ValueError(
+            raise UserError(
                 f"{attn_mask} needs query and key of the same length, "
                 f"got {num_queries} and {num_keys} frames"
             )
@@ -131,7 +133,7 @@ def _hidden_from_tensor(attn_mask, num_queries, num_keys):
     if not isinstance(attn_mask, torch.Tensor) or attn_mask.shape != (num_queries, num_keys):
         found = getattr(attn_mask, "shape", type(attn_mask).__name__)
         found = tuple(found) if isinstance(found, torch.Size) else found
-        raise ValueError(
+        raise UserError(
             f"attn_mask is {found}: give one mask for the whole batch of shape "
             f"({num_queries}, {num_keys}), a ChunkMask, or None (padding goes to key_padding_mask)"
         )
@@ -141,11 +143,11 @@ def _hidden_from_tensor(attn_mask, num_queries, num_keys):
         hidden = attn_mask == -torch.inf
         if bool(((attn_mask == 0) | hidden).all()):
             return hidden
-        raise ValueError(
+        raise UserError(
             "attn_mask adds values other than 0 and -inf (an attention bias): "
             "a mixer without attention scores cannot honour it; give a boolean mask"
         )
-    raise ValueError(
+    raise UserError(
         f"attn_mask has dtype {attn_mask.dtype}: give a boolean mask (True = may not be seen) "
         "or an additive one (0 and -inf)"
     )
@@ -184,7 +186,7 @@ def check_padding_mask(key_padding_mask, key):
 
     Raises
     ------
-    ValueError
+    UserError
         For another shape or dtype.
 
     Example
@@ -194,7 +196,7 @@ def check_padding_mask(key_padding_mask, key):
     if key_padding_mask is None:
         return
     if key_padding_mask.dtype != torch.bool or key_padding_mask.shape != key.shape[:2]:
-        raise ValueError(
+        raise UserError(
             f"key_padding_mask is {key_padding_mask.dtype} of shape "
             f"{tuple(key_padding_mask.shape)}: give a boolean mask of shape "
             f"{tuple(key.shape[:2])}, True = padding"

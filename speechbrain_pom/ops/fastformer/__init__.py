@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from speechbrain_pom.ops.common.masks import check_padding_mask, parse_attn_mask
 from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.common.sums import softmax_sums, zero_padding
+from speechbrain_pom.utils.errors import UserError
 
 
 def fastformer(
@@ -53,7 +54,7 @@ def fastformer(
 
     Raises
     ------
-    ValueError
+    UserError
         For a causal or chunk mask.
 
     Example
@@ -86,11 +87,11 @@ def refuse_attn_mask(attn_mask, num_frames):
 
     Raises
     ------
-    ValueError
+    UserError
         For a mask that hides anything.
     """
     if parse_attn_mask(attn_mask, num_frames, num_frames) is not None:
-        raise ValueError(
+        raise UserError(
             "Fastformer cannot honour a causal or chunk mask: its second softmax would need the "
             "scores of all pairs of frames; set causal: False and no dynamic chunks, or choose "
             "another type"

@@ -11,6 +11,7 @@ from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.common.sums import TimeSums, count_frames, means, zero_padding
 from speechbrain_pom.ops.polynomial import autograd, reference
 from speechbrain_pom.ops.polynomial.backends import choose_backend
+from speechbrain_pom.utils.errors import UserError
 
 ACTIVATIONS = ("gelu_product", "relu_power")
 
@@ -73,7 +74,7 @@ def polynomial_mix(
 
     Raises
     ------
-    ValueError
+    UserError
         For an unknown backend or activation, a backend that is not available on this device, or a
         mask that cannot be honoured.
     RuntimeError
@@ -147,7 +148,7 @@ def polynomial_sums(
 
     Raises
     ------
-    ValueError
+    UserError
         As `polynomial_mix`.
 
     Example
@@ -194,7 +195,7 @@ def mix_with_sums(query, summary, gate_weights, out_weight, out_bias, *, backend
 
     Raises
     ------
-    ValueError
+    UserError
         For a backend that is not available.
 
     Example
@@ -233,7 +234,7 @@ def mix_with_sums(query, summary, gate_weights, out_weight, out_bias, *, backend
 
 def _check_activation(activation):
     if activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+        raise UserError(f"activation is {activation!r}: choose one of {', '.join(ACTIVATIONS)}")
 
 
 def _reference_features(frames, pair, degree, activation):

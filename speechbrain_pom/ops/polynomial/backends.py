@@ -6,6 +6,8 @@ import os
 
 import torch
 
+from speechbrain_pom.utils.errors import UserError
+
 BACKENDS = ("auto", "reference", "fused", "blocks", "triton")
 _MODULES = {"blocks": "tiled", "triton": "gpu"}
 _TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -32,7 +34,7 @@ def choose_backend(backend="auto", device="cpu", dtype=torch.float32):
 
     Raises
     ------
-    ValueError
+    UserError
         For an unknown backend, or one that is not available here.
 
     Example
@@ -41,7 +43,7 @@ def choose_backend(backend="auto", device="cpu", dtype=torch.float32):
     ('blocks', 'blocks')
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}: choose one of {', '.join(BACKENDS)}")
+        raise UserError(f"backend is {backend!r}: choose one of {', '.join(BACKENDS)}")
     device_type = torch.device(device).type
     if backend in ("reference", "blocks"):
         return backend
@@ -52,7 +54,7 @@ def choose_backend(backend="auto", device="cpu", dtype=torch.float32):
         return "triton"
     if backend == "auto":
         return "blocks"
-    raise ValueError(
+    raise UserError(
         f"backend is {backend!r}, which is not available here: {obstacle}; choose one of "
         "auto, reference, blocks"
     )

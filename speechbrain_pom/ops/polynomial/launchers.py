@@ -55,7 +55,7 @@ def feature_sums(projected, padding, chunk_size, degree, activation):
     ------
     RuntimeError
         Where Triton is not installed.
-    ValueError
+    UserError
         For a dtype that the kernels do not know.
     """
     kernel = kernels_for(projected, "kernels_sums").feature_sums_kernel

@@ -11,6 +11,8 @@ import os
 
 import torch
 
+from speechbrain_pom.utils.errors import UserError
+
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # Tiles by reason and by the compiler's report of registers, for Ampere and Hopper. Pointwise: 64
@@ -62,11 +64,11 @@ def kernels_for(tensor, module):
     ------
     RuntimeError
         Where Triton is not installed.
-    ValueError
+    UserError
         For a dtype that the kernels do not know.
     """
     if tensor.dtype not in KERNEL_DTYPES:
-        raise ValueError(
+        raise UserError(
             f"the Triton kernels know no {tensor.dtype}: give float32, bfloat16 or float16"
         )
     if not triton_available():

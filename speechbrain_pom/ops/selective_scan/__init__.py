@@ -10,6 +10,7 @@ import torch
 from speechbrain_pom.ops.common.masks import check_padding_mask
 from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.selective_scan import chunked, reference
+from speechbrain_pom.utils.errors import UserError
 
 SCAN_BACKENDS = ("auto", "reference", "chunked", "mamba_ssm")
 KERNEL_DEVICES = ("cuda",)  # where the kernels of the mamba_ssm package run
@@ -52,7 +53,7 @@ def selective_scan(x, dt, A, B, C, D, *, key_padding_mask=None, reverse=False, b
 
     Raises
     ------
-    ValueError
+    UserError
         For shapes that do not fit, an unknown backend, or one that is not available here.
     RuntimeError
         When the chunked scan is differentiated twice.
@@ -102,7 +103,7 @@ def choose_scan_backend(backend="auto", device="cpu", dtype=torch.float32):
 
     Raises
     ------
-    ValueError
+    UserError
         For an unknown backend, or one that is not available here.
 
     Example
@@ -111,7 +112,7 @@ def choose_scan_backend(backend="auto", device="cpu", dtype=torch.float32):
     'chunked'
     """
     if backend not in SCAN_BACKENDS:
-        raise ValueError(f"backend is {backend!r}: choose one of {', '.join(SCAN_BACKENDS)}")
+        raise UserError(f"backend is {backend!r}: choose one of {', '.join(SCAN_BACKENDS)}")
     if backend in ("reference", "chunked"):
         return backend
     obstacle = _kernel_obstacle(torch.device(device).type, dtype)
@@ -119,7 +120,7 @@ def choose_scan_backend(backend="auto", device="cpu", dtype=torch.float32):
         return "mamba_ssm"
     if backend == "auto":
         return "chunked"
-    raise ValueError(
+    raise UserError(
         f"backend is 'mamba_ssm', which is not available here: {obstacle}; choose one of "
         "auto, reference, chunked"
     )
@@ -163,7 +164,7 @@ def _kernel(x, dt, A, B, C, D, *, reverse):
 
 def _check_shapes(x, dt, A, B, C, D):
     if x.dim() != 3 or A.dim() != 2:
-        raise ValueError(
+        raise UserError(
             f"x is of shape {tuple(x.shape)} and A of {tuple(A.shape)}: give (B, T, d) and (d, N)"
         )
     batch, num_frames, width = x.shape
@@ -178,7 +179,7 @@ def _check_shapes(x, dt, A, B, C, D):
     }
     for name, (tensor, shape) in wanted.items():
         if tensor.shape != shape:
-            raise ValueError(
+            raise UserError(
                 f"{name} is of shape {tuple(tensor.shape)}: with x {tuple(x.shape)} and N = "
                 f"{num_states} give {tuple(shape)}"
             )

@@ -56,7 +56,7 @@ def summary_mixing(
 
     Raises
     ------
-    ValueError
+    UserError
         If a mask cannot be honoured.
 
     Example
