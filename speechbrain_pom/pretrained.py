@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-import torch
 import yaml
-from speechbrain.utils.checkpoints import DEFAULT_LOAD_HOOKS, METAFNAME, get_default_hook
+from speechbrain.utils.checkpoints import METAFNAME
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_pom.encoder.weights import read_tensors
 from speechbrain_pom.runs.record import (
     check_fingerprint,
     read_fingerprint,
     record_fingerprint,
 )
-from speechbrain_pom.utils.errors import UserError, one_line
+from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import sha256_of
 
 logger = get_logger(__name__)
@@ -155,8 +155,7 @@ def load_pretrained(checkpoint, *, model, normalize, encoder):
         )
         raise UserError(f"pretrained: {checkpoint} was made with {differing}: set these alike")
     path = checkpoint / MODEL_FILE
-    state = read_tensors(path, "pretrained: ")
-    read_tensors(checkpoint / NORMALIZE_FILE, "pretrained: ")
+    state = read_tensors(path)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -169,44 +168,8 @@ def load_pretrained(checkpoint, *, model, normalize, encoder):
             f"pretrained: {checkpoint} is {theirs or 'unknown'}, this run is {ours}: set these "
             f"alike, or choose another checkpoint ({first[:200]})"
         ) from error
-    get_default_hook(normalize, DEFAULT_LOAD_HOOKS)(normalize, checkpoint / NORMALIZE_FILE, True)
-    if not normalize.count:
-        raise UserError(
-            f"pretrained: {checkpoint} has no statistics of its features (normalised per "
-            "sentence?): it cannot be continued with global normalisation"
-        )
+    normalize.load_statistics(checkpoint / NORMALIZE_FILE)
     return sha256_of(path)
-
-
-def read_tensors(path, where=""):
-    """A dict of tensors from a checkpoint; nothing else in the file is ever executed.
-
-    Arguments
-    ---------
-    path : pathlib.Path
-    where : str
-        Beginning of the message.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    UserError
-        If the file is damaged or holds more than tensors and plain numbers.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        problem = None if isinstance(state, dict) else f"it holds a {type(state).__name__}"
-    except Exception as error:  # bytes that are no pickle fail in the unpickler in any way
-        problem = one_line(error)
-    if problem is not None:
-        raise UserError(
-            f"{where}{path} is damaged or no file of tensors ({problem[:200]}): choose another "
-            "checkpoint"
-        )
-    return state
 
 
 def initialise_encoder(hparams):
@@ -240,8 +203,8 @@ def initialise_encoder(hparams):
         checkpoint = find_checkpoint(hparams["pretrained"])
         fingerprint = load_pretrained(
             checkpoint,
-            model=hparams["model"],
-            normalize=hparams["normalize"],
+            model=hparams["encoder"].checkpoint_modules,
+            normalize=hparams["encoder"].features,
             encoder=describe_encoder(hparams),
         )
         logger.info("Pretrained encoder: %s (sha256 %s)", checkpoint, fingerprint[:12])

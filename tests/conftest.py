@@ -32,7 +32,7 @@ def write_run(folder, stage="bestrq", seed=0, meta=None, **overrides):
     (folder / "hyperparams.yaml").write_text(text, encoding="utf-8")
     hparams = load_hyperpyyaml(text)
     feats = 5.0 + 3.0 * torch.randn(2, 50, 80)
-    hparams["normalize"](feats, torch.ones(2), epoch=1)
+    hparams["encoder"].features.normalise(feats, torch.tensor([50, 50]), epoch=1)
     if stage == "ctc":
         CharacterUnits().save(folder / "units")
     record = {"epoch": 1, "steps": 5, "valid": {"loss": 1.5, "accuracy": 0.5, "wer": 50.0}}

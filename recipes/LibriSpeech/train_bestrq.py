@@ -15,8 +15,6 @@ from librispeech_prepare import prepare_pretraining
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_pom.attention.front_end import front_end_lengths
-from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.data.mini_corpus.make import demo_corpus
 from speechbrain_pom.objectives import bestrq
 from speechbrain_pom.objectives.bestrq.metrics import METRICS
@@ -47,16 +45,8 @@ class BestRQBrain(ExactBrain):
         training = stage == sb.Stage.TRAIN
         wavs, lengths = batch.sig.data.to(self.device), batch.sig.lengths.to(self.device)
         num_samples = (lengths * wavs.shape[1]).round().long()
-        feats, num_frames = bestrq.extract_features(
-            wavs,
-            num_samples,
-            compute_features=self.modules.compute_features,
-            normalize=self.modules.normalize,
-            sample_rate=hparams.sample_rate,
-            hop_ms=hparams.hop_length,
-            stride=hparams.stride,
-            epoch=hparams.epoch_counter.current,
-        )
+        encoder = self.modules.encoder
+        feats, num_frames = encoder.features(wavs, num_samples, hparams.epoch_counter.current)
         mask = bestrq.sample_masks(
             num_frames.tolist(),
             batch.id,
@@ -81,14 +71,7 @@ class BestRQBrain(ExactBrain):
             std=hparams.noise_std,
             seed=None if training else hparams.seed,
         )
-        num_encoder_frames = bestrq.num_encoder_frames(num_frames, hparams.stride)
-        frames = self.modules.CNN(
-            bestrq.apply_noise(feats, mask, noise),
-            *front_end_lengths(hparams.padding, num_encoder_frames, hparams.stride),
-        )
-        encoded = self.modules.wrapper(
-            frames, bestrq.relative_lengths(num_encoder_frames, frames.shape[1])
-        )
+        encoded, _ = encoder.encode(bestrq.apply_noise(feats, mask, noise), num_frames)
         self.statistics.update_frames(mask.sum(), num_frames.sum())
         return self.modules.linear(encoded[predicted]), targets
 
@@ -194,7 +177,6 @@ def prepare_run():
     """Everything before the first step; a bad call ends here with one line and exit code 2."""
     experiment, launch = start_experiment(__file__, demo_data=demo_corpus)
     hparams = experiment.hparams
-    set_padding(hparams["padding"], hparams["CNN"], hparams["Transformer"])
     bestrq.check_mask_options(
         hparams["mask_prob"], hparams["mask_length"], hparams["stride"], hparams["mask_scope"]
     )

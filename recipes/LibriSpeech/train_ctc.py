@@ -8,26 +8,22 @@ train_bestrq.py. The same command resumes. Any key of the YAML is an option; --h
 """
 
 import json
-import math
 from pathlib import Path
 
 import speechbrain as sb
-import torch
 from librispeech_prepare import prepare_finetuning
 from speechbrain.nnet.losses import ctc_loss
 from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_pom.attention.front_end import front_end_lengths
-from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.ctc.decoding import blank_share, greedy_decode, make_beam_searcher
 from speechbrain_pom.ctc.metrics import CTC_METRICS
 from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.ctc.targets import check_targets
 from speechbrain_pom.ctc.tokenizer_store import make_units
 from speechbrain_pom.data.mini_corpus.make import demo_corpus
-from speechbrain_pom.objectives import bestrq
+from speechbrain_pom.encoder.lengths import relative_lengths
 from speechbrain_pom.pretrained import initialise_encoder
 from speechbrain_pom.runs.folder import mark_finished
 from speechbrain_pom.runs.report import describe
@@ -51,25 +47,13 @@ class CTCBrain(ExactBrain):
         wavs, lengths = batch.sig.data.to(self.device), batch.sig.lengths.to(self.device)
         if stage == sb.Stage.TRAIN:
             wavs, lengths = hparams.wav_augment(wavs, lengths)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not hparams.freeze_encoder):
-            feats, num_frames = bestrq.extract_features(
-                wavs,
-                (lengths * wavs.shape[1]).round().long(),
-                compute_features=self.modules.compute_features,
-                normalize=self.modules.normalize,
-                sample_rate=hparams.sample_rate,
-                hop_ms=hparams.hop_length,
-                stride=hparams.stride,
-                epoch=hparams.epoch_counter.current if hparams.pretrained is None else math.inf,
-            )
-            num_frames = bestrq.num_encoder_frames(num_frames, hparams.stride)
-            ends = front_end_lengths(hparams.padding, num_frames, hparams.stride)
-            frames = self.modules.CNN(feats, *ends)
-            lengths = bestrq.relative_lengths(num_frames, frames.shape[1])
-            encoded = self.modules.wrapper(frames, lengths)
-        if hparams.weighted_sum:
-            encoded = self.modules.layer_sum(encoded[1])
-        return self.modules.head(encoded).float().log_softmax(-1), lengths
+        log_probs, num_frames = self.modules.ctc(
+            wavs,
+            (lengths * wavs.shape[1]).round().long(),
+            # Pretrained statistics of the features stay as they are.
+            epoch=hparams.epoch_counter.current if hparams.pretrained is None else None,
+        )
+        return log_probs, relative_lengths(num_frames, log_probs.shape[1])
 
     def compute_objectives(self, predictions, batch, stage):
         """CTC loss; decoding in validation (greedy) and test (beam search)."""
@@ -90,20 +74,14 @@ class CTCBrain(ExactBrain):
 
     def init_optimizers(self):
         """One optimizer for the head, one for the encoder unless it is frozen."""
-        head = [*self.modules.head.parameters(), *self.modules.layer_sum.parameters()]
-        self.optimizers_dict = {"head": self.hparams.head_optimizer(head)}
-        if not self.hparams.freeze_encoder:
-            encoder = [*self.modules.CNN.parameters(), *self.modules.wrapper.parameters()]
-            self.optimizers_dict["encoder"] = self.hparams.encoder_optimizer(encoder)
+        hparams = self.hparams
+        head = [*hparams.head.parameters(), *hparams.layer_sum.parameters()]
+        self.optimizers_dict = {"head": hparams.head_optimizer(head)}
+        if not hparams.freeze_encoder:
+            encoder = hparams.encoder.checkpoint_modules.parameters()
+            self.optimizers_dict["encoder"] = hparams.encoder_optimizer(encoder)
         for name, optimizer in self.optimizers_dict.items():
             self.checkpointer.add_recoverable(f"{name}_optimizer", optimizer)
-
-    def set_train_mode(self):
-        """A frozen encoder has no dropout either."""
-        super().set_train_mode()
-        if self.hparams.freeze_encoder:
-            self.modules.CNN.eval()
-            self.modules.wrapper.eval()
 
     def on_stage_start(self, stage, epoch=None):
         """Choose how the stage decodes."""
@@ -218,14 +196,7 @@ def check_split(dataset, hparams, speed):
     """Utterances whose transcript does not fit into their frames at a speed in percent."""
     rows = dataset.data
     frames = {
-        key: bestrq.num_encoder_frames(
-            bestrq.num_feature_frames(
-                int(row["num_samples"]) * 100 // speed,
-                hparams["sample_rate"],
-                hparams["hop_length"],
-            ),
-            hparams["stride"],
-        )
+        key: hparams["encoder"].num_frames(int(row["num_samples"]) * 100 // speed)
         for key, row in rows.items()
     }
     texts = {key: row["wrd"] for key, row in rows.items()}
@@ -249,12 +220,7 @@ def prepare_run():
     """Everything before the first step; a bad call ends here with one line and exit code 2."""
     experiment, launch = start_experiment(__file__, demo_data=demo_corpus)
     hparams = experiment.hparams
-    set_padding(hparams["padding"], hparams["CNN"], hparams["Transformer"])
     initialise_encoder(hparams)
-    if hparams["freeze_encoder"]:
-        hparams["model"].requires_grad_(False)
-    if hparams["weighted_sum"]:  # taken before this norm, which several processes must know
-        hparams["Transformer"].encoder.norm.requires_grad_(False)
     datasets, tests, train_sampler = dataio_prepare(hparams, launch.rank, launch.world_size)
     hparams["searchers"] = make_searchers(hparams)
     brain = CTCBrain(

@@ -142,8 +142,9 @@ def set_padding(padding, front_end, transformer):
         "exact": an utterance encodes the same alone and in any batch. "speechbrain": the
         convolutions read the padding of the batch, as they do in SpeechBrain, to reproduce what
         was trained so.
-    front_end : torch.nn.Module
-        SpeechBrain's `ConvolutionFrontEnd`; it is called with `front_end_lengths`.
+    front_end : torch.nn.Module or None
+        SpeechBrain's `ConvolutionFrontEnd`; it is called with `front_end_lengths`. None for one
+        that sees to its padding itself.
     transformer : torch.nn.Module
         SpeechBrain's `TransformerASR`.
 
@@ -165,7 +166,8 @@ reproduce what was trained so
         )
     for layer in transformer.encoder.layers:
         stop_leaks(layer) if padding == "exact" else allow_leaks(layer)
-    take_lengths(front_end) if padding == "exact" else take_no_lengths(front_end)
+    if front_end is not None:
+        take_lengths(front_end) if padding == "exact" else take_no_lengths(front_end)
 
 
 def _repaired(layer):

@@ -10,6 +10,7 @@ import pydoc
 import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
+from ruamel.yaml.tag import Tag
 from torch import nn
 
 from speechbrain_pom.encoder.encoder import SpeechEncoder
@@ -27,10 +28,15 @@ ALLOWED = (
     "speechbrain.lobes.models.transformer.",
     "speechbrain.nnet.",
     "speechbrain.processing.features.",
+    "speechbrain_pom.encoder.",
     "speechbrain_pom.nnet.",
 )
 # Of functions only the one that the recipe's head needs: arithmetic.
 ALLOWED_CALL = "!apply:speechbrain_pom.ctc.tokenizer_store.num_outputs"
+# Names of version 0.1, in the files of its runs: read for one version more.
+FORMER_NAMES = {
+    "!apply:speechbrain_pom.ctc.unit_store.num_outputs": ALLOWED_CALL,
+}
 
 
 def read_architecture(hparams_file):
@@ -96,6 +102,9 @@ def _check(section, where):
     """Refuse a section that names anything but what is allowed."""
     for node in _nodes(section):
         tag = node_tag(node)
+        if tag in FORMER_NAMES:
+            node.yaml_set_ctag(Tag(suffix=FORMER_NAMES[tag]))
+            continue
         if not tag.startswith("!") or tag in ("!tuple", ALLOWED_CALL):
             continue
         kind, _, name = tag.partition(":")

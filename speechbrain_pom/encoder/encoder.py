@@ -1,45 +1,52 @@
-"""A pretrained encoder as one module: waveforms in, frames and their lengths out."""
+"""One speech encoder that everything shares: waveforms in, frames and their lengths out."""
+
+from __future__ import annotations
 
 import copy
-import numbers
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from speechbrain.utils.logger import get_logger
 from torch import nn
 
-from speechbrain_pom.attention.front_end import front_end_lengths
 from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.attention.positions import extend_positions
 from speechbrain_pom.data.audio_files import SAMPLE_RATE
 from speechbrain_pom.data.audio_reader import AudioReader
+from speechbrain_pom.encoder.arguments import check_num_frames, checked_layers, lengths_in_samples
 from speechbrain_pom.encoder.features import FeatureExtractor
+from speechbrain_pom.encoder.front_ends import FrontEnd, SameConvolutions, front_end_of
+from speechbrain_pom.encoder.lengths import padding_mask, relative_lengths
 from speechbrain_pom.encoder.windows.overlapping import encode_windows
 from speechbrain_pom.nnet import WeightedSum
-from speechbrain_pom.objectives.bestrq import (
-    num_encoder_frames,
-    num_feature_frames,
-    padding_mask,
-    relative_lengths,
-)
 from speechbrain_pom.utils.errors import UserError
 
 logger = get_logger(__name__)
 
+Layers = str | int | Sequence[int]
+
 
 class SpeechEncoder(nn.Module):
-    """Features, front end and encoder of the recipes, from waveforms to frames.
+    """A speech encoder from waveforms to frames: features, front end, Transformer.
 
-    An utterance gets the same frames alone or in any batch (fp32: 1e-4 relative), whatever the
+    Pretraining trains it, fine-tuning starts from it, probes freeze it, inference loads it. An
+    utterance gets the same frames alone or in any batch (fp32: 1e-4 relative), whatever the
     attention type. It is an ordinary module: freeze it, fine-tune it inside of another, wrap it in
     DDP, compile it, share it between threads. `load_encoder` makes one from a checkpoint.
 
+    `forward` is `features`, a `FeatureExtractor`, and then `encode`. An objective that changes the
+    features in between calls the two itself: `features(wavs, num_samples, epoch)` then also
+    updates the statistics of global normalisation.
+
     Arguments
     ---------
-    compute_features, normalize : torch.nn.Module
-        SpeechBrain's `Fbank` and `InputNormalization`.
+    compute_features : torch.nn.Module
+        SpeechBrain's `Fbank`, or a `Waveform` for a front end that reads waveforms.
+    normalize : torch.nn.Module, optional
+        SpeechBrain's `InputNormalization`; None for waveforms that are taken as they are.
     front_end : torch.nn.Module
-        SpeechBrain's `ConvolutionFrontEnd`.
+        SpeechBrain's `ConvolutionFrontEnd`, or a module that is a `FrontEnd`.
     transformer : torch.nn.Module
         SpeechBrain's `TransformerASR`; its encoder is used.
     layers : str, int or sequence of int
@@ -53,7 +60,7 @@ class SpeechEncoder(nn.Module):
     Raises
     ------
     UserError
-        For layers that there are not, or another padding.
+        For layers that the encoder does not have, or another padding.
 
     Example
     -------
@@ -84,19 +91,21 @@ class SpeechEncoder(nn.Module):
 
     def __init__(
         self,
-        compute_features,
-        normalize,
-        front_end,
-        transformer,
-        layers="last",
-        padding="exact",
-    ):
+        compute_features: nn.Module,
+        normalize: nn.Module | None,
+        front_end: nn.Module,
+        transformer: nn.Module,
+        layers: Layers = "last",
+        padding: str = "exact",
+    ) -> None:
         super().__init__()
-        stride = front_end.get_filter_properties().stride
-        self.features = FeatureExtractor(compute_features, normalize, stride)
+        adapted = front_end_of(front_end, padding)
+        self.features = FeatureExtractor(compute_features, normalize, adapted.multiple)
         self.front_end = front_end
         self.transformer = transformer
-        set_padding(padding, front_end, transformer)
+        self._counts_itself = adapted is front_end
+        self._geometry = adapted.stride, adapted.window
+        set_padding(padding, None if self._counts_itself else front_end, transformer)
         self.padding = padding
         if padding != "exact":
             logger.warning(
@@ -105,7 +114,7 @@ class SpeechEncoder(nn.Module):
                 padding,
             )
         extend_positions(transformer)
-        # `forward` asks for hidden states where it needs them.
+        # `encode` asks for hidden states where it needs them.
         transformer.output_hidden_states = transformer.encoder.output_hidden_states = False
         self.layers = layers if layers == "sum" else self.check_layers(layers)
         if layers == "sum":
@@ -114,46 +123,58 @@ class SpeechEncoder(nn.Module):
             transformer.encoder.norm.requires_grad_(False)
 
     @property
-    def sample_rate(self):
+    def sample_rate(self) -> int:
         """Of the waveforms, in Hz."""
         return self.features.sample_rate
 
     @property
-    def hop_ms(self):
+    def hop_ms(self) -> float:
         """Between feature frames, in ms; between frames of the encoder it is stride times this."""
         return self.features.hop_ms
 
     @property
-    def stride(self):
+    def stride(self) -> int:
         """Feature frames per frame of the encoder."""
-        return self.features.stride
+        return self._front_end.stride
 
     @property
-    def samples_per_frame(self):
+    def samples_per_frame(self) -> int:
         """Samples between two frames of the encoder."""
-        return round(self.sample_rate / 1000 * self.hop_ms) * self.stride
+        return self.features.hop_samples * self.stride
 
     @property
-    def d_model(self):
+    def d_model(self) -> int:
         """Width of the frames."""
         return self.transformer.encoder.norm.norm.normalized_shape[0]
 
     @property
-    def num_layers(self):
+    def num_layers(self) -> int:
         """Layers of the encoder; there is one hidden state more."""
         return len(self.transformer.encoder.layers)
 
     @property
-    def dtype(self):
+    def dtype(self) -> torch.dtype:
         """Of the encoder's weights; features are always fp32."""
         return next(self.front_end.parameters()).dtype
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         """Of the encoder's weights."""
         return next(self.front_end.parameters()).device
 
-    def num_frames(self, num_samples):
+    @property
+    def checkpoint_modules(self) -> nn.ModuleList:
+        """The trained modules, under the names of SpeechBrain's BEST-RQ recipe in a checkpoint."""
+        wrapper = nn.ModuleDict({"transformer": self.transformer})
+        return nn.ModuleList([self.front_end, wrapper])
+
+    @property
+    def _front_end(self) -> FrontEnd:
+        if self._counts_itself:
+            return self.front_end
+        return SameConvolutions(self.front_end, *self._geometry, self.padding)
+
+    def num_frames(self, num_samples: int | torch.Tensor) -> int | torch.Tensor:
         """Count the frames of an utterance.
 
         Arguments
@@ -165,10 +186,11 @@ class SpeechEncoder(nn.Module):
         -------
         int or torch.Tensor
         """
-        feature_frames = num_feature_frames(num_samples, self.sample_rate, self.hop_ms)
-        return num_encoder_frames(feature_frames, self.stride)
+        return self._front_end.num_frames(self.features.num_frames(num_samples))
 
-    def forward(self, wavs, lengths=None, layers=None):
+    def forward(
+        self, wavs: torch.Tensor, lengths: torch.Tensor | None = None, layers: Layers | None = None
+    ) -> tuple[torch.Tensor | list[torch.Tensor], torch.Tensor]:
         """Encode a batch of waveforms.
 
         Arguments
@@ -193,80 +215,74 @@ class SpeechEncoder(nn.Module):
         UserError
             For waveforms, lengths or layers that cannot be.
         """
+        num_samples = lengths_in_samples(wavs, lengths, self.sample_rate)
+        if self._counts_itself:
+            check_num_frames(self.num_frames(num_samples), num_samples)
+        feats, num_features = self.features(wavs, num_samples)
+        return self.encode(feats, num_features, layers, padded=lengths is not None)
+
+    def encode(
+        self,
+        feats: torch.Tensor,
+        num_features: torch.Tensor,
+        layers: Layers | None = None,
+        padded: bool = True,
+    ) -> tuple[torch.Tensor | list[torch.Tensor], torch.Tensor]:
+        """Encode a batch of features: the second half of `forward`.
+
+        Arguments
+        ---------
+        feats : torch.Tensor
+            (B, N, num_mels), from `features`.
+        num_features : torch.Tensor
+            (B,) integers: the valid feature frames of each utterance.
+        layers : str, int or sequence of int, optional
+            As for the class, in place of what it was made with.
+        padded : bool
+            False where all utterances fill the batch: nothing is masked then.
+
+        Returns
+        -------
+        frames : torch.Tensor or list of torch.Tensor
+            (B, T, d_model), exactly zero in padding; for several layers one for each.
+        num_frames : torch.Tensor
+            (B,) integers: the valid frames of each utterance.
+        """
         layers = self.layers if layers is None else self.check_layers(layers)
-        num_samples = self._num_samples(wavs, lengths)
-        frames, num_frames = self.embed(wavs, num_samples)
-        relative = None if lengths is None else relative_lengths(num_frames, frames.shape[1])
+        frames = self.embed(feats, num_features)
+        num_frames = self._front_end.num_frames(num_features)
+        relative = relative_lengths(num_frames, frames.shape[1]) if padded else None
         if layers == "last":
             encoded = self.transformer.encode(frames, relative)
         else:
             _, states = _with_hidden_states(self.transformer).encode(frames, relative)
             encoded = self.choose(states, layers)
-        if lengths is not None:
+        if padded:
             padding = padding_mask(num_frames, frames.shape[1]).unsqueeze(-1)
             several = isinstance(encoded, list)
             zeroed = [one.masked_fill(padding, 0.0) for one in (encoded if several else [encoded])]
             encoded = zeroed if several else zeroed[0]
         return encoded, num_frames
 
-    def embed(self, wavs, num_samples):
-        """What the encoder's layers are given, before their projection and positions.
+    def embed(self, feats: torch.Tensor, num_features: torch.Tensor) -> torch.Tensor:
+        """The front end: (B, N, num_mels) to what the Transformer is given, (B, T, ...)."""
+        return self._front_end(feats.to(self.dtype), num_features)
 
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            (B, samples), padded on the right.
-        num_samples : torch.Tensor
-            (B,) integers.
-
-        Returns
-        -------
-        frames : torch.Tensor
-            (B, T, frequencies, channels).
-        num_frames : torch.Tensor
-            (B,) integers.
-        """
-        feats, num_feature = self.features(wavs, num_samples)
-        num_frames = num_encoder_frames(num_feature, self.stride)
-        return self.embed_features(feats, num_frames), num_frames
-
-    def embed_features(self, feats, num_frames):
-        """The front end on features, in which every utterance ends as it would alone.
-
-        Arguments
-        ---------
-        feats : torch.Tensor
-            (B, T * stride, num_mels)
-        num_frames : torch.Tensor
-            (B,) integers, at most T.
-
-        Returns
-        -------
-        torch.Tensor
-            (B, T, frequencies, channels)
-        """
-        lengths = front_end_lengths(self.padding, num_frames, self.stride)
-        return self.front_end(feats.to(self.dtype), *lengths)
-
-    def choose(self, states, layers):
-        """Of all hidden states those that `layers` asks for.
-
-        Arguments
-        ---------
-        states : list of torch.Tensor
-            (B, T, d_model), `num_layers` + 1 of them.
-        layers : str, int or sequence of int
-            "sum", or numbers.
-
-        Returns
-        -------
-        torch.Tensor or list of torch.Tensor
-        """
+    def choose(
+        self, states: list[torch.Tensor], layers: Layers
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """Of all `num_layers` + 1 hidden states (B, T, d_model) those that `layers` asks for."""
         if layers == "sum":
             return self.layer_sum(states)
         return states[layers] if isinstance(layers, int) else [states[i] for i in layers]
 
-    def encode_file(self, path, layers=None, window_s=None, overlap_s=None):
+    def encode_file(
+        self,
+        path: str | Path,
+        layers: Layers | None = None,
+        window_s: float | None = None,
+        overlap_s: float | None = None,
+    ) -> torch.Tensor | list[torch.Tensor]:
         """Encode an audio file of any sample rate, number of channels and length.
 
         Arguments
@@ -309,68 +325,9 @@ class SpeechEncoder(nn.Module):
             frames, _ = self(wav.unsqueeze(0), layers=layers)
         return [one[0] for one in frames] if isinstance(frames, list) else frames[0]
 
-    def check_layers(self, layers):
-        """Refuse layers that there are not.
-
-        Arguments
-        ---------
-        layers : str, int or sequence of int
-            As for the class.
-
-        Returns
-        -------
-        str, int or list of int
-
-        Raises
-        ------
-        UserError
-        """
-        if layers == "last" or (layers == "sum" and hasattr(self, "layer_sum")):
-            return layers
-        if layers == "sum":
-            raise UserError(
-                "layers is 'sum', but its weights were not made: load with layers='sum'"
-            )
-        several = isinstance(layers, Sequence) and not isinstance(layers, str)
-        numbers_ = list(layers) if several else [layers]
-        for number in numbers_:
-            whole = isinstance(number, numbers.Integral) and not isinstance(number, bool)
-            if not whole or not 0 <= number <= self.num_layers:
-                raise UserError(
-                    f"layers is {layers!r}: give 'last', 'sum', or numbers from 0 (the input of "
-                    f"the first layer) to {self.num_layers}"
-                )
-        if not numbers_:
-            raise UserError("layers is empty: give 'last', 'sum', or numbers")
-        return [int(number) for number in numbers_] if several else int(layers)
-
-    def _num_samples(self, wavs, lengths):
-        if wavs.dim() != 2 or wavs.shape[1] == 0 or not wavs.is_floating_point():
-            raise UserError(
-                f"wavs is {wavs.dtype} {tuple(wavs.shape)}: give floats (batch, samples), at least "
-                f"one sample at {self.sample_rate} Hz"
-            )
-        if lengths is None:
-            return torch.full((wavs.shape[0],), wavs.shape[1], device=wavs.device)
-        if lengths.shape != wavs.shape[:1]:
-            raise UserError(
-                f"lengths is {tuple(lengths.shape)} for {wavs.shape[0]} waveforms: give one for "
-                "each"
-            )
-        lengths = lengths.to(wavs.device)
-        if lengths.is_floating_point():
-            lengths = (lengths.double() * wavs.shape[1]).round().long()
-        if not torch.compiler.is_compiling():
-            _check_range(lengths, wavs.shape[1])
-        return lengths
-
-
-def _check_range(num_samples, longest):
-    if not bool(((num_samples >= 1) & (num_samples <= longest)).all()):
-        raise UserError(
-            f"lengths are {num_samples.tolist()} samples: each must be from 1 to {longest}, or "
-            "relative (floats) and at most 1.0"
-        )
+    def check_layers(self, layers: Layers) -> Layers:
+        """Layers in plain integers; a `UserError` for those that the encoder does not have."""
+        return checked_layers(layers, self.num_layers, hasattr(self, "layer_sum"))
 
 
 def _with_hidden_states(transformer):

@@ -9,7 +9,7 @@ from torch import nn
 
 from speechbrain_pom.attention.registry import is_builtin
 from speechbrain_pom.encoder.architecture import build_parts, encoder_of, read_architecture
-from speechbrain_pom.encoder.strict import strict_load
+from speechbrain_pom.encoder.weights import read_tensors, strict_load
 from speechbrain_pom.inference.export import (
     is_export,
     load_exported_encoder,
@@ -23,7 +23,6 @@ from speechbrain_pom.pretrained import (
     NORMALIZE_FILE,
     find_checkpoints,
     read_meta,
-    read_tensors,
 )
 from speechbrain_pom.runs.checkpoints import CHECKSUMS_FILE, HPARAMS_FILE, find_damage
 from speechbrain_pom.runs.metrics import TaskMetrics, read_metrics

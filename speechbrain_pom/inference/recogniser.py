@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from speechbrain_pom.objectives.bestrq import padding_mask
+from speechbrain_pom.encoder.lengths import padding_mask
 
 
 class SpeechRecogniser(nn.Module):

@@ -15,7 +15,7 @@ from torch import nn
 
 from speechbrain_pom.ctc.tokenizer_store import load_units
 from speechbrain_pom.ctc.tokenizers import UNITS_FILE, Units
-from speechbrain_pom.encoder.strict import strict_load
+from speechbrain_pom.encoder.weights import strict_load
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
 from speechbrain_pom.utils.errors import UserError, one_line
 from speechbrain_pom.utils.files import sha256_of

@@ -14,7 +14,7 @@ from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 
 from speechbrain_pom.attention.parts import original_class
 from speechbrain_pom.attention.positions import ExtendedSinePositions, NoPositions
-from speechbrain_pom.objectives.bestrq import num_feature_frames, pad_to_multiple
+from speechbrain_pom.encoder.lengths import pad_to_multiple
 
 
 def obstacle_to_parts(encoder):
@@ -56,9 +56,7 @@ class WindowInputs:
         self.reader = reader
         self.num_frames = encoder.num_frames(reader.num_samples)
         features = encoder.features
-        self._num_features = num_feature_frames(
-            reader.num_samples, features.sample_rate, features.hop_ms
-        )
+        self._num_features = features.num_frames(reader.num_samples)
         stft = features.compute_features.compute_STFT
         self._hop = stft.hop_length
         self._feature_context = math.ceil(stft.n_fft / 2 / self._hop)
@@ -119,8 +117,7 @@ class WindowInputs:
         last = min(self.num_frames, stop + self._frame_context)
         feats = self._normalise(self._features(first, last).clamp(min=self._floor))
         feats = pad_to_multiple(feats, encoder.stride)
-        length = torch.tensor([feats.shape[1] // encoder.stride], device=feats.device)
-        frames = encoder.embed_features(feats, length)
+        frames = encoder.embed(feats, torch.tensor([feats.shape[1]], device=feats.device))
         frames = frames[:, start - first : stop - first]
         frames = transformer.custom_src_module(frames.flatten(2))
         return frames + _positions(transformer.positional_encoding, start, stop, frames)

@@ -1,6 +1,5 @@
 """BEST-RQ (arXiv 2202.01855) as pure functions: lengths, masks, targets, health figures."""
 
-from speechbrain_pom.encoder.extraction import extract_features
 from speechbrain_pom.encoder.lengths import (
     duration_to_num_samples,
     num_encoder_frames,
@@ -30,7 +29,6 @@ __all__ = [
     "apply_noise",
     "check_mask_options",
     "duration_to_num_samples",
-    "extract_features",
     "find_collapse",
     "find_unmaskable",
     "nearest_codes",

@@ -142,7 +142,7 @@ def test_features_that_cannot_be(make_encoder):
 
 
 def test_features_without_statistics(tiny_encoder, make_encoder):
-    tiny_encoder.features.has_statistics = False
+    tiny_encoder.features.count = 0
     with pytest.raises(UserError, match="has no statistics of its features: load its weights"):
         tiny_encoder(noise(800)[None])
     tiny_encoder.load_state_dict(make_encoder(seed=3).state_dict())

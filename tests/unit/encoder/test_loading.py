@@ -10,7 +10,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.checkpoints import Checkpointer
 
 import speechbrain_pom
-from speechbrain_pom.encoder.strict import strict_load
+from speechbrain_pom.encoder.weights import strict_load
 from speechbrain_pom.inference import load_encoder, load_recogniser
 from speechbrain_pom.nnet.polynomial_mixer import PUBLISHED_NAMES
 from speechbrain_pom.runs.metrics import Metric, TaskMetrics, store_metrics
@@ -104,17 +104,9 @@ def test_the_encoder_is_the_one_that_was_trained(tmp_path, make_run, wavs):
     text = (tmp_path / "run/hyperparams.yaml").read_text()
     hparams = load_hyperpyyaml(text)
     hparams["checkpointer"].recover_if_possible()
-    model = hparams["model"].eval()
-    feats = speechbrain_pom.objectives.bestrq.extract_features(
-        wavs,
-        torch.tensor([8000, 8000]),
-        compute_features=hparams["compute_features"],
-        normalize=hparams["normalize"].eval(),
-        sample_rate=16000,
-        hop_ms=10,
-        stride=4,
-    )[0]
-    expected = model[1](model[0](feats), torch.ones(2))
+    trained = hparams["encoder"].eval()
+    feats, num_frames = trained.features(wavs, torch.tensor([8000, 8000]))
+    expected, _ = trained.encode(feats, num_frames)
     assert torch.allclose(encoder(wavs)[0], expected, atol=1e-6)
 
 

@@ -1,6 +1,10 @@
-"""Weights that are loaded in full, or refused in one line that says why."""
+"""Weights that are read as tensors, and loaded in full or refused in one line that says why."""
 
 import re
+from pathlib import Path
+
+import torch
+from torch import nn
 
 from speechbrain_pom.utils.errors import UserError, one_line
 
@@ -15,7 +19,27 @@ _MIXER = re.compile(r"\.(mha_layer|self_att)\.")
 _NUM_SHOWN = 3
 
 
-def strict_load(module, state, what):
+def read_tensors(path: Path) -> dict:
+    """A dict of tensors from a checkpoint; nothing else in the file is ever executed.
+
+    Raises
+    ------
+    UserError
+        If the file is damaged or holds more than tensors and plain numbers.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        problem = None if isinstance(state, dict) else f"it holds a {type(state).__name__}"
+    except Exception as error:  # bytes that are no pickle fail in the unpickler in any way
+        problem = one_line(error)
+    if problem is not None:
+        raise UserError(
+            f"{path} is damaged or no file of tensors ({problem[:200]}): choose another checkpoint"
+        )
+    return state
+
+
+def strict_load(module: nn.Module, state: dict, what: str) -> None:
     """Load a state dict: every tensor, none left over, all shapes equal.
 
     Arguments
