@@ -73,16 +73,15 @@ def is_disk_full(error):
 def exit_on_user_error():
     """Context manager (or decorator): a bad call ends the program with one line and code 2.
 
-    It surrounds the preparation of a recipe, and the whole of a command-line tool. Training
-    stays outside: an exception there is a real error and shows its traceback. Under torchrun
-    each process exits with code 2 and only the first one prints. The traceback goes to the
-    debug log.
+    It surrounds the preparation of a recipe, and the whole of a command-line tool. Any other
+    exception, `ValueError` included, is an error of the program and keeps its traceback. Under
+    torchrun each process exits with code 2 and only the first one prints. The traceback of a bad
+    call goes to the debug log.
 
     Raises
     ------
     SystemExit
-        With code 2, for a `UserError` or any other `ValueError` raised inside; with code 1 where a
-        disk is full.
+        With code 2, for a `UserError` raised inside; with code 1 where a disk is full.
 
     Example
     -------
@@ -92,7 +91,7 @@ def exit_on_user_error():
     """
     try:
         yield
-    except ValueError as error:
+    except UserError as error:
         _print_error(one_line(error))
         raise SystemExit(2) from error
     except OSError as error:

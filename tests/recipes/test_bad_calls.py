@@ -147,6 +147,30 @@ def test_refused_as_a_real_command(recipes, corpus, tmp_path):
     assert not any((tmp_path / "run").glob("save/CKPT+*"))
 
 
+# Runs a recipe with a fault in its preparation that the call has no part in.
+FAULTY = """
+import os, runpy, sys
+import numpy
+from speechbrain_pom.training.sampler import BucketBatchSampler
+BucketBatchSampler._arrange = lambda self, bits: numpy.zeros(3) + numpy.zeros(4)
+sys.argv[:1] = []
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_fault_in_the_preparation_keeps_its_traceback(recipes, corpus, tmp_path):
+    """It may well be a ValueError: NumPy's are."""
+    options = {"data_folder": corpus, "output_folder": tmp_path / "run"}
+    command = [sys.executable, "-c", FAULTY, *recipes.arguments("bestrq", **options)]
+    result = recipes.run(command)
+    assert result.returncode == 1
+    printed = result.stdout + result.stderr
+    assert "Traceback" in printed
+    assert "ValueError: operands could not be broadcast" in printed
+    assert not any(line.startswith("error: ") for line in printed.splitlines())
+
+
 @pytest.mark.slow
 def test_refused_by_two_processes(recipes, tmp_path):
     options = {"data_folder": tmp_path / "none", "output_folder": tmp_path / "run"}

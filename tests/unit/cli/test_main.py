@@ -50,6 +50,16 @@ def test_bad_calls_are_one_line(arguments, message, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_fault_of_a_command_keeps_its_traceback(monkeypatch, capsys):
+    def faulty(args):
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr("speechbrain_pom.cli.info.run", faulty)
+    with pytest.raises(ValueError, match="could not be broadcast"):
+        main(["info"])
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("name", ["experiments", "replica"])
 def test_a_command_that_moved_names_the_new_one(name, capsys):
     assert stopped([name, "run", "small"]) == 2
