@@ -27,3 +27,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found as a `UserError`."""
         raise UserError(f"{message} ({self.prog} --help shows the usage)")
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --jobs and --device, for commands that work on many audio files."""
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes, each with the model and one CPU thread, or as many as the environment "
+        "variable OMP_NUM_THREADS says (default: %(default)s)",
+    )
+    parser.add_argument("--device", help="such as cuda:1 (default: cuda if there is one, or cpu)")

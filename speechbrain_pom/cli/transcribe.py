@@ -1,36 +1,17 @@
 """`transcribe`: what is said in audio files, as text, JSON with word times, or captions."""
 
-import hashlib
-import json
-import os
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+import argparse
 from pathlib import Path
 
-from tqdm import tqdm
-
-from speechbrain_pom._version import __version__
-from speechbrain_pom.cli.outputs import check_outputs, output_names
-from speechbrain_pom.ctc.decoding import make_beam_searcher
-from speechbrain_pom.data.layout import file_stamp
-from speechbrain_pom.encoder.loading import find_saved, load_recogniser
-from speechbrain_pom.inference.audio_jobs import (
-    add_job_arguments,
-    choose_device,
-    find_audio,
-    own_folder,
-    report_failures,
-    run_jobs,
+from speechbrain_pom.cli.parser import add_job_arguments
+from speechbrain_pom.inference.jobs.pool import choose_device, find_audio
+from speechbrain_pom.inference.jobs.transcribing import (
+    Transcribing,
+    transcribe_into_folder,
+    transcribe_to_stdout,
 )
-from speechbrain_pom.inference.export import is_export
-from speechbrain_pom.inference.transcript_files import FORMATS, as_json
-from speechbrain_pom.inference.transcription import transcribe
-from speechbrain_pom.utils.disks import explain_full_disk, why_not_written
+from speechbrain_pom.inference.transcript_files import FORMATS
 from speechbrain_pom.utils.errors import UserError
-from speechbrain_pom.utils.files import write_atomically
-
-RECORDS_FILE = "transcribed.jsonl"
 
 EPILOG = """\
   python -m speechbrain_pom transcribe results/ctc talk.mp3
@@ -47,14 +28,8 @@ in speechbrain_pom/ctc/alignment.py, the JSON in speechbrain_pom/inference/trans
 Exit code 0: all is well; 1: some files failed (they are named); 2: the call cannot work."""
 
 
-def add_arguments(parser):
-    """Add the arguments of `transcribe`.
-
-    Arguments
-    ---------
-    parser : argparse.ArgumentParser
-        Of the subcommand.
-    """
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `transcribe`."""
     parser.epilog = EPILOG
     add = parser.add_argument
     add("model", metavar="MODEL", help="run of fine-tuning, checkpoint in it, or exported folder")
@@ -76,24 +51,8 @@ def add_arguments(parser):
     add_job_arguments(parser)
 
 
-def run(args):
-    """Transcribe the files, and name those that failed.
-
-    Arguments
-    ---------
-    args : argparse.Namespace
-        Of a parser with `add_arguments`.
-
-    Returns
-    -------
-    int
-        0, or 1 if a file failed.
-
-    Raises
-    ------
-    ValueError
-        For a bad call.
-    """
+def run(args: argparse.Namespace) -> int:
+    """Transcribe the files, and name those that failed."""
     _check(args)
     files = find_audio(args.files)
     formats = list(dict.fromkeys(args.format))
@@ -102,31 +61,10 @@ def run(args):
             f"--format {' '.join(formats)} of {len(files)} file(s) cannot all go to stdout: give "
             "--out, a folder"
         )
-    # Of a run that still goes on, every process loads the same checkpoint.
-    model = Path(args.model) if is_export(args.model) else find_saved(args.model).checkpoint
-    settings = _Settings(model, choose_device(args.device), _beam(args), args.window_s)
+    settings = Transcribing(args.model, choose_device(args.device), _beam(args), args.window_s)
     if args.out is None:
-        write = partial(_show, format_=formats[0], with_path=len(files) > 1)
-        work = partial(_make_worker, settings, write)
-        return report_failures(run_jobs(files, work, args.jobs, "transcribe", on_result=_print))
-    return _run_into_folder(files, formats, settings, Path(args.out), args.jobs)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """What a process needs besides the files."""
-
-    model: Path  # a folder
-    device: str
-    beam: dict | None  # of `make_beam_searcher`; None: greedy
-    window_s: float
-
-    def fingerprint(self):
-        """Hash of all that the transcripts depend on, but for the audio."""
-        read = sorted(self.model.iterdir())
-        read += [Path(value) for key, value in (self.beam or {}).items() if key.endswith("_path")]
-        facts = [__version__, self.beam, self.window_s, *map(_path_and_stamp, read)]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        return transcribe_to_stdout(files, formats[0], settings, args.jobs)
+    return transcribe_into_folder(files, formats, settings, Path(args.out), args.jobs)
 
 
 def _check(args):
@@ -152,146 +90,3 @@ def _beam(args):
         "beam_size": args.beam_size,
     }
     return {key: value for key, value in options.items() if value is not None} or None
-
-
-def _make_worker(settings, write):
-    """Load the model; what is returned transcribes a file and hands its transcript to `write`."""
-    recogniser = load_recogniser(settings.model, settings.device)
-    decode = settings.beam and make_beam_searcher(recogniser.units, **settings.beam)
-
-    def work(file):
-        return write(file, transcribe(recogniser, file, decode=decode, window_s=settings.window_s))
-
-    return work
-
-
-def _show(file, transcript, format_, with_path):
-    """A transcript as it goes to stdout."""
-    if format_ == "json":
-        return as_json(transcript, _name(file), indent=None)
-    path = f"{_name(file)}\t" if with_path else ""
-    return path + FORMATS[format_][1](transcript, _name(file))
-
-
-def _print(_file, text):
-    tqdm.write(text, end="")  # beside the progress bar, not into it
-
-
-def _name(file):
-    """A path as text that can be written as UTF-8, whatever its bytes."""
-    return os.fsencode(file).decode("utf-8", "backslashreplace")
-
-
-def _run_into_folder(files, formats, settings, out, num_jobs):
-    """Transcribe the files that are not finished yet; returns the exit code."""
-    outputs = {
-        file: {format_: f"{name}{FORMATS[format_][0]}" for format_ in formats}
-        for file, name in output_names(files).items()
-    }
-    fingerprint = settings.fingerprint()
-    wanted = {
-        file: {output: [*_path_and_stamp(file), fingerprint] for output in outputs[file].values()}
-        for file in files
-    }
-    with own_folder(out):
-        records = _Records(out)
-        todo = records.plan(wanted)
-        failures = run_jobs(
-            todo,
-            partial(_make_worker, settings, partial(_save, out=out, outputs=outputs)),
-            num_jobs,
-            "transcribe",
-            on_result=lambda file, _: records.add(wanted[file]),
-        )
-    num_skipped = len(files) - len(todo)
-    skipped = f", {num_skipped} were finished before" if num_skipped else ""
-    print(f"{out}: {len(todo) - len(failures)} of {len(files)} files transcribed{skipped}")
-    return report_failures(failures)
-
-
-def _save(file, transcript, out, outputs):
-    """Write a transcript in all its formats."""
-    with explain_full_disk(out, "give another --out"):
-        for format_, output in outputs[file].items():
-            (out / output).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(out / output, FORMATS[format_][1](transcript, _name(file)))
-
-
-def _path_and_stamp(file):
-    return [os.path.abspath(file), file_stamp(file)]
-
-
-class _Records:
-    """What the outputs in a folder were made of: JSON lines, added to as they are made.
-
-    Arguments
-    ---------
-    folder : pathlib.Path
-        Exists.
-    """
-
-    def __init__(self, folder):
-        self.folder, self.path, self.made_of = folder, folder / RECORDS_FILE, {}
-        self.is_new = not self.path.is_file()
-        lines = [] if self.is_new else self.path.read_text(encoding="utf-8").splitlines()
-        for line in lines:
-            try:
-                self.made_of.update(json.loads(line))
-            except (ValueError, TypeError):  # its writer was killed
-                continue
-
-    def plan(self, wanted):
-        """The files whose outputs are not there, or were made of something else.
-
-        What is known of these outputs is forgotten first: they may be half made when it ends.
-        """
-        check_outputs(self.folder, {file: list(outputs) for file, outputs in wanted.items()})
-        for file, outputs in wanted.items():
-            for output in outputs:
-                self._check_owner(output, file)
-        todo = [file for file, outputs in wanted.items() if not self._hold(outputs)]
-        for file in todo:
-            for output in wanted[file]:
-                self.made_of.pop(output, None)
-        with self._errors():
-            write_atomically(self.path, _json_lines(self.made_of))
-        return todo
-
-    def add(self, made):
-        """Note outputs that are written."""
-        with self._errors(), open(self.path, "a", encoding="utf-8") as stream:
-            stream.write(_json_lines(made))
-
-    def _check_owner(self, output, file):
-        """Never write over what was not made of the same file."""
-        owner = self.made_of.get(output, [os.path.abspath(file)])[0]
-        if owner != os.path.abspath(file):
-            raise UserError(
-                f"--out '{self.folder}' has {output} of '{owner}', which '{file}' would overwrite: "
-                "give another folder"
-            )
-        if self.is_new and (self.folder / output).exists():
-            raise UserError(
-                f"--out '{self.folder}' has a file {output} that no transcription wrote: give "
-                "another folder"
-            )
-
-    def _hold(self, outputs):
-        return all(
-            self.made_of.get(output) == facts and (self.folder / output).is_file()
-            for output, facts in outputs.items()
-        )
-
-    @contextmanager
-    def _errors(self):
-        try:
-            yield
-        except OSError as error:
-            why = why_not_written(error, self.path.parent)
-            raise UserError(
-                f"cannot write '{self.path}' ({why}): make room, or give another --out"
-            ) from error
-
-
-def _json_lines(records):
-    return "".join(json.dumps({output: facts}) + "\n" for output, facts in records.items())

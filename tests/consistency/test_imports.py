@@ -32,7 +32,6 @@ KNOWN = {
     "encoder/features -> objectives",
     "encoder/loading -> inference",
     "encoder/windows/inputs -> objectives",
-    "inference/frame_manifest -> cli",
     "probe/frozen -> inference",
 }
 

@@ -18,8 +18,8 @@ from speechbrain_pom.__main__ import main
 from speechbrain_pom.data.audio_reader import AudioReader
 from speechbrain_pom.encoder.windows.overlapping import encode_windows
 from speechbrain_pom.inference import load_encoder
-from speechbrain_pom.inference.audio_jobs import own_folder
-from speechbrain_pom.inference.frame_files import new_frames
+from speechbrain_pom.inference.jobs.frame_files import new_frames
+from speechbrain_pom.inference.jobs.outputs import own_folder
 from speechbrain_pom.nnet import WeightedSum
 from speechbrain_pom.utils.errors import UserError
 
@@ -302,7 +302,7 @@ def test_outputs_of_others_are_not_overwritten(model, audio, tmp_path, capsys):
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames/a.npy").write_bytes(b"precious")
     text = refusal(capsys, model, "audio", "--out", "frames")
-    assert "has a file a.npy that is not of encode: give another folder" in text
+    assert "has a file a.npy that encode did not write: give another folder" in text
     assert contents(tmp_path / "frames") == {"a.npy": b"precious"}
 
     write_noise(tmp_path / "more/c.wav", 0.5, 0)

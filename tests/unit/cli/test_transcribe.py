@@ -164,7 +164,7 @@ def test_what_is_half_made_anew_is_not_finished_for_the_former_options(model, au
     call = ["transcribe", model, "audio/a.wav", "--out", "out"]
     assert main(call) == 0
     with monkeypatch.context() as patch:  # it dies between the output and its record
-        patch.setattr("speechbrain_pom.cli.transcribe._Records.add", interrupt)
+        patch.setattr("speechbrain_pom.inference.jobs.ledger.Ledger.add", interrupt)
         with pytest.raises(SystemExit, match="130"):
             main([*call, "--window_s", "5"])
     before = written(audio.parent / "out")
@@ -176,7 +176,7 @@ def test_files_of_others_are_never_overwritten(model, audio, capsys):
     (audio / "deep/c.txt").write_text("the reference")
     with pytest.raises(SystemExit, match="2"):
         main(["transcribe", model, "audio", "--out", "audio"])
-    message = "--out 'audio' has a file deep/c.txt that no transcription wrote: give another folder"
+    message = "--out 'audio' has a file deep/c.txt that transcribe did not write: give another"
     assert message in capsys.readouterr().err
     assert (audio / "deep/c.txt").read_text() == "the reference"
     assert not (audio / RECORDS).exists()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechbrain_pom.inference.audio_jobs import (
-    add_job_arguments,
+from speechbrain_pom.cli.parser import add_job_arguments
+from speechbrain_pom.inference.jobs.pool import (
     find_audio,
     report_failures,
     run_jobs,

@@ -1,9 +1,11 @@
-"""Files of frames, written in the memory of what is written at a time, and whole or not at all."""
+"""Files of frames on the disk: complete or absent, and never as a whole in memory."""
 
 import json
 import os
 import struct
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,39 +22,18 @@ _ELSEWHERE = "give another --out"
 
 
 @contextmanager
-def new_frames(path, format_, dtype, shape, metadata):
-    """Write a file of frames: it appears under its name when the `with` block ends well.
+def new_frames(
+    path: Path, format_: str, dtype: str, shape: tuple[int, ...], metadata: dict[str, str]
+) -> Iterator[torch.Tensor]:
+    """Context manager: an fp32 tensor on the disk to be filled; it becomes the file at the end.
 
-    Arguments
-    ---------
-    path : pathlib.Path
-        Its folder exists.
-    format_ : str
-        One of `FORMATS`.
-    dtype : str
-        One of `DTYPES`; NumPy has no bfloat16.
-    shape : tuple of int
-    metadata : dict of str to str
-        Stored in a safetensors file, beside the tensor "frames".
+    `format_` is one of `FORMATS`, `dtype` one of `DTYPES` (NumPy has no bfloat16). `metadata` is
+    stored in a safetensors file beside the tensor "frames". A `UserError` says that the disk is
+    full, or that a value is beyond the range of the type.
 
-    Yields
-    ------
-    torch.Tensor
-        fp32, of this shape, on the disk: to be filled.
-
-    Raises
-    ------
-    UserError
-        If the disk is full, or a value is beyond the range of the type.
-
-    Example
-    -------
     >>> path = getfixture("tmp_path") / "a.npy"
     >>> with new_frames(path, "npy", "float16", (3, 2), {}) as frames:
-    ...     frames.fill_(0.5)
-    tensor([[0.5000, 0.5000],
-            [0.5000, 0.5000],
-            [0.5000, 0.5000]])
+    ...     _ = frames.fill_(0.5)
     >>> np.load(path).dtype, np.load(path).sum()
     (dtype('float16'), np.float16(3.0))
     """
@@ -92,7 +73,7 @@ def _create(path, format_, dtype, shape, metadata):
 
 
 def _safetensors_header(dtype, shape, num_bytes, metadata):
-    """As its specification has it: length of the JSON, then JSON, padded to eight bytes."""
+    """As specified: length of the JSON, then the JSON, padded to eight bytes."""
     tensor = {
         "dtype": _SAFETENSORS_NAMES[dtype],
         "shape": list(shape),
@@ -104,7 +85,7 @@ def _safetensors_header(dtype, shape, num_bytes, metadata):
 
 
 def _narrow(wide, target):
-    """Copy with a change of type, block by block."""
+    """Copy to a narrower type, block by block."""
     for start in range(0, wide.numel(), _BLOCK):
         part = wide.view(-1)[start : start + _BLOCK]
         narrow = part.to(target.dtype)

@@ -1,4 +1,4 @@
-"""Processes that each load a model and take files one by one; one that dies takes no other along.
+"""Processes that each load a model and take files one by one; if one dies, the others go on.
 
 `concurrent.futures` would drop all work when one process is killed, as the kernel does where memory
 is short.
@@ -8,9 +8,12 @@ import os
 import signal
 import sys
 from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,24 +21,12 @@ from speechbrain_pom.utils.errors import UserError, one_line
 
 # Errors whose message says enough: bad files, full disks, too little memory on a device.
 _PLAIN_ERRORS = (UserError, OSError, RuntimeError)  # soundfile's are RuntimeErrors
-_PATIENCE_S = 5  # for a process that was asked to end
+_PATIENCE_S = 5  # for a process that was told to end
 
 
-def attempt(work, file):
-    """Work on a file, whatever it does.
+def attempt(work: Callable[[Path], Any], file: Path) -> tuple[Any, str | None]:
+    """What work(file) returns and None, or None and its error in one line.
 
-    Arguments
-    ---------
-    work : callable
-    file : pathlib.Path
-
-    Returns
-    -------
-    tuple
-        What work(file) returns and None, or None and the error in one line.
-
-    Example
-    -------
     >>> attempt(len, "abc"), attempt(len, 3)
     ((3, None), (None, "TypeError: object of type 'int' has no len()"))
     """
@@ -47,15 +38,8 @@ def attempt(work, file):
 
 
 @contextmanager
-def cpu_threads():
-    """As many CPU threads as OMP_NUM_THREADS says, or one; for the time of a `with` block.
-
-    Example
-    -------
-    >>> with cpu_threads():
-    ...     torch.get_num_threads() == int(os.environ.get("OMP_NUM_THREADS") or 1)
-    True
-    """
+def cpu_threads() -> Iterator[None]:
+    """Context manager: as many CPU threads as OMP_NUM_THREADS says, one by default."""
     former = torch.get_num_threads()
     value = os.environ.get("OMP_NUM_THREADS", "")
     torch.set_num_threads(int(value) if value.isdecimal() and int(value) else 1)
@@ -66,18 +50,9 @@ def cpu_threads():
 
 
 @contextmanager
-def ended_by_signals():
-    """SIGTERM unwinds as Ctrl-C does, so that nothing is left running or half written.
+def ended_by_signals() -> Iterator[None]:
+    """Context manager for the main thread: SIGTERM unwinds as Ctrl-C does, so that nothing is left.
 
-    For the main thread.
-
-    Raises
-    ------
-    SystemExit
-        With code 130 after Ctrl-C, 143 after SIGTERM.
-
-    Example
-    -------
     >>> with ended_by_signals():
     ...     signal.raise_signal(signal.SIGTERM)
     Traceback (most recent call last):
@@ -98,7 +73,7 @@ def ended_by_signals():
 
 
 def _serve(connection, make_worker, environment):
-    """The life of a process: load, then answer each file with (result, error)."""
+    """What a process does: load the model, then answer each file with (result, error)."""
     os.environ.clear()  # of a server that may be older
     os.environ.update(environment)
     # Ctrl-C in a terminal reaches all processes: the first one ends the others.
@@ -107,40 +82,33 @@ def _serve(connection, make_worker, environment):
     with ended_by_signals(), cpu_threads():
         try:
             work = make_worker()
-        except ValueError as error:  # a bad call is the same in all processes
+        except UserError as error:  # a bad call is the same in all processes
             connection.send((None, one_line(error)))
             return
         connection.send((None, None))
         while True:
             try:
                 file = connection.recv()
-            except EOFError:  # no more files, or the first process is no more
+            except EOFError:  # no more files, or the first process has ended
                 return
             connection.send(attempt(work, file))
 
 
-def in_processes(files, make_worker, num_jobs, note):
-    """Work on files in processes of their own.
+def in_processes(
+    files: list[Path],
+    make_worker: Callable[[], Callable[[Path], Any]],
+    num_jobs: int,
+    note: Callable[[Path, Any, str | None], None],
+) -> None:
+    """Work on files in processes of their own, as `run_jobs` does.
 
-    Arguments
-    ---------
-    files : list of pathlib.Path
-    make_worker : callable
-        As `speechbrain_pom.inference.audio_jobs.run_jobs` takes it.
-    num_jobs : int
-    note : callable
-        Called in this process as note(file, result, error), in the order of completion.
-
-    Raises
-    ------
-    UserError
-        If `make_worker` refuses.
+    `note(file, result, error)` is called in this process, in the order of completion.
     """
     _Processes(files, make_worker, num_jobs, note).run()
 
 
 def _context(make_worker):
-    """Processes are forked from one that has the imports, and no CUDA or threads to lose."""
+    """Processes are forked from one that has the imports, but neither CUDA nor threads."""
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
@@ -150,7 +118,7 @@ def _context(make_worker):
 
 
 class _Process:
-    """One of several processes, and the file that it works on."""
+    """One of the processes, and the file that it works on."""
 
     def __init__(self, make_worker):
         context = _context(make_worker)
@@ -166,8 +134,8 @@ class _Process:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         remote.close()
 
-    def death(self):
-        """How it died, in words."""
+    def cause_of_death(self):
+        """How it died, for a reader."""
         self.process.join(_PATIENCE_S)
         code = self.process.exitcode
         if code is None or code >= 0:
@@ -175,14 +143,14 @@ class _Process:
         hint = ": is memory short? try fewer --jobs" if code == -signal.SIGKILL else ""
         return f"its process was killed by {signal.Signals(-code).name}{hint}"
 
-    def ask_to_end(self):
-        """Make it end, now if it is at work."""
+    def stop(self):
+        """Make it end, at once if it is at work."""
         self.connection.close()
         if self.file is not None or not self.is_loaded:
             self.process.terminate()
 
-    def see_it_end(self):
-        """Wait for that, but not for ever."""
+    def join(self):
+        """Wait for its end, but kill it if that takes too long."""
         self.process.join(_PATIENCE_S)
         if self.process.is_alive():
             self.process.kill()
@@ -210,9 +178,9 @@ class _Processes:
                     death = self.listen(each) or death
         finally:
             for each in self.alive:
-                each.ask_to_end()
+                each.stop()
             for each in self.alive:
-                each.see_it_end()
+                each.join()
         for file in self.files:  # all processes died while they loaded the model
             self.note(file, None, f"not begun, no model could be loaded: {death}")
 
@@ -221,7 +189,7 @@ class _Processes:
         try:
             result, error = each.connection.recv()
         except (EOFError, ConnectionError):
-            return self.bury(each)
+            return self.replace(each)
         if not each.is_loaded:
             if error is not None:
                 raise UserError(error)
@@ -231,19 +199,19 @@ class _Processes:
         each.file = self.files.popleft() if self.files else None
         if each.file is None:
             self.alive.remove(each)
-            each.ask_to_end()
-            each.see_it_end()
+            each.stop()
+            each.join()
             return None
         try:
             each.connection.send(each.file)
         except ConnectionError:
-            return self.bury(each)
+            return self.replace(each)
         return None
 
-    def bury(self, each):
+    def replace(self, each):
         """Note what a process died of; another takes its place unless it died while it loaded."""
         self.alive.remove(each)
-        death = each.death()
+        death = each.cause_of_death()
         if each.file is not None:
             self.note(each.file, None, death)
             if self.files:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_pom.cli import outputs
-from speechbrain_pom.cli.outputs import check_outputs, output_names
+from speechbrain_pom.inference.jobs import outputs
+from speechbrain_pom.inference.jobs.outputs import check_outputs, output_names
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
 

@@ -1,30 +1,23 @@
-"""Names of what the commands write for audio files; bad ones are refused before the work."""
+"""Names of the outputs of audio files, refused before the work if they cannot be written."""
 
+import fcntl
 import os
 import tempfile
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 from speechbrain_pom.utils.disks import check_name
 from speechbrain_pom.utils.errors import UserError
 
 
-def output_names(files):
-    """A name for what is made of each file: its path below their common folder, no extension.
+def output_names(files: list[Path]) -> dict[Path, str]:
+    """A unique name for the output of each file: its path below their common folder.
 
-    Arguments
-    ---------
-    files : list of pathlib.Path
-        From `find_audio`.
+    Files that differ only in their extensions keep those; the others lose them.
 
-    Returns
-    -------
-    dict of pathlib.Path to str
-        Unique, with `/`. Files that differ only in their extensions keep those.
-
-    Example
-    -------
     >>> output_names([Path("x/a.wav"), Path("x/a.flac"), Path("x/deep/b.wav")]).values()
     dict_values(['a.wav', 'a.flac', 'deep/b'])
     """
@@ -40,25 +33,12 @@ def output_names(files):
     return names
 
 
-def check_outputs(out, outputs):
+def check_outputs(out: Path, outputs: dict[Path, list[str]]) -> None:
     """Refuse outputs that cannot all be written, before the work.
 
-    Arguments
-    ---------
-    out : pathlib.Path
-        The folder that they go to; exists.
-    outputs : dict of pathlib.Path to list of str
-        Names in the folder, with `/`, of what is made of each audio file.
-
-    Raises
-    ------
-    UserError
-        If a name is too long for the file system, two files would be written to one place, or one
-        in the place of an audio file or of a folder.
-
-    Example
-    -------
-    >>> check_outputs(getfixture("tmp_path"), {Path("a.wav"): ["a.txt"], Path("b.wav"): ["b.txt"]})
+    `outputs` has the names, with `/`, of what is made of each audio file in the folder `out`. A
+    name may be too long for the file system, belong to two files, or be that of an audio file or
+    of a folder.
     """
     owners, audio = {}, {os.path.realpath(file) for file in outputs}
     fold = _folding(out) if len(outputs) > 1 else str
@@ -88,9 +68,33 @@ def check_outputs(out, outputs):
 
 
 def _folding(folder):
-    """What makes two names equal where they are one on the file system of a folder."""
+    """How to compare names on the file system of a folder, which may ignore case."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".aA", suffix="aA") as probe:
         path = Path(probe.name)
         if not path.with_name(path.name.swapcase()).exists():
             return str
     return lambda name: unicodedata.normalize("NFC", name).casefold()
+
+
+@contextmanager
+def own_folder(out: Path) -> Iterator[None]:
+    """Context manager: make a folder, to which no other process of these commands may write."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        folder = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UserError(
+            f"--out '{out}' cannot be used ({error.strerror}): give another folder"
+        ) from error
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"--out '{out}': another process is writing to it: wait, or give another folder"
+            ) from None
+        except OSError:  # a network file system without locks
+            pass
+        yield
+    finally:
+        os.close(folder)

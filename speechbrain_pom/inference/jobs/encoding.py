@@ -1,0 +1,168 @@
+"""Files of frames: what a pretrained encoder gives for audio files of any number and length."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from speechbrain_pom.data.audio_reader import AudioReader
+from speechbrain_pom.encoder.architecture import read_architecture
+from speechbrain_pom.encoder.loading import LAYER_SUM_FILE, find_saved, load_encoder
+from speechbrain_pom.encoder.windows.overlapping import encode_windows, windows_are_exact
+from speechbrain_pom.inference.export import ENCODER_FILE, is_export
+from speechbrain_pom.inference.jobs.frame_files import new_frames
+from speechbrain_pom.inference.jobs.ledger import Ledger, run_into_folder
+from speechbrain_pom.inference.jobs.outputs import output_names, own_folder
+from speechbrain_pom.pretrained import MODEL_FILE, NORMALIZE_FILE
+from speechbrain_pom.runs.checkpoints import HPARAMS_FILE
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import sha256_of
+
+MANIFEST_FILE = "manifest.jsonl"
+
+
+@dataclass(frozen=True)
+class FrameOptions:
+    """What the frames depend on besides the model and the audio.
+
+    Arguments
+    ---------
+    layers : str, int or list of int
+        As `load_encoder` takes it, or "sum".
+    format, dtype : str
+        One of `FORMATS` and one of `DTYPES`.
+    window_s : float
+        Longer files are encoded in windows of this length.
+    overlap_s : float or None
+        Overlap of the windows; None: a sixth of them.
+    """
+
+    layers: str | int | list[int]
+    format: str
+    dtype: str
+    window_s: float
+    overlap_s: float | None
+
+
+def encode_into_folder(
+    model: str | Path,
+    files: list[Path],
+    out: Path,
+    options: FrameOptions,
+    device: str,
+    num_jobs: int = 1,
+) -> int:
+    """Write the frames of audio files into a folder, with a ledger; return the exit code.
+
+    A model may be given as `load_encoder` takes it. Files that a former call finished are skipped.
+    """
+    model, digest = _identify(model)
+    settings = asdict(options) | {"model": model, "model_sha256": digest}
+    with own_folder(out):
+        ledger = Ledger(out, MANIFEST_FILE, "encode", settings)
+        _check_settings(ledger)
+        names = {
+            file: ledger.output_of(file) or f"{name}.{options.format}"
+            for file, name in output_names(files).items()
+        }
+        return run_into_folder(
+            files,
+            ledger,
+            {file: [name] for file, name in names.items()},
+            _Encoding(model, digest, device, out, options, names),
+            num_jobs,
+            "encoded",
+        )
+
+
+def _check_settings(ledger):
+    """Refuse frames of another model, or with other options, in the same folder."""
+    for entry in ledger.entries.values():
+        for key in sorted(ledger.settings.keys() - {"model"}):
+            there, here = entry.get(key), ledger.settings[key]
+            if there != here:
+                raise UserError(
+                    f"--out '{ledger.folder}' holds frames with {key} {there!r}, this call has "
+                    f"{here!r}: give another folder"
+                )
+
+
+def _identify(path):
+    """The folder that a model is loaded from, and a hash of its architecture and weights."""
+    if is_export(path):
+        folder, hparams_file = Path(path), Path(path) / HPARAMS_FILE
+    else:  # every process loads the same checkpoint of a run that is not finished
+        folder, hparams_file, *_ = find_saved(path)
+    digest = hashlib.sha256(read_architecture(hparams_file).encode())
+    for name in (ENCODER_FILE, MODEL_FILE, NORMALIZE_FILE, LAYER_SUM_FILE):
+        if (folder / name).is_file():
+            digest.update(f"{name} {sha256_of(folder / name)}\n".encode())
+    return os.path.abspath(folder), digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """Given to each process; when called, it loads the model."""
+
+    model: str
+    model_sha256: str
+    device: str
+    out: Path
+    options: FrameOptions
+    outputs: dict
+
+    def __call__(self):
+        layers = self.options.layers
+        encoder = load_encoder(self.model, self.device, layers=None if layers == "sum" else layers)
+        if layers == "sum" and encoder.layers != "sum":
+            raise UserError(
+                f"--layers sum: '{self.model}' has learnt no sum of layers: give last or numbers"
+            )
+        return lambda file: self._encode(encoder, file)
+
+    def _encode(self, encoder, file):
+        """Write the frames of a file; return what the manifest says about them."""
+        options = self.options
+        path = self.out / self.outputs[file]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        several = isinstance(options.layers, list)
+        with AudioReader(file) as reader:
+            num_frames = encoder.num_frames(reader.num_samples)
+            shape = (num_frames, encoder.d_model)
+            shape = (len(options.layers), *shape) if several else shape
+            with new_frames(
+                path, options.format, options.dtype, shape, self._metadata(encoder)
+            ) as frames:
+                windows = _fill(encoder, reader, list(frames) if several else frames, options)
+            return {
+                "num_frames": num_frames,
+                "duration_s": reader.duration_s,
+                "windows": windows,
+            }
+
+    def _metadata(self, encoder):
+        return {
+            "model_sha256": self.model_sha256,
+            "layers": json.dumps(self.options.layers),
+            "sample_rate": str(encoder.sample_rate),
+            "samples_per_frame": str(encoder.samples_per_frame),
+            "frame_hop_ms": f"{1000 * encoder.samples_per_frame / encoder.sample_rate:g}",
+        }
+
+
+def _fill(encoder, reader, target, options):
+    """Encode into one fp32 tensor, or a list of them; return which windows were used, if any."""
+    if reader.duration_s > options.window_s:
+        how = {"window_s": options.window_s, "overlap_s": options.overlap_s}
+        encode_windows(encoder, reader, **how, out=target)
+        return "exact" if windows_are_exact(encoder) else "overlapping"
+    with torch.inference_mode():
+        wav = reader.read(0, reader.num_samples).to(encoder.device)
+        found, _ = encoder(wav.unsqueeze(0))
+        found, target = (one if isinstance(one, list) else [one] for one in (found, target))
+        for part, frames in zip(target, found, strict=True):
+            part.copy_(frames[0])
+    return None
