@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.consistency.conftest import ROOT
+from tests.helpers import ROOT
 
 WORDS_IN_A_ROW = 3
 LOGGED = {"warning", "error", "warn", "exit"}
