@@ -1,5 +1,6 @@
 """`check`: decode all audio of a corpus or manifest, and list what is wrong with it."""
 
+import argparse
 from math import inf
 
 from speechbrain_pom.data.check import LAYOUTS, check_data
@@ -17,14 +18,8 @@ Exit code 0: no more utterances are bad than --max_bad_share allows; 1: more are
 work."""
 
 
-def add_arguments(parser):
-    """Add the arguments of `check`.
-
-    Arguments
-    ---------
-    parser : argparse.ArgumentParser
-        Of the subcommand.
-    """
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `check`."""
     parser.epilog = EPILOG
     add = parser.add_argument
     add("data_folder", metavar="DATA_FOLDER", help="folder that holds the data")
@@ -39,24 +34,8 @@ def add_arguments(parser):
     add("--out", default="data_check.json", metavar="FILE", help="list to write (%(default)s)")
 
 
-def run(args):
-    """Check, print the table of problems, and write all of them.
-
-    Arguments
-    ---------
-    args : argparse.Namespace
-        Of a parser with `add_arguments`.
-
-    Returns
-    -------
-    int
-        0, or 1 if more utterances are bad than allowed.
-
-    Raises
-    ------
-    ValueError
-        For a bad call; see `check_data`.
-    """
+def run(args: argparse.Namespace) -> int:
+    """Check, print the table of problems, and write all of them."""
     check_writable(args.out)
     report = check_data(
         args.data_folder,

@@ -1,5 +1,6 @@
 """`compare`: error rates and learning curves of several runs, and what their differences mean."""
 
+import argparse
 from pathlib import Path
 
 from speechbrain_pom.reports.comparison import format_comparison, read_runs
@@ -14,14 +15,8 @@ difference with its interval and p-value, paired by utterance. Runs of pretraini
 curves alone."""
 
 
-def add_arguments(parser):
-    """Add the arguments of `compare`.
-
-    Arguments
-    ---------
-    parser : argparse.ArgumentParser
-        Of the subcommand.
-    """
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `compare`."""
     parser.epilog = EPILOG
     parser.add_argument("folders", metavar="RUN", nargs="+", help="output folder of a run")
     parser.add_argument(
@@ -36,24 +31,8 @@ def add_arguments(parser):
     parser.add_argument("--seed", type=int, default=0, help="for p (default: %(default)s)")
 
 
-def run(args):
-    """Print the comparison, and draw the curves.
-
-    Arguments
-    ---------
-    args : argparse.Namespace
-        With folders, out, num_bootstrap, num_randomisations and seed.
-
-    Returns
-    -------
-    int
-        0.
-
-    Raises
-    ------
-    UserError
-        If a folder is none of a run, or runs were tested on different utterances.
-    """
+def run(args: argparse.Namespace) -> int:
+    """Print the comparison, and draw the curves."""
     out = Path(args.out)
     if out.suffix != ".png" or not out.parent.is_dir():
         raise UserError(f"--out '{out}': give a name that ends in .png, in a folder that exists")

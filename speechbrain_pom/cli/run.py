@@ -20,14 +20,8 @@ section, is for that one. Overrides are --key value or --key=value, and their va
 are written."""
 
 
-def add_arguments(parser):
-    """Add the arguments of `run`.
-
-    Arguments
-    ---------
-    parser : argparse.ArgumentParser
-        Of the subcommand.
-    """
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `run`."""
     parser.epilog = EPILOG
     parser.add_argument("script", metavar="SCRIPT", help="the recipe, such as train.py")
     parser.add_argument("yaml", metavar="YAML", help="its hparams file")
@@ -40,24 +34,8 @@ def add_arguments(parser):
     overrides.required = False  # else a missing YAML is reported as "YAML, ..."
 
 
-def run(args):
-    """Run the recipe in this process. Its exit code and its exceptions are not touched.
-
-    Arguments
-    ---------
-    args : argparse.Namespace
-        With script, yaml and overrides.
-
-    Returns
-    -------
-    int
-        0, when the recipe ends without `sys.exit`.
-
-    Raises
-    ------
-    SystemExit
-        With code 2 and one line when the script or the YAML does not exist; and the recipe's own.
-    """
+def run(args: argparse.Namespace) -> int:
+    """Run the recipe in this process; its exit code and its exceptions are left as they are."""
     with exit_on_user_error():
         _check_file(args.script, "recipe")
         _check_file(args.yaml, "hparams file")

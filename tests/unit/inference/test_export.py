@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from speechbrain_pom._version import __version__
-from speechbrain_pom.cli.export import export_model, run_identity
 from speechbrain_pom.ctc.tokenizers import CharacterUnits, SentencePieceUnits
 from speechbrain_pom.encoder.loading import find_saved
 from speechbrain_pom.inference import export, load_encoder, load_recogniser
 from speechbrain_pom.inference.export import is_export, plain_yaml, write_export
+from speechbrain_pom.reports.export import export_model, run_identity
 from speechbrain_pom.runs.record import record_run
 from speechbrain_pom.utils.errors import UserError
 

@@ -16,7 +16,6 @@ from speechbrain.inference.ASR import EncoderASR
 from speechbrain.inference.encoders import WaveformEncoder
 from speechbrain.utils.fetching import FetchConfig
 
-from speechbrain_pom.cli.export import export_model
 from speechbrain_pom.ctc.decoding import greedy_decode
 from speechbrain_pom.encoder.loading import find_saved
 from speechbrain_pom.inference import load_encoder, load_recogniser
@@ -25,6 +24,7 @@ from speechbrain_pom.inference.speechbrain_interface import (
     load_weights,
     read_weights,
 )
+from speechbrain_pom.reports.export import export_model
 from speechbrain_pom.utils.errors import UserError
 
 LENGTHS = [399, 5133, 10000, 16000]  # samples: the first is one frame

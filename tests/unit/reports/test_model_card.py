@@ -9,12 +9,12 @@ import torch
 import yaml
 from speechbrain.dataio import audio_io
 
-from speechbrain_pom.cli.export import export_model
 from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.data.manifest import write_manifest
 from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 from speechbrain_pom.encoder.loading import find_saved
 from speechbrain_pom.inference import load_encoder, load_recogniser
+from speechbrain_pom.reports.export import export_model
 from speechbrain_pom.reports.model_card import loading_snippet, read_environment, write_card
 from speechbrain_pom.runs.metrics import Metric, TaskMetrics, store_metrics
 from speechbrain_pom.runs.record import record_fingerprint, record_run
