@@ -47,7 +47,7 @@ COMMANDS = {
         takes_overrides=True,
     ),
     "mini-corpus": Command(
-        "speechbrain_pom.data.mini_corpus.make",
+        "speechbrain_pom.cli.mini_corpus",
         "synthesise a small speech corpus in LibriSpeech's layout",
     ),
     "check": Command(

@@ -15,8 +15,8 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 
 from speechbrain_pom.ctc.tokenizers import CharacterUnits
 from speechbrain_pom.pretrained import describe_encoder
-from tests.helpers import ROOT
 
+ROOT = Path(__file__).parents[1]
 SIZE = {"d_model": 16, "d_ffn": 32, "nhead": 2, "num_encoder_layers": 2, "cnn_channels": 4}
 YAMLS = {"bestrq": "pom.yaml", "ctc": "pom_ctc.yaml"}
 

@@ -22,7 +22,7 @@ PRELOADED = (
     "speechbrain_pom.ctc.decoding",
     "speechbrain_pom.ctc.language_model",
     "speechbrain_pom.ctc.scoring",
-    "speechbrain_pom.data.mini_corpus.make",
+    "speechbrain_pom.cli.mini_corpus",
     "speechbrain_pom.data.mini_corpus.audio",
     "speechbrain_pom.probe",
     "speechbrain_pom.training.brain",

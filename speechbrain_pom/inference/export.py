@@ -29,8 +29,7 @@ from speechbrain_pom.runs.checkpoints import HPARAMS_FILE
 from speechbrain_pom.utils.disks import check_name, why_not_written
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import (
-    flush_to_disk,
-    rename_durably,
+    publish_folder,
     sha256_of,
     temporary_beside,
     write_atomically,
@@ -211,7 +210,7 @@ def write_export(out, model, architecture, card, *, run, commit=None, overwrite=
         hidden.mkdir(parents=True)
         _write_files(hidden, model, architecture, metadata)
         write_atomically(hidden / CARD_FILE, card)
-        _publish(hidden, out)
+        publish_folder(hidden, out)
     except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
         why = why_not_written(error, out.parent)
         sentence = f"cannot write '{out}' ({why}): give another folder or make room"
@@ -265,7 +264,6 @@ def _write_files(folder, model, architecture, metadata):
 def _save_weights(module, path, metadata):
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     save_file(state, path, metadata=metadata)
-    flush_to_disk(path)
 
 
 def _opening(door, architecture, encoder):
@@ -302,12 +300,3 @@ def plain_yaml(text, without=()):
     tree = yaml.compose(text, Loader=yaml.SafeLoader)
     tree.value = [(key, value) for key, value in tree.value if key.value not in without]
     return yaml.serialize(tree, Dumper=yaml.SafeDumper, width=4096, allow_unicode=True)
-
-
-def _publish(hidden, out):
-    """Give the finished folder its name, in place of an older one."""
-    replaced = temporary_beside(out, f"{os.getpid()}.old")
-    if out.exists():
-        rename_durably(out, replaced)
-    rename_durably(hidden, out)
-    shutil.rmtree(replaced, ignore_errors=True)

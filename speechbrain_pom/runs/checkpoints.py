@@ -18,7 +18,7 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.utils.disks import why_not_written
 from speechbrain_pom.utils.errors import UserError
-from speechbrain_pom.utils.files import flush_to_disk, rename_durably, sha256_of
+from speechbrain_pom.utils.files import publish_folder, rename_durably, sha256_of
 
 logger = get_logger(__name__)
 
@@ -277,14 +277,8 @@ def _publish(saved, visible):
     }
     listing = saved.path / CHECKSUMS_FILE
     listing.write_text(json.dumps(checksums, indent=1) + "\n", encoding="utf-8")
-    for path in (*files, listing, saved.path):
-        flush_to_disk(path)
     final = visible / saved.path.name
-    former = final.with_name(f"{final.name}+replaced")
-    if final.exists():  # a name that was given before: there is a whole one at every moment
-        shutil.rmtree(former, ignore_errors=True)
-        rename_durably(final, former)
-    rename_durably(saved.path, final)
-    shutil.rmtree(former, ignore_errors=True)
+    # A name that was given before: there is a whole checkpoint at every moment.
+    publish_folder(saved.path, final, former=final.with_name(f"{final.name}+replaced"))
     renamed = {name: final / path.name for name, path in saved.paramfiles.items()}
     return saved._replace(path=final, paramfiles=renamed)

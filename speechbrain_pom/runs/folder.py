@@ -1,6 +1,7 @@
 """One folder, one run: locked while it runs, refused to another configuration, and done once."""
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
@@ -10,11 +11,11 @@ from speechbrain_pom.runs.configuration import configuration, fixed_configuratio
 from speechbrain_pom.runs.legacy import comparable
 from speechbrain_pom.runs.record import RUN_FILE, finished_configuration, read_run, record_run
 from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.locks import LockTakenError, NoFileLocksError, acquire, is_held
 
 logger = get_logger(__name__)
 
 LOCK_FILE = ".lock"
-_locks = {}  # folder to open file: the locks last as long as the process
 
 
 def claim_folder(experiment, world_size):
@@ -149,23 +150,20 @@ def _lock(experiment, world_size):
 
 
 def _hold_lock(folder):
-    import fcntl  # not on Windows, where the rest of the package can be imported
-
-    key = folder.resolve()
-    if key in _locks:
+    path = folder / LOCK_FILE
+    if is_held(path):
         return
-    stream = open(folder / LOCK_FILE, "a", encoding="utf-8")  # noqa: SIM115 - lives on in _locks
     try:
-        # Not flock: forked loader workers would share it, and outlive a killed run by seconds.
-        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        stream.close()
+        acquire(path)
+    except LockTakenError as error:
         raise UserError(
             f"another process is running in '{folder}': wait for it, or choose another "
             "--output_folder"
         ) from error
-    except OSError as error:  # some network file systems
-        logger.warning(
-            "'%s' cannot be locked (%s): see to it that only one run uses it", folder, error
-        )
-    _locks[key] = stream
+    except NoFileLocksError as error:
+        _warn_once(f"'{folder}' cannot be locked ({error}): make sure that only one run uses it")
+
+
+@lru_cache
+def _warn_once(sentence):
+    logger.warning(sentence)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 from speechbrain_pom.utils.disks import remember_path
@@ -37,11 +38,9 @@ def write_atomically(path, content):
     temporary = temporary_beside(path, f"{os.getpid()}.tmp")
     data = content.encode("utf-8") if isinstance(content, str) else content
     try:
-        with remember_path(path), open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        with remember_path(path):
+            temporary.write_bytes(data)
+            publish_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -129,23 +128,64 @@ def flush_to_disk(path):
 
 
 def rename_durably(source, target):
-    """Rename a folder and wait until the new name is on the disk.
+    """Rename a folder, and wait until the new name is on the disk.
+
+    `target` is on the same file system, and does not exist or is an empty folder.
+    """
+    os.rename(source, target)
+    flush_to_disk(Path(target).parent)
+
+
+def publish_file(finished, target):
+    """Give a finished file its name in one step, in place of an older one, once it is on the disk.
+
+    A killed process or a power cut leaves the old version or the new one.
+    """
+    flush_to_disk(finished)
+    os.replace(finished, target)
+
+
+def publish_folder(finished, target, former=None):
+    """Give a finished folder its name in one step, once all that it holds is on the disk.
 
     Arguments
     ---------
-    source, target : Path
-        On the same file system; `target` does not exist or is an empty folder.
+    finished : Path
+        On the file system of `target`.
+    target : Path
+        May exist: its old version goes when the new one is there, and stays if that fails.
+    former : Path, optional
+        What the old version is called in between; by default a hidden name.
+
+    Raises
+    ------
+    OSError
 
     Example
     -------
     >>> folder = getfixture("tmp_path")
-    >>> (folder / "new").mkdir()
-    >>> rename_durably(folder / "new", folder / "final")
-    >>> [entry.name for entry in folder.iterdir()]
-    ['final']
+    >>> for name, file in (("new", "b"), ("final", "a")):
+    ...     (folder / name).mkdir()
+    ...     (folder / name / file).touch()
+    >>> publish_folder(folder / "new", folder / "final")
+    >>> [path.name for path in folder.rglob("*")]
+    ['final', 'b']
     """
-    os.rename(source, target)
-    flush_to_disk(Path(target).parent)
+    former = former or temporary_beside(target, "old")
+    for folder, _, names in os.walk(finished):
+        for name in sorted(names):
+            flush_to_disk(os.path.join(folder, name))
+        flush_to_disk(folder)
+    if target.exists():
+        shutil.rmtree(former, ignore_errors=True)
+        rename_durably(target, former)
+    try:
+        rename_durably(finished, target)
+    except OSError:
+        if former.exists() and not target.exists():
+            os.rename(former, target)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def sha256_of(path):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.consistency.conftest import ROOT
 
 WORDS_IN_A_ROW = 3
 LOGGED = {"warning", "error", "warn", "exit"}

@@ -23,6 +23,7 @@ from speechbrain_pom.training import sampler
 from speechbrain_pom.training.brain import ExactBrain
 from speechbrain_pom.training.sampler import BucketBatchSampler
 from speechbrain_pom.training.stopping import StopRequest
+from speechbrain_pom.utils.files import flush_to_disk
 
 BRAIN = "unit/training/test_brain.py::"
 CHECKPOINTS = "unit/runs/test_checkpoints.py::"
@@ -91,7 +92,7 @@ def marker_first():
         }
         (saved.path / CHECKSUMS_FILE).write_text(json.dumps(checksums))
         for path in (*sorted(saved.path.iterdir()), saved.path):
-            checkpoints.flush_to_disk(path)
+            flush_to_disk(path)
         os.rename(saved.path, saved.path)  # it has its name already
         return saved
 

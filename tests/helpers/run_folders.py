@@ -12,7 +12,8 @@ from speechbrain_pom.runs.configuration import configuration
 from speechbrain_pom.runs.experiment import Experiment as Run
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.record import record_fingerprint, record_run
-from tests.helpers import ROOT
+
+ROOT = Path(__file__).parents[2]
 
 
 def write_run(folder, experiment, stage, processes=1, num_utterances=None, **changes):

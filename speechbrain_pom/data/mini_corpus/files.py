@@ -1,17 +1,13 @@
-"""The folder of a mini corpus: manifest, checksums, durable writing, one writer at a time."""
+"""The folder of a mini corpus: its manifest and checksums, and one writer at a time."""
 
 import concurrent.futures
 import contextlib
-import hashlib
 import json
-import logging
-import os
 import pathlib
 
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import sha256_of
-
-logger = logging.getLogger(__name__)
+from speechbrain_pom.utils.locks import NoFileLocksError, locked
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_KIND = "speechbrain-pom mini corpus"
@@ -120,81 +116,20 @@ def list_entries(folder):
     }
 
 
-def write_durably(path, content):
-    """Writes a file and waits until it is on the disk.
-
-    Arguments
-    ---------
-    path : pathlib.Path
-    content : bytes
-
-    Returns
-    -------
-    str
-        SHA-256 of the content, hexadecimal.
-
-    Example
-    -------
-    >>> write_durably(getfixture("tmp_path") / "empty", b"")[:8]
-    'e3b0c442'
-    """
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return hashlib.sha256(content).hexdigest()
-
-
 @contextlib.contextmanager
-def exclusive(lock_path):
-    """Context in which no other process holds the same lock; it ends with the process too.
-
-    Arguments
-    ---------
-    lock_path : pathlib.Path
-        A file that is made for the lock and removed after it.
+def only_writer(out):
+    """Context manager: no other process makes this corpus meanwhile; they wait.
 
     Raises
     ------
     UserError
         When the file system has no file locks.
-
-    Example
-    -------
-    >>> lock_path = getfixture("tmp_path") / ".lock"
-    >>> with exclusive(lock_path):
-    ...     lock_path.exists()
-    True
-    >>> lock_path.exists()
-    False
     """
-    descriptor = _acquire(lock_path)
     try:
-        yield
-    finally:
-        os.unlink(lock_path)
-        os.close(descriptor)
-
-
-def _acquire(lock_path):
-    import fcntl  # not on Windows, where the rest of the package can be imported
-
-    while True:
-        with contextlib.ExitStack() as stack:
-            descriptor = os.open(lock_path, os.O_CREAT | os.O_RDWR, 0o666)
-            stack.callback(os.close, descriptor)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.warning("waiting for another process that writes beside '%s'", lock_path)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            except OSError as err:
-                raise UserError(
-                    f"'{lock_path.parent}' is on a file system without file locks ({err}): choose "
-                    "a folder on a local disk (for the demo: set SPEECHBRAIN_POM_CACHE)"
-                ) from err
-            # The previous holder removes the file, and a lock on a removed file excludes nobody.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(lock_path), os.fstat(descriptor)):
-                    stack.pop_all()
-                    return descriptor
+        with locked(out.with_name(f".{out.name}.lock"), wait=True):
+            yield
+    except NoFileLocksError as error:
+        raise UserError(
+            f"'{out.parent}' is on a file system without file locks ({error}): choose "
+            "a folder on a local disk (for the demo: set SPEECHBRAIN_POM_CACHE)"
+        ) from error

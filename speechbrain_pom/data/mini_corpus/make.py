@@ -1,9 +1,8 @@
 """The mini corpus: a small synthetic corpus in LibriSpeech's layout, made offline.
 
-`mini_corpus_plan` decides what is said by whom, `mini_corpus_audio` renders it,
-`mini_corpus_write` writes the files, and this module decides what may and must be done with a
-folder. A corpus is a pure function of its options, of `CORPUS_VERSION` and of the libraries that
-its manifest names, whatever the number of workers.
+`plan` decides what is said by whom, `audio` renders it, `write` writes the files, and this module
+decides what may and must be done with a folder. A corpus is a pure function of its options, of
+`CORPUS_VERSION` and of the libraries that its manifest names, whatever the number of workers.
 """
 
 import logging
@@ -12,10 +11,9 @@ import os
 import pathlib
 import shutil
 
-from speechbrain_pom.data.mini_corpus.audio import SAMPLE_RATE
 from speechbrain_pom.data.mini_corpus.files import (
-    exclusive,
     list_entries,
+    only_writer,
     read_manifest,
     verify_mini_corpus,
 )
@@ -23,9 +21,7 @@ from speechbrain_pom.data.mini_corpus.plan import CORPUS_VERSION, plan_corpus
 from speechbrain_pom.data.mini_corpus.write import expected_files, write_corpus
 from speechbrain_pom.data.workers import num_processes
 from speechbrain_pom.utils.errors import UserError, is_disk_full
-from speechbrain_pom.utils.files import rename_durably
-
-__all__ = ["add_arguments", "demo_corpus", "make_mini_corpus", "run", "verify_mini_corpus"]
+from speechbrain_pom.utils.files import publish_folder
 
 logger = logging.getLogger(__name__)
 
@@ -92,14 +88,14 @@ def make_mini_corpus(
         if _find_defect(out, options, plan, force) is None:  # needs no permission to write
             return out
         out.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(out.parent / f".{out.name}.lock"):
+        with only_writer(out):
             defect = _find_defect(out, options, plan, force)
             if defect is not None:
                 if defect:
                     logger.warning("%s: making the mini corpus again", defect)
                 if num_workers is None:
                     num_workers = 1 if duration_min <= _SINGLE_PROCESS_MIN else num_processes(None)
-                _replace(out, options, plan, num_workers, show_progress)
+                replace_corpus(out, options, plan, num_workers, show_progress)
     except OSError as err:
         why = f"disk full, make room ({err})" if is_disk_full(err) else err
         raise UserError(f"cannot make a mini corpus in '{out}': {why}") from err
@@ -138,96 +134,6 @@ def demo_corpus(show_progress=True):
         cache = pathlib.Path(base) / "speechbrain_pom"
     name = f"mini_corpus-v{CORPUS_VERSION}-{DEFAULT_DURATION_MIN:g}min-seed0"
     return make_mini_corpus(pathlib.Path(cache) / name, show_progress=show_progress)
-
-
-def add_arguments(parser):
-    """Adds the arguments of the command `mini-corpus` to a parser.
-
-    Arguments
-    ---------
-    parser : argparse.ArgumentParser
-
-    Example
-    -------
-    >>> import argparse
-    >>> parser = argparse.ArgumentParser()
-    >>> add_arguments(parser)
-    >>> parser.parse_args(["corpus", "--minutes", "60"]).minutes
-    60.0
-    """
-    parser.description = (
-        "Make a small synthetic speech corpus in LibriSpeech's layout (train-clean-100, dev-clean, "
-        "test-clean, test-other), offline and reproducibly, to try the recipes with. A corpus that "
-        "is already there is checked, left alone if intact, and made again if damaged."
-    )
-    parser.add_argument("out", metavar="OUT", help="folder of the corpus")
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=DEFAULT_DURATION_MIN,
-        metavar="M",
-        help="minutes of audio in all splits together, >= 0.5 (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="seed of sentences, speakers and noise, >= 0 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--num_workers",
-        type=int,
-        metavar="N",
-        help="processes; the audio does not depend on it (default: 1 up to an hour of audio, then "
-        "one per CPU core)",
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="replace a mini corpus in OUT that has other options or additional files; a folder "
-        "that is no mini corpus is never touched",
-    )
-
-
-def run(args):
-    """Runs the command `mini-corpus` and prints what the corpus holds.
-
-    Arguments
-    ---------
-    args : argparse.Namespace
-        Of a parser with `add_arguments`.
-
-    Returns
-    -------
-    int
-        Exit code 0.
-
-    Raises
-    ------
-    ValueError, RuntimeError
-        As `make_mini_corpus`.
-
-    Example
-    -------
-    >>> import argparse
-    >>> parser = argparse.ArgumentParser()
-    >>> add_arguments(parser)
-    >>> run(parser.parse_args([str(getfixture("tmp_path") / "mini"), "--minutes", "0.5"]))
-    ... # doctest: +ELLIPSIS
-    mini corpus (synthetic speech, version 1, seed 0): ...
-    """
-    out = make_mini_corpus(
-        args.out, args.minutes, args.seed, num_workers=args.num_workers, force=args.force
-    )
-    print(f"mini corpus (synthetic speech, version {CORPUS_VERSION}, seed {args.seed}): {out}")
-    for split, totals in read_manifest(out)["splits"].items():
-        minutes = totals["num_samples"] / SAMPLE_RATE / 60
-        print(
-            f"  {split:<16} {totals['num_speakers']:4d} speakers {totals['num_utterances']:7d} "
-            f"utterances {minutes:9.2f} min"
-        )
-    return 0
 
 
 def _check_options(duration_min, seed, num_workers):
@@ -282,19 +188,15 @@ def _listing(options):
     return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
-def _replace(out, options, plan, num_workers, show_progress):
-    partial, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("partial", "old"))
+def replace_corpus(out, options, plan, num_workers, show_progress):
+    """Write and check a corpus, as `write_corpus`, and put it in the place of an older one."""
+    partial = out.with_name(f".{out.name}.partial")
     if partial.exists():
         logger.warning("the generation of '%s' was interrupted: starting again", out)
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     try:
         write_corpus(partial, options, plan, num_workers, show_progress)
         verify_mini_corpus(partial)
-    except BaseException:
+        publish_folder(partial, out)
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if out.exists():
-        os.rename(out, old)
-    rename_durably(partial, out)
-    shutil.rmtree(old, ignore_errors=True)

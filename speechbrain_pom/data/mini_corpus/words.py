@@ -4,15 +4,12 @@ A sentence has too many words for the mean over its frames to tell which ones. S
 layout are those of the demo's mini corpus; the words are of its vocabulary.
 """
 
-import shutil
-
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_pom.data.mini_corpus.files import exclusive, verify_mini_corpus
-from speechbrain_pom.data.mini_corpus.make import demo_corpus
+from speechbrain_pom.data.mini_corpus.files import only_writer, verify_mini_corpus
+from speechbrain_pom.data.mini_corpus.make import demo_corpus, replace_corpus
 from speechbrain_pom.data.mini_corpus.plan import PLACES, VERBS, Utterance, derive_seed, plan_corpus
-from speechbrain_pom.data.mini_corpus.write import write_corpus
-from speechbrain_pom.utils.files import rename_durably
+from speechbrain_pom.utils.errors import UserError
 
 logger = get_logger(__name__)
 
@@ -81,17 +78,13 @@ def mini_words(show_progress=True):
     >>> mini_words(show_progress=False).name
     'mini_words-v1'
     """
-    corpus = demo_corpus(show_progress)
-    out, partial = (corpus.with_name(f"{dot}mini_words-v{_VERSION}") for dot in ("", "."))
-    with exclusive(corpus.with_name(f".mini_words-v{_VERSION}.lock")):
+    out = demo_corpus(show_progress).with_name(f"mini_words-v{_VERSION}")
+    with only_writer(out):
         try:
             verify_mini_corpus(out)
-        except ValueError as problem:
+        except UserError as problem:
             if out.exists():
                 logger.warning("%s: making it again", problem)
-            for folder in (out, partial):
-                shutil.rmtree(folder, ignore_errors=True)
             options = {"words": WORDS, "repetitions": REPETITIONS, "seed": _SEED}
-            write_corpus(partial, options, plan_words(), 1, show_progress)
-            rename_durably(partial, out)
+            replace_corpus(out, options, plan_words(), 1, show_progress)
     return out

@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import contextlib
 import functools
+import hashlib
 import importlib.metadata
 import json
 import multiprocessing
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from speechbrain_pom.data.mini_corpus import espeak
 from speechbrain_pom.data.mini_corpus.audio import SAMPLE_RATE, encode_flac, render_utterance
-from speechbrain_pom.data.mini_corpus.files import MANIFEST_KIND, MANIFEST_NAME, write_durably
+from speechbrain_pom.data.mini_corpus.files import MANIFEST_KIND, MANIFEST_NAME
 from speechbrain_pom.data.mini_corpus.plan import (
     CORPUS_VERSION,
     SPLIT_SHARES,
@@ -115,7 +116,7 @@ def write_corpus(folder, options, plan, num_workers, show_progress):
             files[utterance.audio_path] = entry
             num_samples[utterance.speaker] += entry["num_samples"]
     for name, text in _texts(plan, num_samples).items():
-        files[name] = {"sha256": write_durably(folder / name, text.encode())}
+        files[name] = {"sha256": _write(folder / name, text.encode())}
     manifest = {
         "kind": MANIFEST_KIND,
         "version": CORPUS_VERSION,
@@ -125,7 +126,7 @@ def write_corpus(folder, options, plan, num_workers, show_progress):
         "splits": {split: _totals(split, plan, num_samples) for split in SPLIT_SHARES},
         "files": dict(sorted(files.items())),
     }
-    write_durably(folder / MANIFEST_NAME, (json.dumps(manifest, indent=1) + "\n").encode())
+    _write(folder / MANIFEST_NAME, (json.dumps(manifest, indent=1) + "\n").encode())
 
 
 @contextlib.contextmanager
@@ -149,8 +150,14 @@ def _worker_map(num_workers):
 
 def _write_utterance(folder, utterance):
     audio = render_utterance(utterance)
-    sha256 = write_durably(folder / utterance.audio_path, encode_flac(audio))
+    sha256 = _write(folder / utterance.audio_path, encode_flac(audio))
     return {"sha256": sha256, "num_samples": len(audio)}
+
+
+def _write(path, content):
+    """Write a file; the SHA-256 of its content."""
+    path.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _texts(plan, num_samples):

@@ -1,7 +1,6 @@
 """Files of frames on the disk: complete or absent, and never as a whole in memory."""
 
 import json
-import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import torch
 
 from speechbrain_pom.utils.disks import explain_full_disk, reserve
 from speechbrain_pom.utils.errors import UserError
-from speechbrain_pom.utils.files import flush_to_disk, temporary_beside
+from speechbrain_pom.utils.files import publish_file, temporary_beside
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FORMATS = ("npy", "safetensors")
@@ -48,8 +47,7 @@ def new_frames(
         if wide is not target:
             _narrow(wide, target)
         with explain_full_disk(path.parent, _ELSEWHERE):
-            flush_to_disk(temporary)
-            os.replace(temporary, path)
+            publish_file(temporary, path)
     finally:
         for file in (temporary, scratch):
             file.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Names of the outputs of audio files, refused before the work if they cannot be written."""
 
-import fcntl
+import logging
 import os
 import tempfile
 import unicodedata
@@ -11,6 +11,17 @@ from pathlib import Path, PurePath
 
 from speechbrain_pom.utils.disks import check_name
 from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.locks import (
+    LockTakenError,
+    NoFileLocksError,
+    acquire,
+    is_held,
+    release,
+)
+
+LOCK_FILE = ".writing.lock"
+
+logger = logging.getLogger(__name__)
 
 
 def output_names(files: list[Path]) -> dict[Path, str]:
@@ -79,22 +90,24 @@ def _folding(folder):
 @contextmanager
 def own_folder(out: Path) -> Iterator[None]:
     """Context manager: make a folder, to which no other process of these commands may write."""
+    lock = out / LOCK_FILE
     try:
         out.mkdir(parents=True, exist_ok=True)
-        folder = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+        acquire(lock)
+    except LockTakenError:
+        raise UserError(
+            f"--out '{out}': another process is writing to it: wait, or give another folder"
+        ) from None
+    except NoFileLocksError as error:
+        logger.warning(
+            "'%s' cannot be locked (%s): make sure that nothing else uses it", out, error
+        )
     except OSError as error:
         raise UserError(
             f"--out '{out}' cannot be used ({error.strerror}): give another folder"
         ) from error
     try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"--out '{out}': another process is writing to it: wait, or give another folder"
-            ) from None
-        except OSError:  # a network file system without locks
-            pass
         yield
     finally:
-        os.close(folder)
+        if is_held(lock):
+            release(lock)

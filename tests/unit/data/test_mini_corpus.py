@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechbrain_pom.cli import mini_corpus as command
 from speechbrain_pom.data.mini_corpus import make as mini_corpus
 from speechbrain_pom.data.mini_corpus.audio import render_utterance
-from speechbrain_pom.data.mini_corpus.files import exclusive
 from speechbrain_pom.data.mini_corpus.make import (
     demo_corpus,
     make_mini_corpus,
@@ -24,6 +24,7 @@ from speechbrain_pom.data.mini_corpus.make import (
     verify_mini_corpus,
 )
 from speechbrain_pom.data.mini_corpus.plan import VOCABULARY, plan_corpus
+from speechbrain_pom.utils.locks import locked
 
 TRAIN, DEV, TEST, OTHER = "train-clean-100", "dev-clean", "test-clean", "test-other"
 MINUTES = 1.0
@@ -389,16 +390,16 @@ def test_the_second_process_waits_and_says_so(tmp_path, caplog):
     lock_path = tmp_path / ".lock"
 
     def hold():
-        with exclusive(lock_path):
+        with locked(lock_path, wait=True):
             (tmp_path / "held").touch()
             time.sleep(0.3)
 
     process = run_in_process(hold)
     while not (tmp_path / "held").exists():
         time.sleep(0.01)
-    with exclusive(lock_path):
+    with locked(lock_path, wait=True):
         process.join()
-    assert "waiting for another process that writes beside" in caplog.text
+    assert "waiting for another process that holds" in caplog.text
     assert not lock_path.exists()
 
 
@@ -406,7 +407,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr("fcntl.flock", no_locks)
+    monkeypatch.setattr("fcntl.lockf", no_locks)
     with pytest.raises(ValueError, match=r"without file locks .*: choose a folder on a local disk"):
         make(tmp_path / "mini")
 
@@ -437,9 +438,9 @@ def test_demo_corpus_is_cached(tmp_path, monkeypatch):
 
 def test_command_line(tmp_path, original, capsys):
     parser = argparse.ArgumentParser()
-    mini_corpus.add_arguments(parser)
+    command.add_arguments(parser)
     args = parser.parse_args([str(tmp_path / "mini"), "--minutes", "1", "--seed", "0"])
-    assert mini_corpus.run(args) == 0
+    assert command.run(args) == 0
     assert contents(tmp_path / "mini") == contents(original)
     output = capsys.readouterr()
     assert "synthetic speech" in output.out

@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,8 @@ from experiments.commands import (
 )
 from experiments.table import find_row
 from speechbrain_pom.runs.options import parse_command_line
-from tests.helpers import ROOT
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)

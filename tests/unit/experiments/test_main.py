@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from experiments import __main__ as program
 from experiments.__main__ import main
 from experiments.table import STAGES, load_table
-from tests.helpers import ROOT
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 
 from speechbrain_pom.runs import checkpoints
 from speechbrain_pom.runs.checkpoints import CHECKSUMS_FILE, SafeCheckpointer, find_damage
+from speechbrain_pom.utils import files
 from speechbrain_pom.utils.errors import UserError
 
 FILES = ("CKPT.yaml", "counter.ckpt", "model.ckpt", "optimizer.ckpt")
@@ -92,7 +93,7 @@ class Moments:
         checkpointer._save_checkpoint_metafile = lambda path, *rest: self.write(
             path, lambda: save_marker(path, *rest)
         )
-        write_text, rename, flush = Path.write_text, os.rename, checkpoints.flush_to_disk
+        write_text, rename, flush = Path.write_text, os.rename, files.flush_to_disk
         rmtree = shutil.rmtree
 
         def write_listing(path, *args, **kwargs):
@@ -111,9 +112,7 @@ class Moments:
 
         patch.setattr(Path, "write_text", write_listing)
         patch.setattr(os, "rename", rename_folder)
-        patch.setattr(
-            checkpoints, "flush_to_disk", lambda p: (self.reach("before flush"), flush(p))
-        )
+        patch.setattr(files, "flush_to_disk", lambda p: (self.reach("before flush"), flush(p)))
         patch.setattr(shutil, "rmtree", remove)
 
 
@@ -161,7 +160,8 @@ def test_death_at_any_moment_leaves_a_whole_checkpoint(tmp_path, way):
     names = save_and_die(tmp_path / "whole", SafeCheckpointer, None, None)
     for file in (*FILES, CHECKSUMS_FILE):
         assert {f"before {file}", f"half of {file}", f"after {file}"} <= set(names)
-    assert names.count("before flush") == len(FILES) + 2
+    # The listing and the folder too, and the folder above after each of two renames.
+    assert names.count("before flush") == len(FILES) + 4
     appears = names.index("after rename to whole") + 1
     assert "before removing model.ckpt" in names[appears:]
     for at in range(1, len(names) + 1):

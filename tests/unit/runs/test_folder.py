@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_pom.runs import folder as run_folder
 from speechbrain_pom.runs.configuration import configuration
 from speechbrain_pom.runs.experiment import load_experiment
 from speechbrain_pom.runs.folder import claim_folder, lock_folder, mark_finished
 from speechbrain_pom.runs.legacy import OLD_FILES
 from speechbrain_pom.runs.options import RunRequest
 from speechbrain_pom.runs.record import RUN_FILE, read_run
+from speechbrain_pom.utils import locks
 from speechbrain_pom.utils.errors import UserError
 
 TOY = """
@@ -51,7 +51,7 @@ counter: !new:speechbrain.utils.epoch_loop.EpochCounter
 @pytest.fixture(autouse=True)
 def _no_locks(monkeypatch):
     """Locks last until the process ends: each test forgets those of the one before it."""
-    monkeypatch.setattr(run_folder, "_locks", {})
+    monkeypatch.setattr(locks, "_held", {})
 
 
 class Runs:
@@ -229,7 +229,6 @@ def test_a_finished_run_is_claimed_as_finished(runs):
 
 def hold_the_folder(runs, lock, ready):
     """A run with a loader worker that outlives it."""
-    run_folder._locks.clear()
     runs.output_folder.mkdir(exist_ok=True)
     if lock == "ours":
         lock_folder(runs.experiment(), 1)
@@ -301,7 +300,7 @@ def test_a_file_system_without_locks_is_said_and_no_obstacle(runs, monkeypatch, 
     with caplog.at_level(logging.WARNING):
         runs.begin()
     assert caplog.messages == [
-        f"'{runs.output_folder}' cannot be locked ([Errno 37] No locks available): see to it that "
+        f"'{runs.output_folder}' cannot be locked ([Errno 37] No locks available): make sure that "
         "only one run uses it"
     ]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_pom.runs import folder as run_folder
 from speechbrain_pom.runs import start
 from speechbrain_pom.runs.folder import mark_finished
 from speechbrain_pom.runs.start import start_experiment
+from speechbrain_pom.utils import locks
 from speechbrain_pom.utils.errors import UserError
 
 TOY = "seed: 1\ndata_folder: null\noutput_folder: null\nlr: 0.1\n"
@@ -17,7 +17,7 @@ TOY = "seed: 1\ndata_folder: null\noutput_folder: null\nlr: 0.1\n"
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
     """Open a recipe as from the command line, without its log handlers."""
-    monkeypatch.setattr(run_folder, "_locks", {})
+    monkeypatch.setattr(locks, "_held", {})
     prepared = []
     monkeypatch.setattr(start, "prepare_output_folder", lambda *args: prepared.append(args))
     yaml_path, script = tmp_path / "toy.yaml", tmp_path / "train.py"
