@@ -79,20 +79,11 @@ COMMANDS = {
 _MOVED = {"experiments": "experiments", "replica": "experiments.replica"}
 
 
-def build_parser(command_name=None):
-    """The parser of the command line.
+def build_parser(command_name: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line, with the arguments of one subcommand at most.
 
-    Arguments
-    ---------
-    command_name : str, optional
-        The subcommand whose arguments are wanted; only its module is imported.
+    Only the module of that subcommand is imported.
 
-    Returns
-    -------
-    argparse.ArgumentParser
-
-    Example
-    -------
     >>> build_parser("info").parse_args(["info", "hparams.yaml"]).yaml
     'hparams.yaml'
     """
@@ -115,24 +106,8 @@ def build_parser(command_name=None):
     return parser
 
 
-def main(argv=None):
-    """Run a subcommand.
-
-    Arguments
-    ---------
-    argv : list of str, optional
-        The arguments without the program; those of this process by default.
-
-    Returns
-    -------
-    int
-        Exit code: 0 when all is well.
-
-    Raises
-    ------
-    SystemExit
-        With code 2 after one line on stderr, for a bad call; with 0 after `--help`.
-    """
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand; return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     with exit_on_user_error():
         name = next((argument for argument in argv if not argument.startswith("-")), None)

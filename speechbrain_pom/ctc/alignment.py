@@ -6,13 +6,13 @@ confidence is then still that of the acoustics alone.
 """
 
 import math
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchaudio.functional import TokenSpan, forced_align, merge_tokens
 
+from speechbrain_pom.ctc.targets import min_ctc_frames
 from speechbrain_pom.ctc.tokenizers import UNKNOWN, WORD_START, Units
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.text import single_spaces
@@ -26,9 +26,10 @@ class Word(NamedTuple):
     Arguments
     ---------
     text : str
+        The word.
     start_s, end_s : float
         In seconds. CTC outputs are peaks: the times are those of a word's first and last label,
-        which lie inside of the spoken word, often by a frame or two.
+        which are inside the spoken word, often by a frame or two.
     confidence : float
         Geometric mean of the probabilities of the word's labels in their frames, from 0 to 1. It
         ranks words; it is not calibrated: 0.9 does not mean that nine of ten words are right.
@@ -41,63 +42,22 @@ class Word(NamedTuple):
 
 
 def frames_needed(text: str, units: Units) -> int:
-    """Count the frames that a text needs: one for each label, and a blank between equal ones.
+    """The fewest frames that a text can be aligned with.
 
-    Arguments
-    ---------
-    text : str
-        As :func:`align_words` takes it.
-    units : Units
-        What the outputs mean.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    UserError
-        If a character cannot be encoded.
-
-    Example
-    -------
     >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
     >>> frames_needed("ALL", CharacterUnits())
     4
     """
-    return _count_frames(_labels(single_spaces(text), units))
+    return min_ctc_frames(_labels(single_spaces(text), units))
 
 
 def align_words(log_probs: Tensor, text: str, units: Units, frame_s: float) -> list[Word]:
-    """Find the times and confidences of the words of a text.
+    """The words of a decoded text in order, with times and confidences; they do not overlap.
 
-    Arguments
-    ---------
-    log_probs : torch.Tensor
-        (T, num_outputs) log-probabilities of one utterance, without padding.
-    text : str
-        What was decoded; the words are separated by spaces. ``<unk>``, which SentencePiece units
-        decode their unknown piece to, is aligned with that piece.
-    units : Units
-        What the outputs mean.
-    frame_s : float
-        Seconds from one frame to the next; frame i lasts from ``i * frame_s`` on.
+    The outputs (T, num_outputs) are log-probabilities of one utterance, without padding; frame i
+    starts at `i * frame_s`. `<unk>`, the text of SentencePiece's unknown piece, is aligned with
+    that piece.
 
-    Returns
-    -------
-    list of Word
-        In the text's order. No word ends after the next one starts.
-
-    Raises
-    ------
-    UserError
-        If the text needs more frames than there are.
-    UserError
-        If the outputs do not fit the units or are no log-probabilities, or a character cannot be
-        encoded.
-
-    Example
-    -------
     >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
     >>> units = CharacterUnits()
     >>> best = torch.tensor([0, 9, 9, 0, 10, 1, 2, 0])  # _ H H _ I space A _
@@ -112,14 +72,14 @@ def align_words(log_probs: Tensor, text: str, units: Units, frame_s: float) -> l
     if not text:
         return []
     labels = _labels(text, units)
-    if _count_frames(labels) > len(log_probs):
+    if (num_needed := min_ctc_frames(labels)) > len(log_probs):
         raise UserError(
-            f"the text {text[:MAX_QUOTED]!r} needs {_count_frames(labels)} frames (one for each "
+            f"the text {text[:MAX_QUOTED]!r} needs {num_needed} frames (one for each "
             f"label, and one between equal ones), but there are {len(log_probs)}: it cannot be "
             "what was said"
         )
     targets = torch.tensor([labels], dtype=torch.int32)
-    # Where all paths are impossible (-inf), torchaudio's search returns labels that there are not.
+    # Where all paths are impossible (-inf), torchaudio's search returns labels that do not exist.
     outputs = log_probs.detach().float().cpu().clamp(min=-100.0).contiguous()
     path, scores = forced_align(outputs.unsqueeze(0), targets, blank=units.blank_index)
     spans = merge_tokens(path[0], scores[0], blank=units.blank_index)
@@ -140,10 +100,10 @@ def _check_outputs(log_probs: Tensor, units: Units) -> None:
 
 
 def _labels(text: str, units: Units) -> list[int]:
-    """The labels of a text that may hold unknown pieces, which no text encodes to."""
+    """The labels of a text that may contain unknown pieces, which no text is encoded to."""
     if UNKNOWN not in units.vocab_list or UNKNOWN not in text:
         return units.encode(text)
-    units.encode(text.replace(UNKNOWN, " "))  # refuses characters that there are not
+    units.encode(text.replace(UNKNOWN, " "))  # refuses characters that do not exist
     labels = []
     for word in text.split(" "):
         known, *parts = word.split(UNKNOWN)
@@ -154,13 +114,8 @@ def _labels(text: str, units: Units) -> list[int]:
     return labels
 
 
-def _count_frames(labels: list[int]) -> int:
-    repeated = sum(a == b for a, b in pairwise(labels))
-    return len(labels) + repeated
-
-
 def _spans_of_words(spans: list[TokenSpan], units: Units) -> list[list[TokenSpan]]:
-    """The spans of each word's labels; a space between words is of neither."""
+    """The spans of each word's labels; a space between words belongs to neither."""
     words = [[]]
     for span in spans:
         token = units.vocab_list[span.token]

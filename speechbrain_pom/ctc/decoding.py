@@ -2,7 +2,7 @@
 
 Greedy search is for validation, beam search for tests: its time grows with how unsure the model is
 (400 frames: 0.03 s where it is sharp, 25 s where it has learnt nothing).
-What SpeechBrain's ``CTCBeamSearcher`` (1.1.2) does, and what is done about it here:
+What SpeechBrain's `CTCBeamSearcher` (1.1.2) does, and what is done about it here:
 
 * It truncates relative lengths to frames where its CTC loss and its greedy search round them, and
   so can lose the last frame: here every utterance is cut to its rounded length first.
@@ -11,10 +11,10 @@ What SpeechBrain's ``CTCBeamSearcher`` (1.1.2) does, and what is done about it h
 * Of an ARPA file it knows only the words that have a back-off weight, so that the others count as
   unknown: here all of the file's words are read.
 * Without the list of a model's words (a KenLM binary does not give it), every word that is not
-  finished counts as unknown, at ``unk_score_offset`` (-10): here a binary needs its list of words.
-* The language model scores the start of the sentence but not its end (``</s>``): kept, so that
+  finished counts as unknown, at `unk_score_offset` (-10): here a binary needs its list of words.
+* The language model scores the start of the sentence but not its end (`</s>`): kept, so that
   scores stay comparable with other SpeechBrain results.
-* Without ``pygtrie`` it says that ``kenlm`` is missing: here both are checked by name.
+* Without `pygtrie` it says that `kenlm` is missing: here both are checked by name.
 """
 
 from collections.abc import Callable
@@ -29,29 +29,10 @@ from speechbrain_pom.utils.errors import UserError
 
 
 def greedy_decode(log_probs: Tensor, lengths_relative: Tensor, units: Units) -> list[str]:
-    """Take the best output of each frame, collapse repetitions and drop blanks.
+    """The text of the best output of each frame, without repetitions and blanks.
 
-    Arguments
-    ---------
-    log_probs : torch.Tensor
-        Outputs (B, T, num_outputs): log-probabilities or logits.
-    lengths_relative : torch.Tensor
-        Relative lengths (B,), the longest utterance 1.0.
-    units : Units
-        What the outputs mean.
+    Outputs (B, T, num_outputs) are log-probabilities or logits, lengths (B,) are relative.
 
-    Returns
-    -------
-    list of str
-        One text per utterance.
-
-    Raises
-    ------
-    UserError
-        If shapes, lengths or the number of outputs do not fit, or frames are NaN.
-
-    Example
-    -------
     >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
     >>> units = CharacterUnits()
     >>> outputs = torch.nn.functional.one_hot(torch.tensor([[9, 9, 0, 10, 27]]), units.size)
@@ -90,7 +71,7 @@ def make_beam_searcher(
     token_prune_min_logp : float
         Outputs below this log-probability are not followed, the frame's best one excepted.
     kenlm_model_path : str, optional
-        n-gram of words: an ARPA file (``.gz`` too) or a KenLM binary. None: no language model.
+        n-gram of words: an ARPA file (`.gz` too) or a KenLM binary. None: no language model.
     kenlm_words_path : str, optional
         The n-gram's words, one per line; needed with a KenLM binary, which does not list them.
     alpha : float
@@ -101,15 +82,8 @@ def make_beam_searcher(
     Returns
     -------
     callable
-        ``decode(log_probs, lengths_relative) -> list of str``, the shapes as in
-        :func:`greedy_decode`.
-
-    Raises
-    ------
-    UserError
-        If an option cannot work, the language model cannot be read, shares no word with the
-        units, or needs a package that is not installed. The decoder raises it for inputs that do
-        not fit or are no log-probabilities.
+        `decode(log_probs, lengths_relative) -> list of str`, the shapes as in
+        `greedy_decode`.
 
     Example
     -------
@@ -156,22 +130,6 @@ def make_beam_searcher(
 def blank_share(log_probs: Tensor, lengths_relative: Tensor, blank_index: int = 0) -> float:
     """Return the share of the frames whose best output is the blank.
 
-    Arguments
-    ---------
-    log_probs : torch.Tensor
-        Outputs (B, T, num_outputs).
-    lengths_relative : torch.Tensor
-        Relative lengths (B,).
-    blank_index : int
-        The blank.
-
-    Returns
-    -------
-    float
-        Between 0 and 1, over the valid frames of the batch; 1 if there is none.
-
-    Example
-    -------
     >>> outputs = torch.nn.functional.one_hot(torch.tensor([[0, 0, 1, 0, 2]]), 3)
     >>> blank_share(outputs.float(), torch.tensor([0.8]))
     0.75
@@ -180,30 +138,6 @@ def blank_share(log_probs: Tensor, lengths_relative: Tensor, blank_index: int = 
     is_blank = (log_probs.argmax(dim=-1) == blank_index).cpu()
     num_blank = sum(int(frames[:n].sum()) for frames, n in zip(is_blank, num_frames, strict=True))
     return num_blank / sum(num_frames) if sum(num_frames) else 1.0
-
-
-def is_all_blank(log_probs: Tensor, lengths_relative: Tensor, blank_index: int = 0) -> bool:
-    """Tell whether every valid frame's best output is the blank, so that nothing is recognised.
-
-    Arguments
-    ---------
-    log_probs : torch.Tensor
-        Outputs (B, T, num_outputs).
-    lengths_relative : torch.Tensor
-        Relative lengths (B,).
-    blank_index : int
-        The blank.
-
-    Returns
-    -------
-    bool
-
-    Example
-    -------
-    >>> is_all_blank(torch.tensor([[[0.9, 0.1], [0.1, 0.9]]]).log(), torch.tensor([0.5]))
-    True
-    """
-    return blank_share(log_probs, lengths_relative, blank_index) == 1.0
 
 
 def _check_pruning(beam_size: int, beam_prune_logp: float, token_prune_min_logp: float) -> None:

@@ -14,27 +14,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 
 def language_model_words(model_path: str, words_path: str | None, units: Units) -> set[str]:
-    """Check all that can be checked of a language model before it is loaded; return its words.
-
-    Arguments
-    ---------
-    model_path : str
-        n-gram of words: an ARPA file, plain or compressed by gzip, or a KenLM binary.
-    words_path : str, optional
-        The n-gram's words, one per line; needed with a KenLM binary.
-    units : Units
-        The units of the model whose outputs are decoded.
-
-    Returns
-    -------
-    set of str
-
-    Raises
-    ------
-    UserError
-        If a package or file is missing, the words cannot be found, or the units can write none
-        of them.
-    """
+    """Check a language model as far as possible before it is loaded; return its words."""
     for key, path in (("kenlm_model_path", model_path), ("kenlm_words_path", words_path)):
         if path is not None and not Path(path).is_file():
             raise UserError(f"{key}: {str(path)!r} is not a file")
@@ -114,7 +94,7 @@ def _listed_words(path: str) -> Iterator[str]:
 
 
 def _arpa_words(path: str) -> Iterator[str]:
-    """Yield the words of an ARPA file's 1-grams: ``log10-probability word [back-off]``."""
+    """Yield the words of an ARPA file's 1-grams: `log10-probability word [back-off]`."""
     in_unigrams = False
     for line in _lines(path):
         if line.startswith("\\"):

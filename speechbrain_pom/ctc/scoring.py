@@ -1,7 +1,7 @@
 """Word and character error rates with bootstrap intervals (paper section 4).
 
-Edits are counted by SpeechBrain's ``ErrorRateStats``; the 95 % intervals are those of the
-``confidence_intervals`` package: utterances are drawn with replacement, 1000 times as published.
+Edits are counted by SpeechBrain's `ErrorRateStats`; the 95 % intervals are those of the
+`confidence_intervals` package: utterances are drawn with replacement, 1000 times as published.
 """
 
 import itertools
@@ -44,22 +44,7 @@ class ErrorRates:
     def append(
         self, ids: Sequence[str], predictions: Sequence[str], references: Sequence[str]
     ) -> None:
-        """Add utterances.
-
-        Arguments
-        ---------
-        ids : sequence of str
-            Utterance ids; each utterance counts once.
-        predictions : sequence of str
-            Recognised texts; may be empty.
-        references : sequence of str
-            Transcripts.
-
-        Raises
-        ------
-        ValueError
-            If the numbers differ, an utterance comes twice, or a transcript is empty.
-        """
+        """Add utterances with unique ids: recognised texts and transcripts."""
         if not len(ids) == len(predictions) == len(references):
             raise UserError(
                 f"{len(ids)} ids, {len(predictions)} predictions and {len(references)} references "
@@ -80,29 +65,11 @@ class ErrorRates:
             stats.append(ids, predictions, references)
 
     def summary(self, num_bootstrap: int = 1000) -> dict[str, float | int]:
-        """Return the error rates with their 95 % intervals, in percent.
+        """The error rates with their 95 % intervals in percent, and counts.
 
-        The same utterances give the same figures, in whatever order they came: trial ``i`` draws
-        with seed ``i`` from the utterances sorted by id, and no global random state is touched.
+        The same utterances give the same numbers, in whatever order they came: trial `i` draws
+        with seed `i` from the utterances sorted by id, and no global random state is touched.
         Systems scored on the same utterances are thus resampled alike.
-
-        Arguments
-        ---------
-        num_bootstrap : int
-            Number of bootstrap trials.
-
-        Returns
-        -------
-        dict
-            ``wer``, ``wer_low``, ``wer_high``, ``cer``, ``cer_low``, ``cer_high`` (%);
-            ``num_utterances``, ``num_words`` (of the transcripts); ``insertions``,
-            ``deletions``, ``substitutions`` (of words); ``empty_outputs`` (utterances in which
-            nothing was recognised).
-
-        Raises
-        ------
-        ValueError
-            If nothing has been scored, or for fewer than one trial.
         """
         if not self._ids:
             raise UserError("no utterance has been scored: the set is empty")
@@ -127,13 +94,7 @@ class ErrorRates:
         }
 
     def write(self, path: str | os.PathLike) -> None:
-        """Write SpeechBrain's report: the word error rate and every utterance's alignment.
-
-        Arguments
-        ---------
-        path : str or path
-            File to write; its folder is made where it is missing.
-        """
+        """Write SpeechBrain's report: the word error rate and every utterance's alignment."""
         self._words.summarize()  # write_stats alone would keep the summary of an earlier call
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,25 +103,8 @@ class ErrorRates:
 
 
 def read_word_edits(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
-    """Read the errors of each utterance back from :meth:`ErrorRates.write`.
+    """Utterance id to (edited words, words), read back from what `ErrorRates.write` wrote.
 
-    Arguments
-    ---------
-    path : str or path
-        ``wer_<set>_<decoder>.txt`` of a run.
-
-    Returns
-    -------
-    dict
-        Utterance id to (edited words, words of the transcript).
-
-    Raises
-    ------
-    UserError
-        If it is no such file, or its utterances do not add up to the total in its first line.
-
-    Example
-    -------
     >>> rates = ErrorRates()
     >>> rates.append(["a", "b"], ["ONE TWO", ""], ["ONE TEN", "SIX"])
     >>> path = getfixture("tmp_path") / "wer.txt"
@@ -177,10 +121,7 @@ def read_word_edits(path: str | os.PathLike) -> dict[str, tuple[int, int]]:
             edits[line[: found.start()].removesuffix(", ")] = (int(found[1]), int(found[2]))
     sums = tuple(sum(column) for column in zip(*edits.values(), strict=True))
     if total is None or sums != (int(total[1]), int(total[2])):
-        raise UserError(
-            f"'{path}' is not a whole report of errors: run the test again, so that it is written "
-            "anew"
-        )
+        raise UserError(f"'{path}' is not a complete report of errors: run the test again")
     return edits
 
 

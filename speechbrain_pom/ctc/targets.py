@@ -9,21 +9,8 @@ from speechbrain_pom.utils.text import MAX_NAMED, and_more, name_characters, sin
 
 
 def min_ctc_frames(labels: Sequence[int]) -> int:
-    """Return the fewest output frames from which CTC can produce labels.
+    """The fewest frames for CTC: one for each label, and a blank between equal neighbours.
 
-    One frame per label, and a blank between equal neighbours.
-
-    Arguments
-    ---------
-    labels : sequence of int
-        Labels of one utterance.
-
-    Returns
-    -------
-    int
-
-    Example
-    -------
     >>> min_ctc_frames([4, 5, 5, 5])
     6
     """
@@ -40,32 +27,8 @@ def check_targets(
 
     Labels beyond the output layer are not noticed by PyTorch's CTC loss: it reads and writes past
     its memory. An utterance with too few frames has an infinite loss, which the usual
-    ``zero_infinity`` hides.
+    `zero_infinity` hides: these are returned, utterance id to the reason.
 
-    Arguments
-    ---------
-    units : Units
-        The units.
-    texts_by_id : mapping
-        Transcript of each utterance of every split.
-    num_output_frames_by_id : mapping, optional
-        Number of output frames of each of these utterances, at the fastest speed in use.
-    num_outputs : int, optional
-        Size of the model's output layer.
-
-    Returns
-    -------
-    dict
-        Utterances that CTC cannot align, with the reason of each, for the recipe to report.
-
-    Raises
-    ------
-    UserError
-        If the output layer has another size than the units; or if transcripts are empty or hold
-        what cannot be encoded (up to 10 utterances are named).
-
-    Example
-    -------
     >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
     >>> check_targets(CharacterUnits(), {"a": "HELLO", "b": "HI"}, {"a": 5, "b": 2}, 29)
     {'a': '5 output frames for 5 labels, which need at least 6'}

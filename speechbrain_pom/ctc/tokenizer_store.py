@@ -24,34 +24,13 @@ def make_units(
     num_pieces: int | None = None,
     folder: str | os.PathLike,
 ) -> Units:
-    """Make the units of a run in a folder, or take those that an earlier start of it left there.
+    """Make the units of a run in a folder, or load those that an earlier start made there.
+
+    A folder with other units is refused: a model trained with them cannot go on with new ones.
 
     With several processes, the main one calls this first; the others may then call it too, or
-    :func:`load_units`.
+    `load_units`.
 
-    Arguments
-    ---------
-    kind : str
-        ``char`` or ``bpe``.
-    texts : iterable of str
-        Training transcripts; used by ``bpe`` alone.
-    num_pieces : int, optional
-        Number of outputs of ``bpe``, the blank and the unknown piece included.
-    folder : str or path
-        Where the units are kept; one folder holds the units of one model.
-
-    Returns
-    -------
-    Units
-
-    Raises
-    ------
-    UserError
-        If the kind is unknown, the pieces cannot be learnt, or the folder holds other units: a
-        model trained with those could not be continued with new ones.
-
-    Example
-    -------
     >>> folder = getfixture("tmp_path")
     >>> make_units("bpe", ["ONE TWO", "TWO ONE"], num_pieces=10, folder=folder).size
     10
@@ -85,25 +64,6 @@ def make_units(
 def num_outputs(kind: str, num_pieces: int | None) -> int:
     """Size of the output layer that the units need, before they are made.
 
-    Arguments
-    ---------
-    kind : str
-        ``char`` or ``bpe``.
-    num_pieces : int or None
-        Number of outputs of ``bpe``.
-
-    Returns
-    -------
-    int
-        Outputs, blank included.
-
-    Raises
-    ------
-    UserError
-        If the kind is unknown.
-
-    Example
-    -------
     >>> num_outputs("char", None), num_outputs("bpe", 500)
     (29, 500)
     """
@@ -115,24 +75,8 @@ def num_outputs(kind: str, num_pieces: int | None) -> int:
 
 
 def load_units(folder: str | os.PathLike) -> Units:
-    """Load units that :meth:`Units.save` wrote.
+    """Load units that `Units.save` wrote.
 
-    Arguments
-    ---------
-    folder : str or path
-        The folder.
-
-    Returns
-    -------
-    Units
-
-    Raises
-    ------
-    UserError
-        If the folder holds no units, or they are damaged or of another version.
-
-    Example
-    -------
     >>> folder = getfixture("tmp_path")
     >>> CharacterUnits().save(folder)
     >>> load_units(folder).size

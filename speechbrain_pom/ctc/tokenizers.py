@@ -1,10 +1,10 @@
 """Labels of a CTC model: characters or SentencePiece pieces, and their checks before training.
 
-Both kinds share one interface (:class:`Units`), in which output 0 is the CTC blank:
+Both kinds share one interface (`Units`), in which output 0 is the CTC blank:
 
-* ``char``: the 29 outputs published for LibriSpeech, whatever the corpus: blank, space, A to Z and
+* `char`: the 29 outputs published for LibriSpeech, whatever the corpus: blank, space, A to Z and
   the apostrophe;
-* ``bpe``: pieces learnt from the training transcripts. The blank takes SentencePiece's padding
+* `bpe`: pieces learnt from the training transcripts. The blank takes SentencePiece's padding
   slot (id 0, which no text encodes to), so that a piece's id is its output: nothing is shifted.
 """
 
@@ -42,7 +42,7 @@ class Units:
     Attributes
     ----------
     kind : str
-        ``char`` or ``bpe``: the value of the key ``tokenizer``.
+        `char` or `bpe`: the value of the key `tokenizer`.
     blank_index : int
         Always 0.
     vocab_list : list of str
@@ -67,24 +67,7 @@ class Units:
         return sorted(set(single_spaces(text)) - self._alphabet)
 
     def encode(self, text: str) -> list[int]:
-        """Return the labels of a transcript, without blanks.
-
-        Arguments
-        ---------
-        text : str
-            Transcript; spaces at its ends and doubled spaces are dropped.
-
-        Returns
-        -------
-        list of int
-            Labels in ``1 .. size - 1``.
-
-        Raises
-        ------
-        ValueError
-            If a character cannot be encoded; ``targets.check_targets`` finds all of them, with
-            their utterances, before training.
-        """
+        """Return the labels of a transcript, without blanks."""
         missing = self.missing_characters(text)
         if missing:
             raise UserError(f"{name_characters(missing)} cannot be encoded: {self.advice}")
@@ -95,13 +78,7 @@ class Units:
         raise NotImplementedError
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write the units into a folder, the JSON file last; ``unit_store.load_units`` reads it.
-
-        Arguments
-        ---------
-        folder : str or path
-            Made where it is missing.
-        """
+        """Write the units into a folder, the JSON file last; `load_units` reads it."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         record = json.dumps(self.record, indent=2, ensure_ascii=False) + "\n"
@@ -109,7 +86,7 @@ class Units:
 
     @property
     def record(self) -> dict:
-        """What :meth:`save` writes as JSON."""
+        """What `save` writes as JSON."""
         raise NotImplementedError
 
     def _labels(self, text: str) -> list[int]:
@@ -160,7 +137,7 @@ class SentencePieceUnits(Units):
     Arguments
     ---------
     model : bytes
-        A SentencePiece model whose piece 0 is the blank; see :meth:`train`.
+        A SentencePiece model whose piece 0 is the blank; see `train`.
     texts_sha256 : str
         Hash of the transcripts that it was trained on.
 
@@ -198,24 +175,7 @@ class SentencePieceUnits(Units):
 
     @classmethod
     def train(cls, texts: Iterable[str], num_pieces: int) -> "SentencePieceUnits":
-        """Learn pieces; the same transcripts, in any order, give the same model.
-
-        Arguments
-        ---------
-        texts : iterable of str
-            Training transcripts.
-        num_pieces : int
-            Number of outputs: pieces, the blank and the unknown piece (never a target).
-
-        Returns
-        -------
-        SentencePieceUnits
-
-        Raises
-        ------
-        ValueError
-            If there is no text, or if so many pieces cannot be learnt from the texts.
-        """
+        """Learn pieces; the same transcripts, in any order, give the same model."""
         if isinstance(num_pieces, bool) or not isinstance(num_pieces, int):
             raise UserError(
                 f"num_pieces is {num_pieces!r}: with tokenizer: bpe, give the number of outputs "
@@ -256,13 +216,7 @@ class SentencePieceUnits(Units):
         return single_spaces(self._processor.decode(list(ids)))
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write the model and, last, the JSON file into a folder.
-
-        Arguments
-        ---------
-        folder : str or path
-            Made where it is missing.
-        """
+        """Write the model and, last, the JSON file into a folder."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(folder) / MODEL_FILE, self._model)
         super().save(folder)

@@ -4,6 +4,7 @@ from itertools import groupby
 
 from speechbrain.nnet.attention import MultiheadAttention, RelPosMHAXL, RoPEMHA
 from speechbrain.nnet.hypermixing import HyperMixing
+from torch import nn
 
 from speechbrain_pom.attention import LayerSpec, attention_types, mixer_of
 from speechbrain_pom.attention.patches import ENCODERS
@@ -19,23 +20,13 @@ BUILTIN_CLASSES = {
 GROUPS = ("mixer", "convolution", "feed-forward", "norms", "other")
 
 
-def describe_models(hparams):
+def describe_models(hparams: dict) -> dict:
     """Count the parameters of all modules, and describe the layers of all encoders.
 
-    Arguments
-    ---------
-    hparams : dict
-        From `build_models`.
+    The result has parts (list of name, class, parameters, trainable), encoders (see
+    `describe_layers`, with a name), parameters, trainable and frozen. A parameter counts once, in
+    the first part that has it; parts without any of their own are left out.
 
-    Returns
-    -------
-    dict
-        parts (list of name, class, parameters, trainable), encoders (see `describe_encoder`, with
-        a name), parameters, trainable, frozen. A parameter counts once, in the first part that
-        has it; parts without any of their own are left out.
-
-    Example
-    -------
     >>> summary = describe_models({"head": torch.nn.Linear(3, 2), "lr": 0.1})
     >>> summary["parts"], summary["frozen"]
     ([{'name': 'head', 'class': 'Linear', 'parameters': 8, 'trainable': 8}], 0)
@@ -49,7 +40,7 @@ def describe_models(hparams):
         for path, child in module.named_modules(prefix=name):
             if isinstance(child, ENCODERS) and id(child) not in described:
                 described.add(id(child))
-                encoders.append({"name": path, **describe_encoder(child)})
+                encoders.append({"name": path, **describe_layers(child)})
     parameters = sum(part["parameters"] for part in parts)
     trainable = sum(part["trainable"] for part in parts)
     return {
@@ -68,25 +59,15 @@ def _count(weights):
     }
 
 
-def describe_encoder(encoder):
+def describe_layers(encoder: nn.Module) -> dict:
     """The mixer and the parameters of each layer of one of SpeechBrain's encoders.
 
-    Arguments
-    ---------
-    encoder : torch.nn.Module
-        ConformerEncoder, TransformerEncoder or BranchformerEncoder.
+    The result has class, attention_type (the spec of the mixers), and layers (bottom first): mixer,
+    and parameters by `GROUPS`.
 
-    Returns
-    -------
-    dict
-        class, attention_type (the spec of the mixers that are there), and layers (bottom first):
-        mixer, and parameters by `GROUPS`.
-
-    Example
-    -------
     >>> from speechbrain.lobes.models.transformer.Transformer import TransformerEncoder
     >>> encoder = TransformerEncoder(2, 4, 16, d_model=8, attention_type="regularMHA + PoM(3)")
-    >>> describe_encoder(encoder)["layers"][1]["mixer"]
+    >>> describe_layers(encoder)["layers"][1]["mixer"]
     "PoM(degree=3, expand=2, variant='base', recompute=False, backend='auto')"
     """
     layers = [
@@ -104,21 +85,11 @@ def _as_spec(mixers):
     return " + ".join(f"{mixer}*{count}" for mixer, count in counts)
 
 
-def mixer_name(mixer):
-    """The attention type of a mixer with its options, as an attention spec writes it.
+def mixer_name(mixer: nn.Module) -> str:
+    """The attention type of a mixer with its options, as in an attention spec.
 
-    Arguments
-    ---------
-    mixer : torch.nn.Module
-        From an encoder layer.
+    It is the name of its class, if that belongs to no attention type.
 
-    Returns
-    -------
-    str
-        The name of its class, if that belongs to no attention type.
-
-    Example
-    -------
     >>> mixer_name(RoPEMHA(embed_dim=8, num_heads=2, dropout=0.0))
     'RoPEMHA'
     """

@@ -2,7 +2,7 @@
 
 The JSON of a file, times in seconds:
 
-    {"file": "talks/a.flac",         as it was given
+    {"file": "talks/a.flac",         as given
      "duration_s": 61.25,
      "text": "HELLO WORLD ...",      all segments, joined by spaces
      "segments": [                   in order, separated by pauses
@@ -14,14 +14,16 @@ The JSON of a file, times in seconds:
 import json
 from typing import NamedTuple
 
+from speechbrain_pom.inference.transcription import Transcript
+
 MAX_LINE = 42
-"""Characters in a line of a caption, as subtitles for television and film have them."""
+"""Characters in a line of a caption, as in subtitles of television and film."""
 
 LINES = 2
 """Lines in a caption."""
 
 MIN_CAPTION_MS = 1000
-"""How long a caption stays at least, where the next one leaves the time."""
+"""Minimal duration of a caption, unless the next one starts before its end."""
 
 
 class Caption(NamedTuple):
@@ -39,48 +41,18 @@ class Caption(NamedTuple):
     lines: list[str]
 
 
-def as_text(transcript, file=None):
-    """A transcript as one line of plain text.
+def as_text(transcript: Transcript, file: str | None = None) -> str:
+    """A transcript as one line of plain text; `file` is not used.
 
-    Arguments
-    ---------
-    transcript : Transcript
-    file : str, optional
-        Not used; all formats are called alike.
-
-    Returns
-    -------
-    str
-        With its line end.
-
-    Example
-    -------
-    >>> from speechbrain_pom.inference.transcription import Transcript
     >>> as_text(Transcript([], duration_s=1.0))
     '\\n'
     """
     return f"{transcript.text}\n"
 
 
-def as_json(transcript, file, indent=2):
-    """A transcript as JSON, in the schema above.
+def as_json(transcript: Transcript, file: str, indent: int | None = 2) -> str:
+    """A transcript as JSON in the schema above, all in one line if `indent` is None.
 
-    Arguments
-    ---------
-    transcript : Transcript
-    file : str
-        The audio file.
-    indent : int or None
-        None: all in one line.
-
-    Returns
-    -------
-    str
-        With its line end.
-
-    Example
-    -------
-    >>> from speechbrain_pom.inference.transcription import Transcript
     >>> as_json(Transcript([], duration_s=1.0), "a.wav", indent=None)
     '{"file": "a.wav", "duration_s": 1.0, "text": "", "segments": []}\\n'
     """
@@ -96,24 +68,11 @@ def as_json(transcript, file, indent=2):
     return json.dumps(record, indent=indent, ensure_ascii=False) + "\n"
 
 
-def as_srt(transcript, file=None):
-    """A transcript as SubRip captions.
+def as_srt(transcript: Transcript, file: str | None = None) -> str:
+    """A transcript as SubRip captions; `file` is not used.
 
-    Arguments
-    ---------
-    transcript : Transcript
-    file : str, optional
-        Not used; all formats are called alike.
-
-    Returns
-    -------
-    str
-        Empty where nothing was recognised.
-
-    Example
-    -------
     >>> from speechbrain_pom.ctc.alignment import Word
-    >>> from speechbrain_pom.inference.transcription import Segment, Transcript
+    >>> from speechbrain_pom.inference.transcription import Segment
     >>> word = Word("HELLO", 0.5, 1.9, 0.97)
     >>> print(as_srt(Transcript([Segment(0.5, 1.9, "HELLO", [word], 0.97)], 2.0)))
     1
@@ -132,22 +91,11 @@ FORMATS = {"text": (".txt", as_text), "json": (".json", as_json), "srt": (".srt"
 """Format to the extension of its files and the function that makes their content."""
 
 
-def captions(transcript):
+def captions(transcript: Transcript) -> list[Caption]:
     """Cut a transcript into captions: at pauses, and between words where a caption is full.
 
-    Arguments
-    ---------
-    transcript : Transcript
-
-    Returns
-    -------
-    list of Caption
-        In order, none overlapping and none of zero length.
-
-    Example
-    -------
     >>> from speechbrain_pom.ctc.alignment import Word
-    >>> from speechbrain_pom.inference.transcription import Segment, Transcript
+    >>> from speechbrain_pom.inference.transcription import Segment
     >>> words = [Word("CAPTION", i, i + 0.5, 0.9) for i in range(20)]
     >>> segment = Segment(0, 20, " ".join(word.text for word in words), words, 0.9)
     >>> for one in captions(Transcript([segment], 20.0)):
@@ -170,7 +118,7 @@ def captions(transcript):
 
 
 def _full_captions(words):
-    """Yields captions as lists of lines, which are lists of (text, start_s, end_s)."""
+    """Captions as lists of lines, which are lists of (text, start_s, end_s)."""
     lines = [[]]
     for part in (part for word in words for part in _short_parts(word)):
         if lines[-1] and len(_join([*lines[-1], part])) > MAX_LINE:
@@ -201,7 +149,7 @@ def _join(line):
 
 
 def _times(thing):
-    """What a segment and a word have in common, in milliseconds' precision."""
+    """What segments and words have in common, to the millisecond."""
     return {
         "start_s": round(thing.start_s, 3),
         "end_s": round(thing.end_s, 3),

@@ -1,23 +1,28 @@
 """From an audio file of any length to its words, with times.
 
-Memory is bounded: long files are encoded in windows, what they give lies in memory-mapped temporary
-files, and decoding takes one segment after the other.
+Memory is bounded: long files are encoded in windows, frames and outputs are memory-mapped temporary
+files, and segments are decoded one after the other.
 """
 
 import math
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from speechbrain_pom.ctc.alignment import Word, align_words, frames_needed
 from speechbrain_pom.ctc.decoding import greedy_decode
-from speechbrain_pom.ctc.tokenizers import WORD_START
+from speechbrain_pom.ctc.tokenizers import WORD_START, Units
 from speechbrain_pom.data.audio_reader import AudioReader
 from speechbrain_pom.encoder.windows.overlapping import encode_windows
+from speechbrain_pom.inference.recogniser import SpeechRecogniser
 from speechbrain_pom.utils.disks import explain_full_disk, reserve
 from speechbrain_pom.utils.errors import UserError
 
@@ -32,11 +37,11 @@ class Segment:
     Arguments
     ---------
     start_s, end_s : float
-        Of its first and last word, in seconds of the file.
+        Start of the first and end of the last word, in seconds of the file.
     text : str
     words : list of Word
     confidence : float
-        Mean of its words' confidences.
+        Mean confidence of the words.
     """
 
     start_s: float
@@ -53,9 +58,9 @@ class Transcript:
     Arguments
     ---------
     segments : list of Segment
-        In order, never overlapping; none where nothing was recognised.
+        In order, without overlap; empty where nothing was recognised.
     duration_s : float
-        Of the file.
+        Duration of the file.
 
     Example
     -------
@@ -68,16 +73,24 @@ class Transcript:
     duration_s: float
 
     @property
-    def text(self):
+    def text(self) -> str:
         """All segments, joined by spaces."""
         return " ".join(segment.text for segment in self.segments)
 
 
-def transcribe(recogniser, source, *, decode=None, window_s=30.0, pause_s=0.6, max_segment_s=30.0):
-    """Write down what is said in an audio file.
+def transcribe(
+    recogniser: SpeechRecogniser,
+    source: str | Path | AudioReader,
+    *,
+    decode: Callable[[Tensor, Tensor], list[str]] | None = None,
+    window_s: float = 30.0,
+    pause_s: float = 0.6,
+    max_segment_s: float = 30.0,
+) -> Transcript:
+    """Transcribe an audio file, with the times of its words.
 
-    The outputs are cut into segments at pauses (`split_at_pauses`), and each is decoded by itself:
-    greedy decoding loses nothing by it; a language model does not see over a pause.
+    The outputs are cut into segments at pauses (`split_at_pauses`), and each is decoded by itself.
+    Greedy decoding loses nothing by that; a language model does not see beyond a pause.
 
     Arguments
     ---------
@@ -89,11 +102,11 @@ def transcribe(recogniser, source, *, decode=None, window_s=30.0, pause_s=0.6, m
         `decode(log_probs (1, T, num_outputs), lengths_relative (1,)) -> [text]`, such as
         `make_beam_searcher` of `speechbrain_pom.ctc.decoding` makes; greedy by default.
     window_s : float
-        Longer files are encoded in windows of so many seconds.
+        Longer files are encoded in windows of this length.
     pause_s : float
-        Pauses of at least so many seconds separate segments.
+        Pauses of at least this length separate segments.
     max_segment_s : float
-        Longer segments are cut where that does least harm.
+        Longer segments are cut, at the best place there is.
 
     Returns
     -------
@@ -132,7 +145,7 @@ def transcribe(recogniser, source, *, decode=None, window_s=30.0, pause_s=0.6, m
         raise UserError("the recogniser is in training mode: call recogniser.eval() before files")
     units = recogniser.units
     if decode is None:
-        decode = lambda log_probs, lengths: greedy_decode(log_probs, lengths, units)  # noqa: E731
+        decode = partial(greedy_decode, units=units)
     frame_s = recogniser.encoder.samples_per_frame / recogniser.encoder.sample_rate
     with ExitStack() as stack:
         reader = source
@@ -148,8 +161,13 @@ def transcribe(recogniser, source, *, decode=None, window_s=30.0, pause_s=0.6, m
         return Transcript([one for one in segments if one is not None], reader.duration_s)
 
 
-def split_at_pauses(labels, units, pause_frames, max_frames):
+def split_at_pauses(
+    labels: Tensor, units: Units, pause_frames: int, max_frames: int
+) -> list[tuple[int, int]]:
     """Cut frames into segments between words, where nothing is said.
+
+    `labels` (T,) has the best output of each frame. Returned are the first frame of each segment
+    and the one after its last; together they are all frames.
 
     Cuts are in the middle of runs of at least `pause_frames` blanks between two words, or of twice
     as many anywhere: the model has then left a space out, as no word has such gaps. A segment
@@ -157,22 +175,6 @@ def split_at_pauses(labels, units, pause_frames, max_frames):
     run of blanks between words, else between words, else in the longest run of blanks, else
     between two labels. Cuts between words leave the text of greedy decoding as it is.
 
-    Arguments
-    ---------
-    labels : torch.Tensor
-        (T,) integers: the best output of each frame.
-    units : speechbrain_pom.ctc.tokenizers.Units
-        What they mean.
-    pause_frames, max_frames : int
-        At least 1.
-
-    Returns
-    -------
-    list of (int, int)
-        First frame of each segment, and the one after its last; together all frames.
-
-    Example
-    -------
     >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
     >>> labels = torch.tensor([9, 10, 1, 0, 0, 0, 0, 2, 0, 3])  # "HI", a pause, "AB"
     >>> split_at_pauses(labels, CharacterUnits(), pause_frames=3, max_frames=100)
@@ -184,7 +186,7 @@ def split_at_pauses(labels, units, pause_frames, max_frames):
         while stop - start > max_frames:
             first = start + max_frames // 2 + 1
             best = first + int(scores[first : start + max_frames + 1].argmax())
-            if scores[best] < 0:  # one label all along
+            if scores[best] < 0:  # one label throughout
                 later = scores[best:stop] >= 0
                 if not later.any():
                     break
@@ -197,7 +199,7 @@ def split_at_pauses(labels, units, pause_frames, max_frames):
 
 
 def _rate_cuts(labels, units, pause_frames):
-    """The pauses' middles, and for each frame how good it is to cut before it; below 0: not."""
+    """Middles of pauses, and how good a cut before each frame is; negative within a label."""
     space, starts_word = _word_marks(units)
     values, lengths = (part.tolist() for part in labels.unique_consecutive(return_counts=True))
     spoken = [value for value in values if value != units.blank_index]

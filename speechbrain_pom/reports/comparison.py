@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -18,7 +19,7 @@ _REPORT = re.compile(r"wer_(.+?)_(no_lm|lm)\.txt")
 
 @dataclass(frozen=True)
 class TestedRun:
-    """What is compared of a run.
+    """What a comparison needs of a run.
 
     Arguments
     ---------
@@ -35,29 +36,14 @@ class TestedRun:
     """
 
     label: str
-    history: list
-    edits: dict
-    results: dict
+    history: list[dict]
+    edits: dict[tuple[str, str], dict[str, tuple[int, int]]]
+    results: dict[tuple[str, str], dict]
     task: TaskMetrics
 
 
-def read_runs(folders):
-    """Read the runs that are to be compared.
-
-    Arguments
-    ---------
-    folders : list of str
-        Output folders of `train_bestrq.py` or `train_ctc.py`, also while they run.
-
-    Returns
-    -------
-    list of TestedRun
-
-    Raises
-    ------
-    UserError
-        If a folder is none of a run, or one comes twice.
-    """
+def read_runs(folders: list[str]) -> list[TestedRun]:
+    """Read the runs that are to be compared, finished or not."""
     paths = [Path(folder) for folder in folders]
     for position, path in enumerate(paths):
         if path.resolve() in [other.resolve() for other in paths[:position]]:
@@ -65,20 +51,9 @@ def read_runs(folders):
     return [_read_run(path, label) for path, label in zip(paths, short_labels(paths), strict=True)]
 
 
-def short_labels(paths):
-    """The parts of paths that tell them apart.
+def short_labels(paths: list[Path]) -> list[str]:
+    """The parts of paths that distinguish them, without folders that all begin or end with.
 
-    Arguments
-    ---------
-    paths : list of pathlib.Path
-
-    Returns
-    -------
-    list of str
-        Without the folders that all begin or end with.
-
-    Example
-    -------
     >>> short_labels([Path("results/base-pom/1000/ctc"), Path("results/base-mamba/1000/ctc")])
     ['base-pom', 'base-mamba']
     """
@@ -91,25 +66,10 @@ def short_labels(paths):
     return ["/".join(part).replace("//", "/") for part in parts]
 
 
-def format_comparison(runs, num_bootstrap=1000, num_randomisations=10000, seed=0):
-    """Tables of the error rates of runs, and of the differences of each pair.
-
-    Arguments
-    ---------
-    runs : list of TestedRun
-    num_bootstrap, num_randomisations, seed : int
-        As `paired_difference`.
-
-    Returns
-    -------
-    str
-        Markdown; one line if no run has been tested.
-
-    Raises
-    ------
-    UserError
-        If runs were tested on different utterances of a set.
-    """
+def format_comparison(
+    runs: list[TestedRun], num_bootstrap: int = 1000, num_randomisations: int = 10000, seed: int = 0
+) -> str:
+    """Tables of the error rates of runs, and of the differences of each pair, as Markdown."""
     tests = list(dict.fromkeys(key for run in runs for key in sorted(run.edits)))
     if not tests:
         return "No error rates: none of these runs has been tested."
@@ -132,20 +92,9 @@ def format_comparison(runs, num_bootstrap=1000, num_randomisations=10000, seed=0
     return "\n\n".join(blocks)
 
 
-def table(rows):
-    """Rows of text as a Markdown table with aligned columns.
+def table(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Rows of text as a Markdown table with aligned columns; the first row is the heading.
 
-    Arguments
-    ---------
-    rows : iterable of sequence of str
-        The first one is the heading.
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
     >>> print("\\n".join(table([("run", "WER"), ("base-pom", "8.31")])))
     | run      | WER  |
     | -------- | ---- |

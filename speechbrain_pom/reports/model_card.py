@@ -1,14 +1,16 @@
-"""The model card of an export: what a run folder says of a model, and nothing else."""
+"""The model card of an export: what the run folder says about the model, and nothing else."""
 
 import json
 import re
 from itertools import groupby
+from pathlib import Path
 
 from speechbrain_pom._version import __version__
 from speechbrain_pom.data.manifest import read_manifest
 from speechbrain_pom.data.mini_corpus.files import read_manifest as read_mini_corpus
-from speechbrain_pom.encoder.describe import describe_encoder
-from speechbrain_pom.encoder.loading import find_saved
+from speechbrain_pom.encoder.describe import describe_layers
+from speechbrain_pom.encoder.encoder import SpeechEncoder
+from speechbrain_pom.encoder.loading import Saved, find_saved
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
 from speechbrain_pom.pretrained import FROM_SCRATCH, MODEL_FILE
 from speechbrain_pom.runs.folder import git_revision
@@ -29,23 +31,12 @@ _SYNTHETIC = (
 )
 
 
-def read_environment(folder):
-    """The commit and the versions that a run was made with.
+def read_environment(folder: Path | None) -> tuple[str | None, dict[str, str]]:
+    """The commit and the versions of packages that a run was made with.
 
-    Arguments
-    ---------
-    folder : pathlib.Path or None
-        Of the run.
+    There are no versions if this package is not among those listed: SpeechBrain alone lists those
+    of the first pip in PATH, which may belong to another environment.
 
-    Returns
-    -------
-    commit : str or None
-    versions : dict of str to str
-        Empty if this package is not among those listed: SpeechBrain alone lists those of the
-        first pip in PATH, which may be another environment's.
-
-    Example
-    -------
     >>> folder = getfixture("tmp_path")
     >>> _ = (folder / "env.log").write_text("torch==2.11.0\\nGit revision:\\n1a2b3c\\n=====")
     >>> read_environment(folder)
@@ -63,22 +54,9 @@ def read_environment(folder):
     return git_revision(folder), versions if _PACKAGES[0] in versions else {}
 
 
-def loading_snippet(tuned, source):
-    """Python that loads an export in all ways.
+def loading_snippet(tuned: bool, source: str | Path) -> str:
+    """Python code that loads an export in all ways; `tuned` if it has a CTC head.
 
-    Arguments
-    ---------
-    tuned : bool
-        Whether it has a CTC head.
-    source : str or pathlib.Path
-        Where it is.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> "EncoderASR" in loading_snippet(True, "exported")
     True
     """
@@ -104,28 +82,17 @@ def loading_snippet(tuned, source):
     return "\n".join([*imports, "from speechbrain_pom import load_encoder", "", *lines])
 
 
-def write_card(name, model, saved, licence=None, language=None):
-    """Write the model card of an export.
+def write_card(
+    name: str,
+    model: SpeechEncoder | SpeechRecogniser,
+    saved: Saved,
+    licence: str | None = None,
+    language: str | None = None,
+) -> str:
+    """The model card of an export, in Markdown with the front matter of model hubs.
 
-    Arguments
-    ---------
-    name : str
-        Its title.
-    model : SpeechEncoder or SpeechRecogniser
-    saved : speechbrain_pom.encoder.loading.Saved
-        Where it comes from. What its run folder does not say, the card does not say either.
-    licence, language : str, optional
-        Identifiers, as model hubs know them.
-
-    Returns
-    -------
-    str
-        Markdown with Hugging Face's front matter, without any path of this machine.
-
-    Raises
-    ------
-    UserError
-        For a licence or language that is no identifier.
+    What the run folder of the checkpoint does not say, the card does not say either, and it names
+    no path of this machine. Licence and language are identifiers, as model hubs know them.
     """
     tuned = isinstance(model, SpeechRecogniser)
     options = read_tree(saved.hparams_file)
@@ -182,7 +149,7 @@ def _model_rows(model):
     """Architecture, sizes, and what goes in and out."""
     tuned = isinstance(model, SpeechRecogniser)
     encoder = model.encoder if tuned else model
-    described = describe_encoder(encoder.transformer.encoder)
+    described = describe_layers(encoder.transformer.encoder)
     mixers = [layer["mixer"] for layer in described["layers"]]
     runs = [(mixer, len(list(same))) for mixer, same in groupby(mixers)]
     frame_ms = encoder.hop_ms * encoder.stride

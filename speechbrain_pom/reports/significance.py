@@ -5,7 +5,7 @@ ICASSP 2004). The p-value is that of a randomisation test: if the systems were e
 an utterance could as well be those of the other one.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from confidence_intervals import evaluate_with_conf_int
@@ -13,6 +13,9 @@ from confidence_intervals import evaluate_with_conf_int
 from speechbrain_pom.utils.errors import UserError
 
 _CHUNK = 500  # randomisations at a time: 10 MB for the utterances of a LibriSpeech test
+
+
+Counts: TypeAlias = dict[str, tuple[int, int]]
 
 
 class Difference(NamedTuple):
@@ -38,33 +41,19 @@ class Difference(NamedTuple):
     num_worse: int
 
 
-def paired_difference(first, second, num_bootstrap=1000, num_randomisations=10000, seed=0):
+def paired_difference(
+    first: Counts,
+    second: Counts,
+    num_bootstrap: int = 1000,
+    num_randomisations: int = 10000,
+    seed: int = 0,
+) -> Difference:
     """Compare two systems on the same utterances.
 
-    Arguments
-    ---------
-    first, second : dict
-        Utterance id to (edits, tokens of the transcript), as from
-        `speechbrain_pom.ctc.scoring.read_word_edits`.
-    num_bootstrap : int
-        Trials of the interval; trial i draws with seed i, as for the interval of one system.
-    num_randomisations : int
-        Of the p-value.
-    seed : int
-        Of the randomisations.
+    `first` and `second` map an utterance id to (edits, words), as from
+    `speechbrain_pom.ctc.scoring.read_word_edits`. Trial i of the bootstrap draws with seed i, as
+    for the interval of one system; `seed` is that of the randomisations.
 
-    Returns
-    -------
-    Difference
-
-    Raises
-    ------
-    UserError
-        If the utterances or the lengths of their transcripts are not the same, or a number of
-        trials is less than 1.
-
-    Example
-    -------
     >>> worse = {f"u{i}": (2, 10) for i in range(50)}
     >>> better = {f"u{i}": (1, 10) for i in range(50)}
     >>> found = paired_difference(better, worse, num_bootstrap=100)
@@ -94,19 +83,8 @@ def paired_difference(first, second, num_bootstrap=1000, num_randomisations=1000
     return Difference(float(centre), float(low), float(high), p_value, better, worse)
 
 
-def check_same_utterances(first, second):
-    """Refuse to compare systems that were tested on different utterances.
-
-    Arguments
-    ---------
-    first, second : dict
-        Utterance id to (edits, tokens of the transcript).
-
-    Raises
-    ------
-    UserError
-        If they are not the same: how many, and one of them.
-    """
+def check_same_utterances(first: Counts, second: Counts) -> None:
+    """Refuse to compare systems that were tested on different utterances."""
     different = sorted(first.keys() ^ second.keys())
     if different:
         raise UserError(

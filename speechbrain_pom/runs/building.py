@@ -1,13 +1,15 @@
-"""Builds the torch modules of an hparams file, and as little as possible besides."""
+"""Builds the torch modules of an hparams file, and as little else as possible."""
 
 import inspect
 import os
 import pydoc
 import re
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hyperpyyaml import load_hyperpyyaml, resolve_references
@@ -19,32 +21,15 @@ from speechbrain_pom.runs.options import node_tag, read_tree
 from speechbrain_pom.utils.errors import UserError, one_line
 
 
-def build_models(yaml_path, overrides):
+def build_models(yaml_path: str | Path, overrides: dict) -> tuple[dict, dict[str, str]]:
     """Build the torch modules of an hparams file, and as little as possible besides.
+
+    Returns what was built, and what was not with the reason.
 
     Objects of other classes (checkpointers, loggers, tokenizers) and what is only named (metrics,
     optimizers) are built only where a module needs them, in a temporary current folder, so that
     nothing is left behind. Keys that are `!PLACEHOLDER` and not overridden get a text in their
     place. What needs a package that is not installed is left out.
-
-    Arguments
-    ---------
-    yaml_path : str or Path
-        The hparams file.
-    overrides : dict
-        Typed values for its keys.
-
-    Returns
-    -------
-    hparams : dict
-        What was built.
-    left_out : dict of str to str
-        What was not, with the reason.
-
-    Raises
-    ------
-    UserError
-        When the models cannot be built: the cause, and the unset keys that they are built with.
     """
     unset = {
         key: f"unset_{key}"
@@ -111,21 +96,9 @@ def _build_what_can_be(tree):
     return hparams, left_out
 
 
-def missing_package(error):
-    """What an error says about a package that is not installed.
+def missing_package(error: BaseException) -> str | None:
+    """What an error says about a package that is not installed; None if it has another cause.
 
-    Arguments
-    ---------
-    error : BaseException
-        From building the objects of an hparams file.
-
-    Returns
-    -------
-    str or None
-        None when the error has another cause.
-
-    Example
-    -------
     >>> missing_package(ModuleNotFoundError("No module named 'flair'", name="flair"))
     'the package flair'
     >>> missing_package(ImportError("There is no such class as torch.nn.Linaer"))
@@ -170,21 +143,9 @@ def _temporary_folder():
             os.chdir(before)
 
 
-def named_modules(hparams):
+def named_modules(hparams: dict) -> Iterator[tuple[str, nn.Module]]:
     """Modules of the file: its own keys first, then those inside of mappings such as `modules`.
 
-    Arguments
-    ---------
-    hparams : dict
-        From `build_models`.
-
-    Yields
-    ------
-    name : str
-    module : torch.nn.Module
-
-    Example
-    -------
     >>> [name for name, _ in named_modules({"modules": {"head": nn.Identity()}, "lr": 0.1})]
     ['modules.head']
     """

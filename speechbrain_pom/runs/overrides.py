@@ -1,4 +1,4 @@
-"""SpeechBrain's command line, with values kept as they were given.
+"""SpeechBrain's command line, with values kept as given.
 
 SpeechBrain 1.1 joins the options that are no run options of its own into a YAML text, after
 splitting them at every `=`, and reads quotes, `#` and `: ` of a value as YAML. It also accepts
@@ -19,32 +19,15 @@ from speechbrain_pom.runs.sections import nested_overrides
 from speechbrain_pom.utils.errors import UserError, exit_on_user_error
 
 
-def overrides_to_yaml(arguments, tree=None):
+def overrides_to_yaml(arguments: list[str], tree: dict | None = None) -> str:
     """The overrides of an hparams file as YAML text, each value as the user wrote it.
 
-    Arguments
-    ---------
-    arguments : list of str
-        `--key value`, `--key=value`, or `--key` for null. Several values after a key are joined
-        with spaces, as SpeechBrain does. A key may stand inside of sections
-        (`--Transformer.d_ffn`), and `--attention_type` reaches every encoder of the file.
-    tree : dict, optional
-        The hparams file, from `read_tree`. Without it all keys are those of its top.
+    Arguments are `--key value`, `--key=value`, or `--key` for null. Several values after a key are
+    joined with spaces, as SpeechBrain does. With the tree of the file (`read_tree`), a key may be
+    inside sections (`--Transformer.d_ffn`), and `--attention_type` reaches every encoder.
+    Numbers, booleans, null, flow lists and mappings, and HyperPyYAML's tags stay YAML; anything
+    else is a quoted string.
 
-    Returns
-    -------
-    str
-        One line per key, and more for sections. Numbers, booleans, null, flow lists and mappings,
-        and HyperPyYAML's tags stay YAML; anything else is a quoted string.
-
-    Raises
-    ------
-    UserError
-        For a value without a key, a key that is given twice, or a key inside of a section that
-        leads nowhere.
-
-    Example
-    -------
     >>> print(overrides_to_yaml(["--attention_type", "PoM(degree=3)", "--lr=0.1"]))
     attention_type: "PoM(degree=3)"
     lr: 0.1

@@ -172,5 +172,5 @@ def test_damaged_alignment_files_are_refused(tmp_path):
     lines = path.read_text().splitlines(keepends=True)
     for damaged in ("", "WER", "".join(lines[:-9]), "".join(lines[1:])):
         path.write_text(damaged)
-        with pytest.raises(ValueError, match="is not a whole report of errors: run the test again"):
+        with pytest.raises(ValueError, match="is not a complete report of errors: run"):
             read_word_edits(path)
