@@ -16,8 +16,8 @@ from experiments.table import find_row
 from speechbrain_pom.__main__ import COMMANDS, build_parser
 from speechbrain_pom.attention import parse_spec
 from speechbrain_pom.runs.options import parse_command_line, read_tree
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 # A recipe and an hparams file of the reader, as the documents call them.
 FOREIGN = ("train.py", "hparams/conformer.yaml")
 

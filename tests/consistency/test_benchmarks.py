@@ -6,15 +6,14 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import speechbrain_pom
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 TINY = ["--threads", "1", "--repeats", "1"]
 
 

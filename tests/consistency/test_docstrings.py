@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import speechbrain_pom
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 KERNELS = {
     f"speechbrain_pom.ops.polynomial.kernels_{name}" for name in ("common", "select", "sums")
 }

@@ -2,7 +2,6 @@
 
 import doctest
 import re
-from pathlib import Path
 
 import pytest
 import soundfile
@@ -11,8 +10,8 @@ from ruamel.yaml import YAML
 
 from speechbrain_pom.__main__ import main
 from speechbrain_pom.attention import parse_spec
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/LibriSpeech/README.md"]
 DOCUMENTS += ["speechbrain_pom/ops/README.md", "tests/data/golden/README.md"]
 DOCUMENTS += ["recipes/Probe/README.md"]

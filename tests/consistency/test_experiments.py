@@ -1,7 +1,6 @@
 """The table of experiments: each row builds, has its parameters, and is in the README."""
 
 import configparser
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,8 @@ from experiments.readme import README, update_readme
 from experiments.records import RECORDS_FOLDER, read_records
 from experiments.table import STAGES, load_table
 from speechbrain_pom.runs.options import parse_command_line
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 EXPERIMENTS = load_table()
 TOLERANCE = 0.03
 

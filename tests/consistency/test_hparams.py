@@ -1,7 +1,6 @@
 """The hparams files: they build, say how they are run, and agree with each other."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +8,8 @@ from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_pom.runs.configuration import roles_of_keys
 from speechbrain_pom.runs.options import node_tag, read_tree
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "hparams").glob("*.yaml"))
 WITH_MODEL = [path for path in FILES if "Transformer" in read_tree(path)]  # not those that load one
 PAIRS = [(path, path.with_name(f"{path.stem}_ctc.yaml")) for path in FILES]

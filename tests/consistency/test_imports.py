@@ -4,13 +4,12 @@ import ast
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import speechbrain_pom
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 # A package imports those of the floors below it; packages of one floor do not know each other.
 FLOORS = [
     {"utils", "_version"},

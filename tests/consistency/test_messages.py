@@ -1,89 +1,108 @@
-"""Every message that bad input can bring about is quoted by a test, at least in part."""
+"""The check that every `UserError` is raised by some test, which the whole suite ends with."""
 
-import ast
-import re
+import copy
+import multiprocessing
+from types import SimpleNamespace
 
 import pytest
 
-from tests.consistency.conftest import ROOT
+from speechbrain_pom.utils.errors import UserError
+from tests.helpers import ROOT, error_sites
 
-WORDS_IN_A_ROW = 3
-LOGGED = {"warning", "error", "warn", "exit"}
-# Not about input: what a caller inside the package can get wrong, or what ends a run by itself.
-WITHOUT_A_TEXT = {
-    "SystemExit",
-    "NotImplementedError",
-    "AttributeError",
-    "KeyError",
-    "StopIteration",
-}
-
-
-def words_of(text):
-    """Words of a message or of a pattern that is looked for in one, without its escapes."""
-    return re.findall(r"[\w']+", re.sub(r"\\(.)", r"\1", text).replace(".*", " ").lower())
+SOURCE = """
+def check(size):
+    if size < 1:
+        raise UserError(
+            f"size is {size}: give a whole number "
+            "of at least 1"
+        )
+    raise ValueError("zebras")
+"""
 
 
-def runs_of(words, length):
-    return {tuple(words[i : i + length]) for i in range(len(words) - length + 1)}
+def test_places_are_found_with_their_messages():
+    (site,) = error_sites.sites_of("module.py", SOURCE)
+    assert site.text == "size is {}: give a whole number of at least 1"
+    assert [line for line in range(1, 10) if site.is_at("module.py", line)] == [4, 5, 6, 7]
+    assert not site.is_at("other.py", 4)
+    assert len(error_sites.all_sites()) > 200
 
 
-def fragments_of(node):
-    """The constant parts of a message expression: those between the values it quotes."""
-    parts = [
-        leaf.value
-        for leaf in ast.walk(node)
-        if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
-    ]
-    return [words_of(re.sub(r"%[sdrfg]", "|", part)) for part in parts]
+def test_every_excuse_is_of_a_message():
+    sites = error_sites.all_sites()
+    for path, messages in error_sites.EXCUSED.items():
+        for part, reason in messages.items():
+            assert any(site.path == path and part in site.text for site in sites), (path, part)
+            assert reason
 
 
-def messages_of(path):
-    """(line, constant fragments) of every exception and warning with a text in a file."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        call = node.exc if isinstance(node, ast.Raise) else node
-        if not isinstance(call, ast.Call) or not call.args:
-            continue
-        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
-        if (isinstance(node, ast.Raise) and name not in WITHOUT_A_TEXT) or name in LOGGED:
-            fragments = fragments_of(call)
-            if any(fragments):
-                yield node.lineno, fragments
+@pytest.fixture
+def watched(monkeypatch, tmp_path):
+    """The notes of this process, from now on."""
+    monkeypatch.setenv(error_sites.RECORD, str(tmp_path / "raised"))
+    (tmp_path / "raised").touch()
+    monkeypatch.setattr(UserError, "__init__", UserError.__init__)
+    error_sites.watch()
+    return tmp_path / "raised"
 
 
-MESSAGES = [
-    (f"{path.relative_to(ROOT)}:{line}", fragments)
-    for folder in ("speechbrain_pom", "recipes")
-    for path in sorted((ROOT / folder).rglob("*.py"))
-    for line, fragments in messages_of(path)
-]
+def raise_from(folder):
+    """Raise the error of `SOURCE`, as from a file of the package."""
+    code = compile(SOURCE, str(folder / "speechbrain_pom" / "made_up.py"), "exec")
+    names = {"UserError": UserError}
+    exec(code, names)
+    with pytest.raises(UserError, match="size is 0"):
+        names["check"](0)
 
 
-@pytest.fixture(scope="module")
-def quoted():
-    """All runs of words in the strings of the tests, this file's aside."""
-    runs = set()
-    for path in (ROOT / "tests").rglob("test_*.py"):
-        if path.name == "test_messages.py":
-            continue
-        for leaf in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str):
-                words = words_of(leaf.value)
-                for length in range(1, WORDS_IN_A_ROW + 1):
-                    runs |= runs_of(words, length)
-    return runs
+def test_what_is_raised_is_noted_in_forked_processes_too(watched):
+    raise_from(ROOT)
+    process = multiprocessing.get_context("fork").Process(target=raise_from, args=[ROOT / "x"])
+    process.start()
+    process.join()
+    raised = sorted(error_sites.read(watched))
+    here = "speechbrain_pom/made_up.py"
+    assert [path for path, _ in raised] == [here, f"x/{here}"]
+    (site,) = error_sites.sites_of("speechbrain_pom/made_up.py", SOURCE)
+    assert site.is_at(*raised[0])
 
 
-@pytest.mark.parametrize(("place", "fragments"), MESSAGES, ids=[place for place, _ in MESSAGES])
-def test_a_test_quotes_the_message(place, fragments, quoted):
-    length = min(WORDS_IN_A_ROW, max(len(fragment) for fragment in fragments))
-    runs = set().union(*(runs_of(fragment, length) for fragment in fragments))
-    assert runs & quoted, f"{place}: no test quotes {length} words in a row of {fragments}"
+def test_a_place_that_no_test_reaches_is_named(monkeypatch):
+    here = list(error_sites.sites_of("speechbrain_pom/made_up.py", SOURCE))
+    monkeypatch.setattr(error_sites, "all_sites", lambda: here)
+    assert error_sites.unreached({("speechbrain_pom/made_up.py", 5)}) == []
+    assert error_sites.unreached({("speechbrain_pom/made_up.py", 9)}) == here
+    assert str(here[0]).startswith("speechbrain_pom/made_up.py:4: size is {}: give")
+    excuse = {"speechbrain_pom/made_up.py": {"give a whole number": "no sizes here"}}
+    monkeypatch.setattr(error_sites, "EXCUSED", excuse)
+    assert error_sites.unreached(set()) == []
 
 
-def test_a_message_without_a_test_would_be_found(tmp_path, quoted):
-    path = tmp_path / "module.py"
-    path.write_text("raise ValueError(f'{value} zebras cannot' f' be cast into the {name}')")
-    ((line, fragments),) = messages_of(path)
-    with pytest.raises(AssertionError, match=r"module\.py:1: no test quotes 3 words"):
-        test_a_test_quotes_the_message(f"module.py:{line}", fragments, quoted)
+WHOLE = {"markexpr": "not slow", "doctestmodules": True, "keyword": "", "deselect": None}
+WHOLE |= {"ignore": None, "ignore_glob": None, "collectonly": False, "lf": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "is_whole"),
+    [
+        ({}, True),
+        ({"markexpr": ""}, True),
+        ({"markexpr": "slow"}, False),
+        ({"doctestmodules": False}, False),
+        ({"keyword": "padding"}, False),
+        ({"deselect": ["tests/unit/runs"]}, False),
+        ({"ignore": ["tests/recipes"]}, False),
+        ({"collectonly": True}, False),
+        ({"lf": True}, False),
+        ("tests/unit", False),
+    ],
+)
+def test_only_the_whole_suite_is_judged(pytestconfig, change, is_whole):
+    option, source = copy.copy(pytestconfig.option), pytestconfig.ArgsSource.TESTPATHS
+    if isinstance(change, str):  # named on the command line
+        source, change = pytestconfig.ArgsSource.ARGS, {}
+    for name, value in {**WHOLE, **change}.items():
+        assert hasattr(option, name)
+        setattr(option, name, value)
+    config = SimpleNamespace(option=option, args_source=source, ArgsSource=pytestconfig.ArgsSource)
+    assert bool(error_sites.is_whole_suite(config)) is is_whole

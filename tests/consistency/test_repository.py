@@ -5,14 +5,13 @@ import re
 import shutil
 import subprocess
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 import speechbrain_pom
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 MAX_BYTES = 2**20
 
 

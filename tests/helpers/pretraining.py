@@ -5,14 +5,13 @@ import runpy
 import signal
 import sys
 import traceback
-from pathlib import Path
 
 import pytest
 import torch
 
 from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 TINY = {
     "d_model": 16,
     "d_ffn": 32,

@@ -12,8 +12,7 @@ from speechbrain_pom.runs.configuration import configuration
 from speechbrain_pom.runs.experiment import Experiment as Run
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.record import record_fingerprint, record_run
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT
 
 
 def write_run(folder, experiment, stage, processes=1, num_utterances=None, **changes):

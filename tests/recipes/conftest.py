@@ -4,15 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 PYTHON = [sys.executable]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 

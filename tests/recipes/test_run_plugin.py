@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-RECIPE = Path(__file__).parents[1] / "data" / "plain_recipe"
+from tests.helpers import ROOT
+
+RECIPE = ROOT / "tests/data/plain_recipe"
 SCRIPT, YAML = str(RECIPE / "train.py"), str(RECIPE / "hparams.yaml")
 PLUGIN = "plugin: !apply:speechbrain_pom.register\n"
 RUN = ("-m", "speechbrain_pom", "run")

@@ -11,8 +11,9 @@ from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 import speechbrain_pom
 from speechbrain_pom.__main__ import main
 from speechbrain_pom.encoder.describe import describe_models, mixer_name
+from tests.helpers import ROOT
 
-PLAIN = str(Path(__file__).parents[2] / "data" / "plain_recipe" / "hparams.yaml")
+PLAIN = str(ROOT / "tests/data/plain_recipe/hparams.yaml")
 
 # An object before what it refers to, objects that would write or fail, one module under many
 # names, a frozen part, a placeholder that no model needs.

@@ -3,13 +3,13 @@
 import json
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
 
 from speechbrain_pom.data.manifest import read_manifest
+from tests.helpers import ROOT
 
-SCRIPT = Path(__file__).parents[3] / "recipes/LibriSpeech/librispeech_prepare.py"
+SCRIPT = ROOT / "recipes/LibriSpeech/librispeech_prepare.py"
 
 
 def test_script_merges_the_training_splits(corpus, tmp_path):

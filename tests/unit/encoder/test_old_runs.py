@@ -1,14 +1,13 @@
 """Runs of version 0.1 (commit 0d3f9ef): the same outputs as then."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from speechbrain_pom import load_encoder, load_recogniser
 from speechbrain_pom.ctc.decoding import greedy_decode
+from tests.helpers import ROOT
 
-RUNS = Path(__file__).parents[2] / "data" / "runs_of_0d3f9ef"
+RUNS = ROOT / "tests/data/runs_of_0d3f9ef"
 LENGTHS = torch.tensor([8000, 5000])
 
 

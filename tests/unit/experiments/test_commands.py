@@ -5,7 +5,6 @@ import re
 import shlex
 import signal
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -17,8 +16,7 @@ from experiments.commands import (
 )
 from experiments.table import find_row
 from speechbrain_pom.runs.options import parse_command_line
-
-ROOT = Path(__file__).parents[3]
+from tests.helpers import ROOT
 
 
 @pytest.fixture(autouse=True)

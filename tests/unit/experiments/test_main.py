@@ -2,15 +2,13 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
 from experiments import __main__ as program
 from experiments.__main__ import main
 from experiments.table import STAGES, load_table
-
-ROOT = Path(__file__).parents[3]
+from tests.helpers import ROOT
 
 
 @pytest.fixture

@@ -1,14 +1,13 @@
 """The mixer against numbers of the publication's own code (source: tests/data/golden/README.md)."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from speechbrain_pom import PolynomialMixer
+from tests.helpers import ROOT
 
-GOLDEN = Path(__file__).parents[2] / "data" / "golden"
+GOLDEN = ROOT / "tests/data/golden"
 FILES = sorted(GOLDEN.glob("pom_*.npz"))
 TOLERANCE = 1e-9  # relative, float64
 

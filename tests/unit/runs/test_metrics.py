@@ -4,7 +4,6 @@ import ast
 import json
 import math
 import re
-from pathlib import Path
 
 import pytest
 
@@ -19,8 +18,8 @@ from speechbrain_pom.runs.metrics import (
 )
 from speechbrain_pom.runs.record import RUN_FILE
 from speechbrain_pom.utils.errors import UserError
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[3]
 LOSS = Metric("loss", "nats", better="lower")
 SCORE = Metric("score", "share", better="higher")
 # Where names of metrics may stand: with the tasks that log them, and in the table of 0.1.

@@ -11,8 +11,8 @@ from experiments.replica.__main__ import main
 from experiments.replica.report import BEGIN, END
 from speechbrain_pom.data.mini_corpus.make import verify_mini_corpus
 from speechbrain_pom.runs.record import finished_configuration
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[4]
 RECIPE = """
 import json, pathlib, sys
 words = dict(zip(sys.argv[2::2], sys.argv[3::2]))

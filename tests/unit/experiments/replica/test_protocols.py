@@ -1,7 +1,6 @@
 """Protocols of the scaled replica: equal sizes, equal options, and their commands."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +17,8 @@ from experiments.replica.records import read_record, record_path
 from experiments.replica.report import update_document
 from experiments.replica.validation import best_cells
 from speechbrain_pom.runs.options import parse_command_line
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[4]
 TOLERANCE = 0.03
 # A grid has the mixers of another protocol.
 WHOLE = {name: found for name, found in load_protocols().items() if not found.grid}

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -36,8 +35,8 @@ from speechbrain_pom.runs.experiment import Experiment as Run
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.options import parse_command_line
 from speechbrain_pom.runs.record import record_run
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[4]
 REFERENCES = ["ONE TWO THREE FOUR"] * 20
 MACHINE = {"hardware": "an abacus", "jobs": 2, "threads": 1, "versions": {"torch": "2.11"}}
 

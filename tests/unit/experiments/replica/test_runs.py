@@ -11,8 +11,8 @@ import pytest
 
 from experiments.replica.protocols import find_protocol, plan_runs
 from experiments.replica.runs import run_chains
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[4]
 # Stands in for both recipes: fails or waits where a file asks for it, and is finished only once.
 RECIPE = """
 import os, pathlib, signal, sys, time

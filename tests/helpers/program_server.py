@@ -3,7 +3,7 @@
 Loading PyTorch and SpeechBrain takes longer than most of what the tests run. A program begins as
 `python PROGRAM` would begin it, in a process of its own, with its own arguments, environment and
 working directory; and it ends as it would: with its exit code, or killed by a signal. The fixture
-`programs` in conftest.py starts this server, and sends it requests over a pipe.
+`programs` in programs.py starts this server, and sends it requests over a pipe.
 """
 
 import gc
@@ -12,6 +12,8 @@ import os
 import runpy
 import sys
 from multiprocessing.connection import Connection
+
+import error_sites  # beside this file
 
 # What the recipes and the command line load at some time or other.
 PRELOADED = (
@@ -76,6 +78,7 @@ def preload():
     """Import, and leave no trace of it but the time that it saves."""
     for name in PRELOADED:
         importlib.import_module(name)
+    error_sites.watch()
     del sys.modules["speechbrain_pom.__main__"]  # each program runs it anew
     if os.path.isdir("/proc/self/task") and len(os.listdir("/proc/self/task")) > 1:
         raise RuntimeError("a module of PRELOADED starts threads, which a forked process has not")
