@@ -20,7 +20,9 @@ import torch
 import torch.nn.functional as F
 from measuring import describe_run, write_json
 
+from speechbrain_pom.ops import available_backends
 from speechbrain_pom.ops.polynomial import launchers as kernels
+from speechbrain_pom.ops.polynomial.features import Polynomial
 from speechbrain_pom.ops.polynomial.reference import polynomial_features
 
 BATCH, NUM_FRAMES, DEGREE, EXPAND = 6, 2000, 2, 2
@@ -29,7 +31,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Of the largest value: sums in fp32 (tf32 is off), the rest rounded once to its dtype.
 TOLERANCES = {"fp32": 1e-5, "bf16": 2**-7, "fp16": 2**-10}
 TARGET_SHARE = 0.8
-SUMS = (None, DEGREE, "gelu_product")  # chunk_size, degree, activation
+SUMS = (None, Polynomial(DEGREE, "gelu_product"))  # chunk_size, features
 
 
 def make_tensors(d_model, dtype, batch=BATCH, num_frames=NUM_FRAMES):
@@ -55,18 +57,22 @@ def make_calls(t):
     linear = t["weight"], t["bias"]
     projected, state, padding = t["projected"], t["state"], t["padding"]
     pointwise = {
-        "feature_sums": lambda: kernels.feature_sums(projected, padding, *SUMS),
-        "feature_sums_backward": lambda: kernels.feature_sums_backward(
+        "sum_features": lambda: kernels.sum_features(projected, padding, *SUMS),
+        "sum_features_backward": lambda: kernels.sum_features_backward(
             projected, padding, state, *SUMS
         ),
-        "select": lambda: kernels.select(projected, state, None),
-        "select_backward": lambda: kernels.select_backward(projected, state, t["grad"], None),
+        "gate_state": lambda: kernels.gate_state(projected, state, None),
+        "gate_state_backward": lambda: kernels.gate_state_backward(
+            projected, state, t["grad"], None
+        ),
     }
     products = {
-        "projected_feature_sums": lambda: kernels.projected_feature_sums(
+        "project_and_sum_features": lambda: kernels.project_and_sum_features(
             t["frames"], *linear, padding, *SUMS
         ),
-        "projected_select": lambda: kernels.projected_select(t["frames"], *linear, state, None),
+        "project_and_gate_state": lambda: kernels.project_and_gate_state(
+            t["frames"], *linear, state, None
+        ),
     }
     return pointwise, products
 
@@ -89,12 +95,12 @@ def expected_results(t):
     (grad_projected,) = torch.autograd.grad(sums, projected, state.detach())
     gated = torch.sigmoid(projected) * state
     return {
-        "feature_sums": [sums],
-        "feature_sums_backward": [grad_projected],
-        "select": [gated],
-        "select_backward": [*torch.autograd.grad(gated, (projected, state), grad), gated],
-        "projected_feature_sums": [sums_of(frames, weight, bias)],
-        "projected_select": [torch.sigmoid(F.linear(frames, weight, bias)) * state],
+        "sum_features": [sums],
+        "sum_features_backward": [grad_projected],
+        "gate_state": [gated],
+        "gate_state_backward": [*torch.autograd.grad(gated, (projected, state), grad), gated],
+        "project_and_sum_features": [sums_of(frames, weight, bias)],
+        "project_and_gate_state": [torch.sigmoid(F.linear(frames, weight, bias)) * state],
     }
 
 
@@ -153,7 +159,12 @@ def measure_bandwidth(model, dtype_name, repeats):
     pointwise, _ = make_calls(t)
     size = t["projected"].nbytes
     # Each (B, T, E) tensor read or written once; states and masks are thousandths of that.
-    passes = {"feature_sums": 1, "feature_sums_backward": 2, "select": 2, "select_backward": 4}
+    passes = {
+        "sum_features": 1,
+        "sum_features_backward": 2,
+        "gate_state": 2,
+        "gate_state_backward": 4,
+    }
     copies = {f"copy {count}": copy_of(count * size) for count in set(passes.values())}
     times_ms = measure({**pointwise, **copies}, repeats)
     rows = []
@@ -182,8 +193,8 @@ def measure_products(model, dtype_name, repeats):
     _, fused = make_calls(t)
     linear = lambda: F.linear(t["frames"], t["weight"], t["bias"])  # noqa: E731
     two_steps = {
-        "projected_feature_sums": lambda: kernels.feature_sums(linear(), t["padding"], *SUMS),
-        "projected_select": lambda: kernels.select(linear(), t["state"], None),
+        "project_and_sum_features": lambda: kernels.sum_features(linear(), t["padding"], *SUMS),
+        "project_and_gate_state": lambda: kernels.gate_state(linear(), t["state"], None),
     }
     calls = {f"fused {name}": call for name, call in fused.items()}
     calls |= {f"two {name}": call for name, call in two_steps.items()}
@@ -215,13 +226,13 @@ def show(bandwidth, products):
     """Both tables."""
     for row in bandwidth:
         print(
-            f"{row['kernel']:22} {row['model']:5} {row['dtype']}  {row['time_ms']:7.3f} ms  "
+            f"{row['kernel']:24} {row['model']:5} {row['dtype']}  {row['time_ms']:7.3f} ms  "
             f"{row['gb_per_s']:6.0f} GB/s  {row['share_of_copy']:4.0%} of a copy "
             f"(target {TARGET_SHARE:.0%})"
         )
     for row in products:
         print(
-            f"{row['kernel']:22} {row['model']:5} {row['dtype']}  {row['time_ms']:7.3f} ms  "
+            f"{row['kernel']:24} {row['model']:5} {row['dtype']}  {row['time_ms']:7.3f} ms  "
             f"F.linear + kernel {row['linear_and_kernel_ms']:7.3f} ms  "
             f"product alone {row['product_alone_ms']:7.3f} ms"
         )
@@ -233,7 +244,7 @@ def main():
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--repeats", type=int, default=50)
     args = parser.parse_args()
-    if not torch.cuda.is_available() or not kernels.triton_available():
+    if not torch.cuda.is_available() or "triton" not in available_backends("cuda"):
         print(
             "error: no CUDA GPU with Triton here: run this on a machine that has one",
             file=sys.stderr,

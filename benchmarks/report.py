@@ -16,6 +16,7 @@ import yaml
 from encoders import FLOOR, MODES, SIZES
 from measuring import FOLDER, MIB, RESULTS
 
+from speechbrain_pom.ops.polynomial.backends import FORMER_NAMES
 from speechbrain_pom.utils.errors import UserError, exit_on_user_error
 from speechbrain_pom.utils.files import replace_section
 
@@ -215,9 +216,10 @@ def op_part(results, name, options):
             rows.append([frames, *cells])
         header = ["frames", *(f"{mode}: {column}" for mode in modes for column in names)]
         limits = record["limits"]
+        backend = FORMER_NAMES.get(record["auto_backend"], record["auto_backend"])
         parts.append(
             f"d_model {record['d_model']}, degree {record['degree']}, expand {record['expand']}, "
-            f"backend {record['auto_backend']}; "
+            f"backend {backend}; "
             f"large products reach {limits['gflops']:.0f} GFLOP/s, copies "
             f"{limits['gbytes_per_s']:.0f} GB/s:\n\n" + table(header, rows)
         )

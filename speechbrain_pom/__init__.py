@@ -17,7 +17,14 @@ from speechbrain_pom.attention import (
     unregister,
     unregister_attention,
 )
-from speechbrain_pom.nnet import Fastformer, Mamba, PolynomialMixer, SummaryMixing
+from speechbrain_pom.nnet import (
+    Fastformer,
+    Mamba,
+    PolynomialMixer,
+    SummaryMixing,
+    TokenMixer,
+)
+from speechbrain_pom.nnet.mixer import registered_mixers
 
 if TYPE_CHECKING:
     from speechbrain_pom.inference import (
@@ -34,6 +41,7 @@ __all__ = [
     "SpeechEncoder",
     "SpeechRecogniser",
     "SummaryMixing",
+    "TokenMixer",
     "__version__",
     "attention_types",
     "convert_attention",
@@ -59,12 +67,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_INFERENCE})
 
 
-register_attention("PoM", PolynomialMixer, "Polynomial Mixer: linear time (ICASSP 2026)")
-register_attention("Mamba", Mamba, "Mamba: selective state space model, linear time (2312.00752)")
-register_attention(
-    "SummaryMixing", SummaryMixing, "SummaryMixing: mean over time, linear time (2307.07421)"
-)
-register_attention(
-    "Fastformer", Fastformer, "Fastformer: additive attention, linear time (2108.09084)"
-)
+for _name, (_mixer, _description) in registered_mixers().items():
+    register_attention(_name, _mixer, _description)
 register()

@@ -1,15 +1,17 @@
 """Fastformer with the signature of SpeechBrain's attention modules."""
 
+import torch
 from torch import nn
 
+from speechbrain_pom.nnet.mixer import TokenMixer, register_mixer
 from speechbrain_pom.nnet.projections import weights_of
-from speechbrain_pom.nnet.summary_mixing import check_size
-from speechbrain_pom.ops import fastformer
-from speechbrain_pom.ops.fastformer import by_layers, fastformer_sums, mix_with_sums
-from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.ops import ChunkMask, fastformer
+from speechbrain_pom.ops.fastformer import by_layers, fastformer_mix_with_sums, fastformer_sums
+from speechbrain_pom.ops.fastformer.softmax_sums import SoftmaxSums
 
 
-class Fastformer(nn.Module):
+@register_mixer("Fastformer", "Fastformer: additive attention, linear time (2108.09084)")
+class Fastformer(TokenMixer):
     """Fastformer: linear-time token mixing by additive attention.
 
     A softmax over time sums the queries into one global query, and their products with the keys
@@ -29,11 +31,11 @@ class Fastformer(nn.Module):
     Raises
     ------
     UserError
-        For a size that is not a whole number of at least 1, or if nhead does not divide d_model.
+        For a size that is not a whole number of at least 1, or a d_model that is no multiple of
+        nhead.
 
     Example
     -------
-    >>> import torch
     >>> mixer = Fastformer(d_model=8, nhead=2)
     >>> frames = torch.randn(2, 50, 8)
     >>> output, _ = mixer(frames)
@@ -43,12 +45,12 @@ class Fastformer(nn.Module):
 
     accepts_chunk_mask = True  # it refuses one without building a (T, T) tensor first
     can_stream = False  # its softmaxes run over the whole utterance
-    num_sweeps = 2  # over a sequence, by `summarise`, before `mix`: one for each softmax
+    num_passes = 2  # one for each softmax
 
-    def __init__(self, d_model, nhead):
+    def __init__(self, d_model: int, nhead: int) -> None:
         super().__init__()
-        check_size("Fastformer", "nhead", nhead)
-        check_size("Fastformer", "d_model", d_model, nhead)
+        self.check_size("nhead", nhead)
+        self.check_size("d_model", d_model, nhead)
         self.d_model = d_model
         self.nhead = nhead
         # These are the published names.
@@ -58,80 +60,33 @@ class Fastformer(nn.Module):
         self.key_attn = nn.Linear(d_model, nhead)
         self.out_proj = nn.Linear(d_model, d_model)
 
-    def forward(
+    def mix_frames(
         self,
-        query,
-        key=None,
-        value=None,
-        attn_mask=None,
-        key_padding_mask=None,
-        return_attn_weights=True,
-        pos_embs=None,
-    ):
-        """Mix the frames.
-
-        Arguments
-        ---------
-        query : torch.Tensor
-            (B, T, d_model).
-        key, value : torch.Tensor, optional
-            Only for the signature: None, or the query itself.
-        attn_mask : torch.Tensor or ChunkMask, optional
-            Refused, unless it hides nothing.
-        key_padding_mask : torch.Tensor, optional
-            (B, T) boolean, True = padding.
-        return_attn_weights : bool
-            Only for the signature: there are no weights of pairs of frames.
-        pos_embs : torch.Tensor, optional
-            Only for the signature: positions are added to the encoder's input.
-
-        Returns
-        -------
-        output : torch.Tensor
-            (B, T, d_model).
-        None
-            In place of attention weights; a (B, T, T) tensor never exists.
-
-        Raises
-        ------
-        UserError
-            If key or value are other tensors than the query, or the mask hides a frame.
-        """
-        for name, tensor in (("key", key), ("value", value)):
-            if tensor is not None and tensor is not query:
-                raise UserError(
-                    f"Fastformer: {name} is another tensor than query: it mixes one sequence "
-                    "with itself; pass the query"
-                )
+        query: torch.Tensor,
+        key: torch.Tensor,
+        attn_mask: torch.Tensor | ChunkMask | None,
+        key_padding_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Mix the frames; see `TokenMixer.forward`."""
         layers, weights = self._layers()
         masks = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask}
         if weights is None:
-            return by_layers.fastformer(query, *layers, **masks), None
-        return fastformer(query, *weights, **masks), None
+            return by_layers.fastformer(query, *layers, **masks)
+        return fastformer(query, *weights, **masks)
 
-    def summarise(self, key, key_padding_mask=None, earlier=None):
-        """What the mixer knows of a sequence, in two sweeps over it; it may be given in parts.
-
-        Arguments
-        ---------
-        key : torch.Tensor
-            (B, T, d_model): the sequence, or a part of it.
-        key_padding_mask : torch.Tensor, optional
-            (B, T) boolean, True = padding.
-        earlier : speechbrain_pom.ops.common.sums.SoftmaxSums, optional
-            In the second sweep: the first one's summary of the whole sequence.
-
-        Returns
-        -------
-        speechbrain_pom.ops.common.sums.SoftmaxSums
-            Those of the parts, added up, are that of the whole.
+    def summarise(
+        self,
+        key: torch.Tensor,
+        key_padding_mask: torch.Tensor | None = None,
+        earlier: SoftmaxSums | None = None,
+    ) -> SoftmaxSums:
+        """The sums of the first softmax, then of the second; see `TokenMixer.summarise`.
 
         Example
         -------
-        >>> import torch
         >>> mixer, frames = Fastformer(d_model=8, nhead=2), torch.randn(1, 50, 8)
         >>> parts, summary = frames.split(20, dim=1), None
-        >>> for _ in range(mixer.num_sweeps):
+        >>> for _ in range(mixer.num_passes):
         ...     first, second, third = (mixer.summarise(part, earlier=summary) for part in parts)
         ...     summary = first + second + third
         >>> torch.allclose(mixer.mix(parts[1], summary), mixer(frames)[0][:, 20:40], atol=1e-5)
@@ -143,25 +98,12 @@ class Fastformer(nn.Module):
             return by_layers.fastformer_sums(key, *layers[:4], **options)
         return fastformer_sums(key, *weights[:4], **options)
 
-    def mix(self, query, summary):
-        """Mix frames of a sequence whose summary is known.
-
-        Arguments
-        ---------
-        query : torch.Tensor
-            (B, T, d_model).
-        summary : speechbrain_pom.ops.common.sums.SoftmaxSums
-            Of the whole sequence, from the second sweep.
-
-        Returns
-        -------
-        torch.Tensor
-            (B, T, d_model), as `forward` gives it for these frames.
-        """
+    def mix(self, query: torch.Tensor, summary: SoftmaxSums) -> torch.Tensor:
+        """Mix frames of a sequence whose summary is known; see `TokenMixer.mix`."""
         layers, weights = self._layers()
         if weights is None:
             return by_layers.fastformer_mix_with_sums(query, summary, layers[0], layers[4])
-        return mix_with_sums(query, summary, weights[0], weights[2], weights[4])
+        return fastformer_mix_with_sums(query, summary, weights[0], weights[2], weights[4])
 
     def _layers(self):
         """All projections, and their weights if they may be read."""

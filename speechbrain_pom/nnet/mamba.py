@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from speechbrain_pom.nnet.mixer import TokenMixer, register_mixer
 from speechbrain_pom.nnet.projections import is_plain
 from speechbrain_pom.ops import ChunkMask, parse_attn_mask, selective_scan
 from speechbrain_pom.ops.common.masks import check_padding_mask
@@ -16,7 +17,8 @@ from speechbrain_pom.utils.errors import UserError
 DT_RANGE = (1e-3, 0.1)  # the time steps at the start, before they depend on the frame
 
 
-class Mamba(nn.Module):
+@register_mixer("Mamba", "Mamba: selective state space model, linear time (2312.00752)")
+class Mamba(TokenMixer):
     """Mamba: linear-time token mixing by a selective state space model.
 
     One `MambaBlock` from left to right (Gu and Dao 2023, arXiv 2312.00752; equations in
@@ -62,78 +64,48 @@ class Mamba(nn.Module):
     True
     """
 
-    accepts_chunk_mask = True  # attn_mask may be a ChunkMask instead of a (T, T) tensor
+    accepts_chunk_mask = True
     can_stream = False  # its state reaches back further than a left context
 
-    def __init__(self, d_model, bidirectional=True, d_state=16, d_conv=4, expand=2, backend="auto"):
+    def __init__(
+        self,
+        d_model: int,
+        bidirectional: bool = True,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        backend: str = "auto",
+    ) -> None:
         super().__init__()
         sizes = {"d_model": d_model, "d_state": d_state, "d_conv": d_conv, "expand": expand}
         for name, value in sizes.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"Mamba: {name} is {value!r}: give a whole number of at least 1")
+            self.check_size(name, value)
         if not isinstance(bidirectional, bool):
             raise UserError(f"Mamba: bidirectional is {bidirectional!r}: give True or False")
-        if backend not in SCAN_BACKENDS:
-            names = ", ".join(SCAN_BACKENDS)
-            raise UserError(f"Mamba: backend is {backend!r}: choose one of {names}")
+        self.check_choice("backend", backend, SCAN_BACKENDS)
         self.bidirectional = bidirectional
         self.left_to_right = MambaBlock(**sizes, backend=backend)
         if bidirectional:
             self.right_to_left = MambaBlock(**sizes, reverse=True, backend=backend)
 
-    def forward(
+    def mix_frames(
         self,
-        query,
-        key=None,
-        value=None,
-        attn_mask=None,
-        key_padding_mask=None,
-        return_attn_weights=True,
-        pos_embs=None,
-    ):
-        """Mix the frames.
+        query: torch.Tensor,
+        key: torch.Tensor,
+        attn_mask: torch.Tensor | ChunkMask | None,
+        key_padding_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Mix the frames; see `TokenMixer.forward`.
 
-        Arguments
-        ---------
-        query : torch.Tensor
-            (B, T, d_model).
-        key, value : torch.Tensor, optional
-            Only for the signature: None, or the query itself.
-        attn_mask : torch.Tensor or ChunkMask, optional
-            (T, T) in SpeechBrain's meaning (boolean, True = may not be seen; or additive with 0
-            and -inf). Accepted where no frame sees what it hides: with `bidirectional=False`,
-            causal masks and chunk masks with all of the past.
-        key_padding_mask : torch.Tensor, optional
-            (B, T) boolean, True = padding; the output there is zero.
-        return_attn_weights : bool
-            Only for the signature: there are no attention weights.
-        pos_embs : torch.Tensor, optional
-            Only for the signature: positions are added to the encoder's input.
-
-        Returns
-        -------
-        output : torch.Tensor
-            (B, T, d_model).
-        None
-            In place of attention weights; a (B, T, T) tensor never exists.
-
-        Raises
-        ------
-        UserError
-            If `key` or `value` is not the query, or the mask hides what a frame would see.
+        A mask is accepted if no frame sees what it hides: with `bidirectional=False`, causal masks
+        and chunk masks with all of the past.
         """
-        for name, tensor in (("key", key), ("value", value)):
-            if tensor is not None and tensor is not query:
-                raise UserError(
-                    f"Mamba: {name} is another tensor than query: Mamba scans one sequence; "
-                    "pass the query"
-                )
         check_padding_mask(key_padding_mask, query)
         self._check_attn_mask(attn_mask, query.shape[1])
         output = self.left_to_right(query, key_padding_mask)
         if self.bidirectional:
             output = output + self.right_to_left(query, key_padding_mask)
-        return output, None
+        return output
 
     def _check_attn_mask(self, attn_mask, num_frames):
         """Refuse a mask that hides a frame which the scan sees; a smaller view is no leak."""
@@ -177,7 +149,15 @@ class MambaBlock(nn.Module):
 
     keeps_own_initialisation = True  # A and the time steps begin at chosen values
 
-    def __init__(self, d_model, d_state=16, d_conv=4, expand=2, reverse=False, backend="auto"):
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        reverse: bool = False,
+        backend: str = "auto",
+    ) -> None:
         super().__init__()
         self.d_state = d_state
         self.d_conv = d_conv
@@ -195,7 +175,7 @@ class MambaBlock(nn.Module):
         self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """The paper's initialisation: A = -1..-N, D = 1, time steps log-uniform in `DT_RANGE`."""
         for layer in (self.in_proj, self.conv1d, self.x_proj, self.out_proj):
             layer.reset_parameters()
@@ -208,7 +188,9 @@ class MambaBlock(nn.Module):
         step = torch.empty_like(self.dt_proj.bias).uniform_(low, high).exp()
         self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus(bias) = step
 
-    def forward(self, frames, key_padding_mask=None):
+    def forward(
+        self, frames: torch.Tensor, key_padding_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Mix the frames.
 
         Arguments

@@ -2,18 +2,24 @@
 
 import itertools
 import re
+from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import nn
 
+from speechbrain_pom.nnet.mixer import TokenMixer, register_mixer
 from speechbrain_pom.nnet.projections import BlockDiagonal, weights_of
-from speechbrain_pom.ops import summary_mixing
-from speechbrain_pom.ops.summary_mixing import by_layers, mix_with_sums, summary_sums
+from speechbrain_pom.ops import ChunkMask, summary_mixing
+from speechbrain_pom.ops.common.sums import TimeSums
+from speechbrain_pom.ops.summary_mixing import by_layers, summary_mix_with_sums, summary_sums
 from speechbrain_pom.utils.errors import UserError
 
 MODES = ("full", "lite")
 
 
-class SummaryMixing(nn.Module):
+@register_mixer("SummaryMixing", "SummaryMixing: mean over time, linear time (2307.07421)")
+class SummaryMixing(TokenMixer):
     """SummaryMixing: linear-time token mixing through a mean over time.
 
     Every frame sees itself and the mean of the visible frames, both through MLPs (Interspeech
@@ -62,23 +68,23 @@ class SummaryMixing(nn.Module):
     torch.Size([2, 50, 8])
     """
 
-    accepts_chunk_mask = True  # attn_mask may be a ChunkMask instead of a (T, T) tensor
-    num_sweeps = 1  # over a sequence, by `summarise`, before `mix`
+    accepts_chunk_mask = True
+    accepts_key = True
+    num_passes = 1
 
     def __init__(
         self,
-        d_model,
-        nhead,
-        mode="full",
-        local_proj_hid_dim=512,
-        local_proj_out_dim=512,
-        summary_hid_dim=512,
-        summary_out_dim=None,
-        dropout=0.1,
-    ):
+        d_model: int,
+        nhead: int,
+        mode: str = "full",
+        local_proj_hid_dim: int | Sequence[int] = 512,
+        local_proj_out_dim: int = 512,
+        summary_hid_dim: int | Sequence[int] = 512,
+        summary_out_dim: int | None = None,
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
-        if mode not in MODES:
-            raise UserError(f"SummaryMixing: mode is {mode!r}: choose one of {', '.join(MODES)}")
+        self.check_choice("mode", mode, MODES)
         self.d_model = d_model
         self.nhead = nhead
         self.mode = mode
@@ -87,7 +93,7 @@ class SummaryMixing(nn.Module):
         self.summary_hid_dim = summary_hid_dim
         self.summary_out_dim = d_model if summary_out_dim is None else summary_out_dim
         self.dropout = dropout
-        check_size("SummaryMixing", "nhead", nhead)
+        self.check_size("nhead", nhead)
         self._check_sizes()
         summary_sizes = [d_model, *_sizes(summary_hid_dim), self.summary_out_dim]
         self.summary_proj = _block_diagonal_layers(summary_sizes, nhead)
@@ -104,114 +110,55 @@ class SummaryMixing(nn.Module):
             names += ["local_proj_hid_dim", "local_proj_out_dim"]
         for name in names:
             for size in _sizes(getattr(self, name)):
-                check_size("SummaryMixing", name, size, self.nhead)
+                self.check_size(name, size, self.nhead)
         if self.mode == "lite" and self.summary_out_dim != self.d_model:
             raise UserError(
                 f"SummaryMixing: summary_out_dim is {self.summary_out_dim}: the summary is the "
                 f"output of mode lite; leave it out, or give d_model, {self.d_model}"
             )
 
-    def forward(
+    def mix_frames(
         self,
-        query,
-        key=None,
-        value=None,
-        attn_mask=None,
-        key_padding_mask=None,
-        return_attn_weights=True,
-        pos_embs=None,
-    ):
-        """Mix the frames.
-
-        Arguments
-        ---------
-        query : torch.Tensor
-            (B, T, d_model).
-        key : torch.Tensor, optional
-            (B, S, d_model): the frames to average; the query itself when not given.
-        value : torch.Tensor, optional
-            Only for the signature: None, or the key itself.
-        attn_mask : torch.Tensor or ChunkMask, optional
-            (T, S) in SpeechBrain's meaning (boolean, True = may not be seen; or additive with 0
-            and -inf), honoured exactly; see `speechbrain_pom.ops.parse_attn_mask`.
-        key_padding_mask : torch.Tensor, optional
-            (B, S) boolean, True = padding.
-        return_attn_weights : bool
-            Only for the signature: there are no attention weights.
-        pos_embs : torch.Tensor, optional
-            Only for the signature: positions are added to the encoder's input.
-
-        Returns
-        -------
-        output : torch.Tensor
-            (B, T, d_model).
-        None
-            In place of attention weights; a (B, T, T) tensor never exists.
-
-        Raises
-        ------
-        UserError
-            If `value` is not the key, or a mask cannot be honoured.
-        """
-        source = query if key is None else key
-        if value is not None and value is not source:
-            raise UserError(
-                "SummaryMixing: value is another tensor than key: it has no separate values; "
-                "pass the key"
-            )
+        query: torch.Tensor,
+        key: torch.Tensor,
+        attn_mask: torch.Tensor | ChunkMask | None,
+        key_padding_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Mix the frames; see `TokenMixer.forward`."""
         weights = weights_of(self.summary_proj)
         local, local_weights = self._local()
         call = summary_mixing
         if weights is None or local_weights is None:
             call, weights, local_weights = by_layers.summary_mixing, [self.summary_proj], local
-        mixed = call(
+        return call(
             query,
             *weights,
             *local_weights,
-            key=source,
+            key=key,
             key_padding_mask=key_padding_mask,
             attn_mask=attn_mask,
             dropout=self.dropout if self.training else 0.0,
         )
-        return mixed, None
 
-    def summarise(self, key, key_padding_mask=None, earlier=None):
-        """What the mixer knows of a sequence that has no mask; see `PolynomialMixer.summarise`.
-
-        Arguments
-        ---------
-        key : torch.Tensor
-            (B, T, d_model): the sequence, or a part of it.
-        key_padding_mask, earlier
-            As for `PolynomialMixer.summarise`.
-
-        Returns
-        -------
-        speechbrain_pom.ops.common.sums.TimeSums
-        """
+    def summarise(
+        self,
+        key: torch.Tensor,
+        key_padding_mask: torch.Tensor | None = None,
+        earlier: Any = None,
+    ) -> TimeSums:
+        """The sums over time of the summary branch; see `TokenMixer.summarise`."""
         weights = weights_of(self.summary_proj)
         if weights is None:
             sums = by_layers.summary_sums
             return sums(key, self.summary_proj, key_padding_mask=key_padding_mask)
         return summary_sums(key, *weights, key_padding_mask=key_padding_mask)
 
-    def mix(self, query, summary):
-        """Mix frames of a sequence whose summary is known, without dropout.
-
-        Arguments
-        ---------
-        query, summary
-            As for `PolynomialMixer.mix`.
-
-        Returns
-        -------
-        torch.Tensor
-            (B, T, d_model), as `forward` gives it for these frames in eval mode.
-        """
+    def mix(self, query: torch.Tensor, summary: TimeSums) -> torch.Tensor:
+        """Mix frames of a sequence whose summary is known; see `TokenMixer.mix`."""
         local, weights = self._local()
         if weights is None:
             return by_layers.summary_mix_with_sums(query, summary, *local)
-        return mix_with_sums(query, summary, *weights)
+        return summary_mix_with_sums(query, summary, *weights)
 
     def _local(self):
         """f and the merging layer, and their weights if they may be read; all None in mode lite."""
@@ -225,29 +172,6 @@ class SummaryMixing(nn.Module):
     def extra_repr(self):
         """The options, for `print(model)`."""
         return f"d_model={self.d_model}, nhead={self.nhead}, mode={self.mode!r}"
-
-
-def check_size(mixer, name, size, nhead=1):
-    """Refuse a size that cannot be.
-
-    Arguments
-    ---------
-    mixer, name : str
-        For the message.
-    size : int
-        What the user gave.
-    nhead : int
-        What has to divide it.
-
-    Raises
-    ------
-    UserError
-        If it is not a whole number of at least 1, or nhead does not divide it.
-    """
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise UserError(f"{mixer}: {name} is {size!r}: give a whole number of at least 1")
-    if size % nhead:
-        raise UserError(f"{mixer}: {name} is {size}: give a multiple of nhead, which is {nhead}")
 
 
 def _sizes(size):

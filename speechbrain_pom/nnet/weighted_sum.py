@@ -1,5 +1,7 @@
 """A learnt weighted sum of the layers of an encoder."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -26,11 +28,11 @@ class WeightedSum(nn.Module):
     tensor([0.5000], grad_fn=<Unique2Backward0>)
     """
 
-    def __init__(self, num_states):
+    def __init__(self, num_states: int) -> None:
         super().__init__()
         self.scores = nn.Parameter(torch.zeros(num_states))
 
-    def forward(self, states):
+    def forward(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
         """Sum a list of (B, T, d) tensors to one."""
         if len(states) != len(self.scores):
             raise UserError(f"{len(states)} hidden states for {len(self.scores)} weights")

@@ -96,7 +96,7 @@ def test_mixer_op(run):
     assert done.returncode == 0, done.stderr
     assert_says_where_it_ran(record)
     points = {point["backend"]: point for point in record["points"]}
-    assert set(points) == {"blocks", "reference"}
+    assert set(points) == {"tiled", "reference"}
     point = points[record["auto_backend"]]
     assert point["ratio"] == pytest.approx(point["time_ms"] / point["products_ms"])
     assert point["roofline_ms"] == max(point["flops_ms"], point["bytes_ms"]) > 0

@@ -1,6 +1,6 @@
 """The single pass over a file of any length, layer by layer, in the memory of a window.
 
-A mixer with `num_sweeps`, `summarise` and `mix` (PolynomialMixer has them) sees the sequence only
+A mixer with `num_passes`, `summarise` and `mix` (PolynomialMixer has them) sees the sequence only
 through a summary, and summaries of its parts add up. So a layer takes a sweep over all frames that
 adds them up, and one that applies the layer to each window with the summary of the whole. The
 frames stand in one (T, d_model) buffer, where each window is overwritten by the layer's output; the
@@ -41,7 +41,7 @@ def obstacle_to_exactness(encoder):
         return "its mixers see the past only"
     for layer in encoder.transformer.encoder.layers:
         mixer = mixer_of(layer)
-        if not all(hasattr(mixer, name) for name in ("num_sweeps", "summarise", "mix")):
+        if not getattr(mixer, "num_passes", 0):
             return f"{type(mixer).__name__} has no summary"
         if _reach(layer) is None:
             return f"how far {type(layer).__name__} sees is not known"
@@ -101,9 +101,9 @@ class ExactWindows:
             stack = stack[: max(numbers)]
         # The frames stand in the result itself; a sum needs its own tensor beside them.
         frames = torch.empty_like(out[0]) if layers == "sum" else out[_last(numbers)]
-        sweeps = sum(mixer_of(layer).num_sweeps + 1 for layer in stack)
+        sweeps = sum(mixer_of(layer).num_passes + 1 for layer in stack)
         num_windows = -(-len(frames) // self.window)
-        self._work = num_windows * (self.inputs.num_sweeps + 1 + sweeps + (layers == "last"))
+        self._work = num_windows * (self.inputs.num_passes + 1 + sweeps + (layers == "last"))
         self.inputs.sweep(self._windows)
         for start, stop in self._windows():
             frames[start:stop] = self.inputs.embed(start, stop)[0]
@@ -154,7 +154,7 @@ class ExactWindows:
         """What the layer's mixer knows of all frames, on the device."""
         mixer, device = mixer_of(layer), self.encoder.device
         summary = None
-        for _ in range(mixer.num_sweeps):
+        for _ in range(mixer.num_passes):
             reading, total = _Summarised(mixer, summary), None
             ended = _with_mixer(layer, reading)
             for start, stop in self._windows():

@@ -65,7 +65,7 @@ class WindowInputs:
         self._floor = self._statistics = None
 
     @property
-    def num_sweeps(self):
+    def num_passes(self):
         """Sweeps over the file before `embed`."""
         return 2 if self.encoder.features.norm_type == "sentence" else 1
 

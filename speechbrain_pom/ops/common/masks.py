@@ -6,6 +6,7 @@ masks (causal, and the chunks of dynamic chunk training) need only two numbers: 
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
@@ -24,7 +25,7 @@ class ChunkMask:
     chunk_size : int
         Frames per chunk, at least 1.
     left_context_chunks : int, optional
-        Chunks visible to the left of the own one; None: all of them.
+        Chunks visible to the left of a frame's own chunk; None: all of them.
 
     Raises
     ------
@@ -44,7 +45,7 @@ class ChunkMask:
     chunk_size: int
     left_context_chunks: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.chunk_size < 1:
             raise UserError(f"chunk_size is {self.chunk_size}: it must be at least 1 frame")
         if self.left_context_chunks is not None and self.left_context_chunks < 0:
@@ -53,11 +54,11 @@ class ChunkMask:
                 "or None to see the whole past"
             )
 
-    def num_chunks(self, num_frames):
+    def num_chunks(self, num_frames: int) -> int:
         """Number of chunks of a sequence, the last of which may be partial."""
         return -(-num_frames // self.chunk_size)
 
-    def to_bool(self, num_frames, device=None):
+    def to_bool(self, num_frames: int, device: torch.device | None = None) -> torch.Tensor:
         """The same mask as SpeechBrain's boolean tensor.
 
         Arguments
@@ -80,8 +81,13 @@ class ChunkMask:
         return hidden
 
 
-def parse_attn_mask(attn_mask, num_queries, num_keys):
-    """Bring any mask that SpeechBrain may pass to the simplest equivalent form.
+ParsedMask: TypeAlias = ChunkMask | torch.Tensor | None
+
+
+def parse_attn_mask(
+    attn_mask: torch.Tensor | ChunkMask | None, num_queries: int, num_keys: int
+) -> ParsedMask:
+    """Reduce any mask that SpeechBrain may pass to the simplest equivalent form.
 
     Arguments
     ---------
@@ -174,25 +180,8 @@ def _find_chunks(hidden):
     return None
 
 
-def check_padding_mask(key_padding_mask, key):
-    """Refuse a padding mask of another kind.
-
-    Arguments
-    ---------
-    key_padding_mask : torch.Tensor or None
-        (B, T) boolean, True = padding.
-    key : torch.Tensor
-        (B, T, d): the frames that it is for.
-
-    Raises
-    ------
-    UserError
-        For another shape or dtype.
-
-    Example
-    -------
-    >>> check_padding_mask(torch.tensor([[False, True]]), torch.randn(1, 2, 4))
-    """
+def check_padding_mask(key_padding_mask: torch.Tensor | None, key: torch.Tensor) -> None:
+    """Refuse a padding mask that is not (B, T) boolean for a key (B, T, d)."""
     if key_padding_mask is None:
         return
     if key_padding_mask.dtype != torch.bool or key_padding_mask.shape != key.shape[:2]:

@@ -3,21 +3,6 @@
 import torch
 
 
-def compute_dtype(dtype):
-    """fp32, or float64 for float64: fp16 overflows and bf16 rounds away in products of k factors.
-
-    Arguments
-    ---------
-    dtype : torch.dtype
-        Of the frames and weights.
-
-    Returns
-    -------
-    torch.dtype
-
-    Example
-    -------
-    >>> compute_dtype(torch.bfloat16)
-    torch.float32
-    """
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """fp32, or float64 for float64: fp16 overflows in products, bf16 rounds frames away in sums."""
     return torch.promote_types(dtype, torch.float32)

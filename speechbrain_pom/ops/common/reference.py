@@ -1,28 +1,19 @@
 """The mean of what each query sees, straight from its definition, with (T, T) weights."""
 
-from speechbrain_pom.ops.common.masks import ChunkMask
+import torch
+
+from speechbrain_pom.ops.common.masks import ChunkMask, ParsedMask
 
 
-def masked_mean(features, key_padding_mask=None, attn_mask=None, num_queries=None):
-    """For every query frame, the mean of the features over the frames that it may see.
+def masked_mean(
+    features: torch.Tensor,
+    key_padding_mask: torch.Tensor | None = None,
+    attn_mask: ParsedMask = None,
+    num_queries: int | None = None,
+) -> torch.Tensor:
+    """For each query, the mean (B, num_queries, E) of the features (B, T, E) that it may see.
 
-    A frame that may see nothing gets zeros.
-
-    Arguments
-    ---------
-    features : torch.Tensor
-        (B, T, E).
-    key_padding_mask : torch.Tensor, optional
-        (B, T) boolean, True = padding.
-    attn_mask : ChunkMask or torch.Tensor, optional
-        A `ChunkMask`, or a boolean (num_queries, T) tensor, True = may not be seen.
-    num_queries : int, optional
-        Query frames; T when not given.
-
-    Returns
-    -------
-    torch.Tensor
-        (B, num_queries, E).
+    There are T queries if no number is given. A query that may see nothing gets zeros.
     """
     batch, num_keys, _ = features.shape
     num_queries = num_keys if num_queries is None else num_queries

@@ -6,23 +6,26 @@ Equations and shapes: README.md in the folder above. Slow version: reference.py.
 import torch
 import torch.nn.functional as F
 
-from speechbrain_pom.ops.common.masks import check_padding_mask, parse_attn_mask
+from speechbrain_pom.ops.common.masks import ChunkMask, check_padding_mask, parse_attn_mask
 from speechbrain_pom.ops.common.precision import compute_dtype
-from speechbrain_pom.ops.common.sums import softmax_sums, zero_padding
+from speechbrain_pom.ops.common.sums import zero_padding
+from speechbrain_pom.ops.fastformer.softmax_sums import SoftmaxSums, masked_scores, softmax_sums
 from speechbrain_pom.utils.errors import UserError
+
+Linear = tuple[torch.Tensor, torch.Tensor]  # weight (out, in) and bias (out,)
 
 
 def fastformer(
-    frames,
-    query_proj,
-    query_attn,
-    key_proj,
-    key_attn,
-    out_proj,
+    frames: torch.Tensor,
+    query_proj: Linear,
+    query_attn: Linear,
+    key_proj: Linear,
+    key_attn: Linear,
+    out_proj: Linear,
     *,
-    key_padding_mask=None,
-    attn_mask=None,
-):
+    key_padding_mask: torch.Tensor | None = None,
+    attn_mask: torch.Tensor | ChunkMask | None = None,
+) -> torch.Tensor:
     """Mix frames over time by additive attention (Fastformer, section 3; value = query).
 
         q = W_q x,  q* = sum_t softmax_t( w_a q / sqrt(d_h) ) q
@@ -44,7 +47,7 @@ def fastformer(
         (B, T) boolean, True = padding: the softmax runs over the valid frames only.
     attn_mask : ChunkMask or torch.Tensor, optional
         Refused if it hides anything: with a q* for each query, the second softmax would need the
-        scores of all pairs of frames, which is what this mixer is there to avoid.
+        scores of all pairs of frames, which this mixer avoids.
 
     Returns
     -------
@@ -76,20 +79,8 @@ def fastformer(
     return zero_padding(mixed, key_padding_mask)
 
 
-def refuse_attn_mask(attn_mask, num_frames):
-    """Refuse what `fastformer` cannot honour.
-
-    Arguments
-    ---------
-    attn_mask : ChunkMask or torch.Tensor or None
-    num_frames : int
-        T.
-
-    Raises
-    ------
-    UserError
-        For a mask that hides anything.
-    """
+def refuse_attn_mask(attn_mask: torch.Tensor | ChunkMask | None, num_frames: int) -> None:
+    """Refuse a mask that hides anything."""
     if parse_attn_mask(attn_mask, num_frames, num_frames) is not None:
         raise UserError(
             "Fastformer cannot honour a causal or chunk mask: its second softmax would need the "
@@ -99,8 +90,15 @@ def refuse_attn_mask(attn_mask, num_frames):
 
 
 def fastformer_sums(
-    frames, query_proj, query_attn, key_proj, key_attn, *, key_padding_mask=None, earlier=None
-):
+    frames: torch.Tensor,
+    query_proj: Linear,
+    query_attn: Linear,
+    key_proj: Linear,
+    key_attn: Linear,
+    *,
+    key_padding_mask: torch.Tensor | None = None,
+    earlier: SoftmaxSums | None = None,
+) -> SoftmaxSums:
     """What Fastformer knows of a sequence: the sums of its first softmax, then of its second.
 
     Arguments
@@ -126,7 +124,7 @@ def fastformer_sums(
     ... ]
     >>> first = fastformer_sums(frames, *weights[:4])
     >>> second = fastformer_sums(frames, *weights[:4], earlier=first)
-    >>> mixed = mix_with_sums(frames, second, weights[0], weights[2], weights[4])
+    >>> mixed = fastformer_mix_with_sums(frames, second, weights[0], weights[2], weights[4])
     >>> torch.allclose(mixed, fastformer(frames, *weights), atol=1e-4)
     True
     """
@@ -141,23 +139,14 @@ def fastformer_sums(
     return sums._replace(global_query=global_query)
 
 
-def mix_with_sums(frames, summary, query_proj, key_proj, out_proj):
-    """Fastformer of frames of a sequence whose sums are known.
-
-    Arguments
-    ---------
-    frames : torch.Tensor
-        (B, T, d).
-    summary : SoftmaxSums
-        The second one of `fastformer_sums`.
-    query_proj, key_proj, out_proj
-        As for `fastformer`.
-
-    Returns
-    -------
-    torch.Tensor
-        (B, T, d).
-    """
+def fastformer_mix_with_sums(
+    frames: torch.Tensor,
+    summary: SoftmaxSums,
+    query_proj: Linear,
+    key_proj: Linear,
+    out_proj: Linear,
+) -> torch.Tensor:
+    """Fastformer of frames (B, T, d) of a sequence whose second sums are known."""
     query = F.linear(frames, *query_proj)
     pooled, global_query = summary.mean().to(query.dtype), summary.global_query.to(query.dtype)
     return _multiply(query, global_query, pooled, key_proj, out_proj)
@@ -191,28 +180,14 @@ def _pool(scores, values, padding):
     All heads weight all features, (B, nhead, d): one product without a copy by head.
     """
     dtype = compute_dtype(values.dtype)
-    scores = scores.to(dtype)
-    if padding is not None:  # the smallest number instead of -inf: all padding is no NaN
-        scores = scores.masked_fill(padding.unsqueeze(-1), torch.finfo(dtype).min)
+    scores = masked_scores(scores, padding, dtype)
     with torch.autocast(values.device.type, enabled=False):
         return scores.softmax(dim=1).transpose(1, 2) @ values.to(dtype)
 
 
-def own_blocks(pooled):
-    """The features of each head from its own row.
+def own_blocks(pooled: torch.Tensor) -> torch.Tensor:
+    """From (B, nhead, d), the features of each head from its own row: (B, 1, d).
 
-    Arguments
-    ---------
-    pooled : torch.Tensor
-        (B, nhead, d).
-
-    Returns
-    -------
-    torch.Tensor
-        (B, 1, d).
-
-    Example
-    -------
     >>> own_blocks(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))
     tensor([[[1., 4.]]])
     """

@@ -1,44 +1,35 @@
 """Fastformer for projections that have to be called, instead of weights that may be read.
 
-A projection with a hook, or that is no plain linear layer at all, is a function of frames here.
-The results are those of the functions of the same names that take weights, and so are all arguments
-with the same names; more is kept for the backward pass, as autograd keeps it.
+A projection with a hook, or one that is not a plain linear layer, is a function of frames here.
+Functions, arguments and results are those of the functions that take weights, but autograd keeps
+more for the backward pass.
 """
 
-from speechbrain_pom.ops.common.masks import check_padding_mask
-from speechbrain_pom.ops.common.sums import softmax_sums, zero_padding
+from collections.abc import Callable
+
+import torch
+
+from speechbrain_pom.ops.common.masks import ChunkMask, check_padding_mask
+from speechbrain_pom.ops.common.sums import zero_padding
 from speechbrain_pom.ops.fastformer import own_blocks, refuse_attn_mask
+from speechbrain_pom.ops.fastformer.softmax_sums import SoftmaxSums, softmax_sums
+
+Layer = Callable[[torch.Tensor], torch.Tensor]
 
 
 def fastformer(
-    frames,
-    query_proj,
-    query_attn,
-    key_proj,
-    key_attn,
-    out_proj,
+    frames: torch.Tensor,
+    query_proj: Layer,
+    query_attn: Layer,
+    key_proj: Layer,
+    key_attn: Layer,
+    out_proj: Layer,
     *,
-    key_padding_mask=None,
-    attn_mask=None,
-):
+    key_padding_mask: torch.Tensor | None = None,
+    attn_mask: torch.Tensor | ChunkMask | None = None,
+) -> torch.Tensor:
     """As `speechbrain_pom.ops.fastformer`.
 
-    Arguments
-    ---------
-    frames, key_padding_mask, attn_mask
-        As there.
-    query_proj, key_proj, out_proj : callable
-        (B, T, d) to (B, T, d).
-    query_attn, key_attn : callable
-        (B, T, d) to (B, T, nhead).
-
-    Returns
-    -------
-    torch.Tensor
-        (B, T, d).
-
-    Example
-    -------
     >>> layers = [torch.nn.Linear(6, rows) for rows in (6, 2, 6, 2, 6)]
     >>> fastformer(torch.randn(1, 7, 6), *layers).shape
     torch.Size([1, 7, 6])
@@ -54,11 +45,18 @@ def fastformer(
 
 
 def fastformer_sums(
-    frames, query_proj, query_attn, key_proj, key_attn, *, key_padding_mask=None, earlier=None
-):
+    frames: torch.Tensor,
+    query_proj: Layer,
+    query_attn: Layer,
+    key_proj: Layer,
+    key_attn: Layer,
+    *,
+    key_padding_mask: torch.Tensor | None = None,
+    earlier: SoftmaxSums | None = None,
+) -> SoftmaxSums:
     """As `ops.fastformer.fastformer_sums`, with layers as for `fastformer`.
 
-    The second sums are those of the products, which only `fastformer_mix_with_sums` takes.
+    The second sums are those of the products, which only `fastformer_mix_with_sums` here takes.
     """
     check_padding_mask(key_padding_mask, frames)
     frames = zero_padding(frames, key_padding_mask)
@@ -69,8 +67,10 @@ def fastformer_sums(
     return _attend(product, key_attn, key_padding_mask)
 
 
-def fastformer_mix_with_sums(frames, summary, query_proj, out_proj):
-    """As `ops.fastformer.mix_with_sums`, with layers as for `fastformer`."""
+def fastformer_mix_with_sums(
+    frames: torch.Tensor, summary: SoftmaxSums, query_proj: Layer, out_proj: Layer
+) -> torch.Tensor:
+    """As `ops.fastformer.fastformer_mix_with_sums`, with layers as for `fastformer`."""
     return _multiply(query_proj(frames), summary, out_proj)
 
 

@@ -3,15 +3,24 @@
 import torch
 import torch.nn.functional as F
 
+from speechbrain_pom.ops.common.precision import compute_dtype
+
 
 def fastformer(
-    frames, query_proj, query_attn, key_proj, key_attn, out_proj, *, key_padding_mask=None
-):
+    frames: torch.Tensor,
+    query_proj: tuple[torch.Tensor, torch.Tensor],
+    query_attn: tuple[torch.Tensor, torch.Tensor],
+    key_proj: tuple[torch.Tensor, torch.Tensor],
+    key_attn: tuple[torch.Tensor, torch.Tensor],
+    out_proj: tuple[torch.Tensor, torch.Tensor],
+    *,
+    key_padding_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Fastformer; see `speechbrain_pom.ops.fastformer`.
 
-    Frames of padding are no different from others in what they get.
+    Padded frames get an output like any other.
     """
-    dtype = torch.promote_types(frames.dtype, torch.float32)
+    dtype = compute_dtype(frames.dtype)
     num_heads = query_attn[0].shape[0]
     d_head = frames.shape[-1] // num_heads
 

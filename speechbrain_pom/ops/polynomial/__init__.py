@@ -3,35 +3,40 @@
 Equations and shapes: README.md in the folder above. Slow version: reference.py.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 
-from speechbrain_pom.ops.common.masks import ChunkMask, check_padding_mask, parse_attn_mask
+from speechbrain_pom.ops.common.inputs import prepare
+from speechbrain_pom.ops.common.masks import ChunkMask, check_padding_mask
+from speechbrain_pom.ops.common.means import means
 from speechbrain_pom.ops.common.precision import compute_dtype
-from speechbrain_pom.ops.common.sums import TimeSums, count_frames, means, zero_padding
-from speechbrain_pom.ops.polynomial import autograd, reference
+from speechbrain_pom.ops.common.sums import TimeSums, count_frames, zero_padding
+from speechbrain_pom.ops.polynomial import reference
+from speechbrain_pom.ops.polynomial.autograd import Passes
 from speechbrain_pom.ops.polynomial.backends import choose_backend
-from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.ops.polynomial.features import Polynomial
 
-ACTIVATIONS = ("gelu_product", "relu_power")
+Linear = tuple[torch.Tensor, torch.Tensor]  # weight (out, in) and bias (out,)
 
 
 def polynomial_mix(
-    query,
-    poly_weights,
-    gate_weights,
-    out_weight,
-    out_bias,
+    query: torch.Tensor,
+    poly_weights: Sequence[Linear],
+    gate_weights: Sequence[Linear],
+    out_weight: torch.Tensor,
+    out_bias: torch.Tensor,
     *,
-    degree,
-    activation="gelu_product",
-    key=None,
-    key_padding_mask=None,
-    attn_mask=None,
-    backend="auto",
-    recompute=False,
-):
-    """Mix frames over time through the mean of polynomial features (PoM, section 1 of its paper).
+    degree: int,
+    activation: str = "gelu_product",
+    key: torch.Tensor | None = None,
+    key_padding_mask: torch.Tensor | None = None,
+    attn_mask: torch.Tensor | ChunkMask | None = None,
+    backend: str = "auto",
+    recompute: bool = False,
+) -> torch.Tensor:
+    """Mix frames over time by the mean of polynomial features (PoM, arXiv 2603.00683, section 2).
 
     For each group of features g (one group, except for the frequency-aware variants):
 
@@ -43,8 +48,8 @@ def polynomial_mix(
     query : torch.Tensor
         (B, T, d): the frames that are gated.
     poly_weights : sequence of (torch.Tensor, torch.Tensor)
-        One (weight, bias) per group: (E_g * r, g) with r = 1; the group widths g add up to d.
-        "gelu_product": E_g = degree * n, branch i in rows i*n to (i+1)*n.
+        One (weight, bias) per group: (E_g, g), (E_g,); the group widths g add up to d.
+        "gelu_product": E_g = degree * n, branch i in rows (i-1)*n to i*n.
     gate_weights : sequence of (torch.Tensor, torch.Tensor)
         One (weight, bias) per group: (E_g, g), (E_g,).
     out_weight, out_bias : torch.Tensor
@@ -63,7 +68,7 @@ def polynomial_mix(
         "auto" (the fastest there is) or a name that `choose_backend` explains; it also says which
         one runs.
     recompute : bool
-        Fused, where gradients are recorded: False keeps two (B, T, E) tensors, the outputs of the
+        In training, with a fused backend: False keeps two (B, T, E) tensors, the outputs of the
         two projections; True keeps none and computes them again in the backward pass.
 
     Returns
@@ -91,16 +96,11 @@ def polynomial_mix(
     >>> torch.allclose(polynomial_mix(x, *weights, degree=2), slow, atol=1e-4)
     True
     """
-    _check_activation(activation)
+    polynomial = Polynomial(degree, activation)
+    query, key, mask = prepare(query, key, key_padding_mask, attn_mask)
     cast = _autocast(query.device.type)
-    itself = key is None or key is query
-    key = query if itself else key
-    check_padding_mask(key_padding_mask, key)
-    key = zero_padding(key, key_padding_mask)  # no gradient is NaN, whatever padding holds
-    query = key if itself else query
     mixed_query = cast(query)
     backend = choose_backend(backend, query.device, mixed_query.dtype)
-    visibility = parse_attn_mask(attn_mask, query.shape[1], key.shape[1])
     if backend == "reference":
         return reference.polynomial_mix(
             query,
@@ -112,26 +112,38 @@ def polynomial_mix(
             activation=activation,
             key=key,
             key_padding_mask=key_padding_mask,
-            attn_mask=visibility,
+            attn_mask=mask,
         )
-    mixed_key = mixed_query if itself else cast(key)
+    mixed_key = mixed_query if key is query else cast(key)
+    passes = Passes(_frames_per_row(mask), torch.is_grad_enabled() and not recompute, backend)
     sizes = [weight.shape[1] for weight, _ in poly_weights]
     expanded = [weight.shape[0] for weight, _ in gate_weights]
+    groups = zip(
+        _split(mixed_query, sizes),
+        _split(mixed_key, sizes),
+        poly_weights,
+        gate_weights,
+        _split(cast(out_weight), expanded),
+        strict=True,
+    )
+    mixed, bias = None, cast(out_bias)
     with torch.autocast(query.device.type, enabled=False):
-        return _mix_groups(
-            _split(mixed_query, sizes),
-            _split(mixed_key, sizes),
-            [tuple(map(cast, pair)) for pair in poly_weights],
-            [tuple(map(cast, pair)) for pair in gate_weights],
-            _split(cast(out_weight), expanded),
-            cast(out_bias),
-            (degree, activation, key_padding_mask, visibility, recompute, backend),
-        )
+        for q, k, poly, gate, weight in groups:
+            state = _state(k, map(cast, poly), polynomial, key_padding_mask, mask, passes)
+            group = passes.select(q, state, *map(cast, gate), weight, bias)
+            mixed, bias = group if mixed is None else mixed + group, None
+    return mixed
 
 
 def polynomial_sums(
-    frames, poly_weights, *, degree, activation, key_padding_mask=None, backend="auto"
-):
+    frames: torch.Tensor,
+    poly_weights: Sequence[Linear],
+    *,
+    degree: int,
+    activation: str,
+    key_padding_mask: torch.Tensor | None = None,
+    backend: str = "auto",
+) -> TimeSums:
     """What PoM knows of a sequence: the sums over time of its polynomial features.
 
     Arguments
@@ -158,25 +170,34 @@ def polynomial_sums(
     >>> polynomial_sums(frames, weights, degree=2, activation="gelu_product").sums.shape
     torch.Size([2, 1, 16])
     """
-    _check_activation(activation)
+    polynomial = Polynomial(degree, activation)
     check_padding_mask(key_padding_mask, frames)
     cast = _autocast(frames.device.type)
     mixed = zero_padding(cast(frames), key_padding_mask)
     backend = choose_backend(backend, frames.device, mixed.dtype)
+    passes = Passes(None, torch.is_grad_enabled(), backend)
     sums = []
     with torch.autocast(frames.device.type, enabled=False):
         groups = _split(mixed, [weight.shape[1] for weight, _ in poly_weights])
         for group, pair in zip(groups, poly_weights, strict=True):
             if backend == "reference":
-                features = _reference_features(group, pair, degree, activation)
+                features = _reference_features(group, pair, polynomial)
                 sums.append(zero_padding(features, key_padding_mask).sum(1, keepdim=True))
-                continue
-            how = None, degree, activation, torch.is_grad_enabled(), backend
-            sums.append(autograd.feature_sums(group, *map(cast, pair), key_padding_mask, *how)[0])
+            else:
+                linear = map(cast, pair)
+                sums.append(passes.feature_sums(group, *linear, key_padding_mask, polynomial))
     return TimeSums(torch.cat(sums, -1), count_frames(frames, key_padding_mask, None))
 
 
-def mix_with_sums(query, summary, gate_weights, out_weight, out_bias, *, backend="auto"):
+def polynomial_mix_with_sums(
+    query: torch.Tensor,
+    summary: TimeSums,
+    gate_weights: Sequence[Linear],
+    out_weight: torch.Tensor,
+    out_bias: torch.Tensor,
+    *,
+    backend: str = "auto",
+) -> torch.Tensor:
     """PoM of frames that all see one summary.
 
     Arguments
@@ -204,13 +225,14 @@ def mix_with_sums(query, summary, gate_weights, out_weight, out_bias, *, backend
     >>> poly, gate, out = [linear(16, 4)], [linear(16, 4)], linear(4, 16)
     >>> frames = torch.randn(1, 5, 4)
     >>> summary = polynomial_sums(frames, poly, degree=2, activation="gelu_product")
-    >>> mixed = mix_with_sums(frames, summary, gate, *out)
+    >>> mixed = polynomial_mix_with_sums(frames, summary, gate, *out)
     >>> torch.allclose(mixed, polynomial_mix(frames, poly, gate, *out, degree=2), atol=1e-5)
     True
     """
     cast = _autocast(query.device.type)
     mixed_query = cast(query)
     backend = choose_backend(backend, query.device, mixed_query.dtype)
+    passes = Passes(None, torch.is_grad_enabled(), backend)
     dtype = compute_dtype(mixed_query.dtype)
     expanded = [weight.shape[0] for weight, _ in gate_weights]
     groups = zip(
@@ -227,45 +249,31 @@ def mix_with_sums(query, summary, gate_weights, out_weight, out_bias, *, backend
                 gate = torch.sigmoid(F.linear(*(tensor.to(dtype) for tensor in (q, *gate))))
                 mixed = mixed + F.linear(gate * state, weight.to(dtype))
             else:
-                how = None, torch.is_grad_enabled(), backend
-                mixed = mixed + autograd.select(q, state, *map(cast, gate), weight, None, *how)[0]
+                mixed = mixed + passes.select(q, state, *map(cast, gate), weight, None)
     return mixed.to(mixed_query.dtype)
 
 
-def _check_activation(activation):
-    if activation not in ACTIVATIONS:
-        raise UserError(f"activation is {activation!r}: choose one of {', '.join(ACTIVATIONS)}")
-
-
-def _reference_features(frames, pair, degree, activation):
+def _reference_features(frames, pair, polynomial):
     """The polynomial features of each frame, in fp32 or better."""
     dtype = compute_dtype(frames.dtype)
     wide = (tensor.to(dtype) for tensor in (frames, *pair))
-    return reference.polynomial_features(*wide, degree, activation)
+    return reference.polynomial_features(*wide, polynomial.degree, polynomial.activation)
 
 
-def _mix_groups(queries, keys, poly_weights, gate_weights, out_weights, out_bias, options):
-    """Sum of the groups' W_o,g (S_g * H_g), and the bias: (B, T, d_out)."""
-    degree, activation, padding, visibility, recompute, backend = options
-    keep = torch.is_grad_enabled() and not recompute
-    chunk_size = visibility.chunk_size if isinstance(visibility, ChunkMask) else None
-    mixed = None
-    for q, k, poly, gate, out_weight in zip(
-        queries, keys, poly_weights, gate_weights, out_weights, strict=True
-    ):
-        if isinstance(visibility, torch.Tensor):  # any other mask: a state for each query
-            features = _reference_features(k, poly, degree, activation)
-            state = means(features, count_frames(k, padding, 1), visibility, padding)
-            chunk_size = 1
-        else:
-            how = chunk_size, degree, activation, keep, backend
-            sums, _ = autograd.feature_sums(k, *poly, padding, *how)
-            state = means(sums, count_frames(k, padding, chunk_size), visibility)
-        bias = out_bias if mixed is None else None
-        how = chunk_size, keep, backend
-        group, _ = autograd.select(q, state, *gate, out_weight, bias, *how)
-        mixed = group if mixed is None else mixed + group
-    return mixed
+def _frames_per_row(mask):
+    """How many frames share a row of the state; None: all of them."""
+    if mask is None:
+        return None
+    return mask.chunk_size if isinstance(mask, ChunkMask) else 1
+
+
+def _state(key, poly, polynomial, padding, mask, passes):
+    """The mean features (B, C, E_g) of a group that the frames may see."""
+    if isinstance(mask, torch.Tensor):  # without a structure: a row for each query
+        features = _reference_features(key, poly, polynomial)
+        return means(features, count_frames(key, padding, 1), mask, padding)
+    sums = passes.feature_sums(key, *poly, padding, polynomial)
+    return means(sums, count_frames(key, padding, passes.chunk_size), mask)
 
 
 def _split(tensor, sizes):
@@ -273,7 +281,7 @@ def _split(tensor, sizes):
     return [tensor] if len(sizes) == 1 else tensor.split(sizes, -1)
 
 
-def _autocast(device_type):
+def _autocast(device_type: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """What autocast does to the arguments of a linear layer, as a function of a tensor."""
     if not torch.is_autocast_enabled(device_type):
         return lambda tensor: tensor

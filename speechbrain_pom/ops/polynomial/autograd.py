@@ -1,13 +1,19 @@
-"""PoM's two passes as operators of PyTorch, with backward passes of their own.
+"""PoM's two passes over the frames as operators of PyTorch, with backward passes of their own.
 
 Autograd would keep four (B, T, E) tensors per layer; these operators keep two, the outputs of the
-two projections, or none and compute them again. To `torch.compile` each is one node of the graph:
-nothing breaks it. How they compute is the affair of an implementation: tiled.py, or gpu.py.
+two projections, or none and compute them again. To `torch.compile` each is one node of the graph,
+without a graph break. How they compute is up to the implementation: tiled.py or gpu.py. The
+operators take numbers and strings one by one, as PyTorch's schemas know nothing else; `Passes` is
+how to call them.
 """
+
+from dataclasses import dataclass
 
 import torch
 
+from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.polynomial.backends import implementation
+from speechbrain_pom.ops.polynomial.features import Polynomial
 
 FLAGS = "int? chunk_size, int degree, str activation"
 
@@ -19,10 +25,10 @@ FLAGS = "int? chunk_size, int degree, str activation"
     "str backend) -> (Tensor, Tensor)",
 )
 def feature_sums(frames, weight, bias, padding, chunk_size, degree, activation, keep, backend):
-    """See `tiled.feature_sums`; `backend` names the implementation."""
-    return implementation(backend).feature_sums(
-        frames, weight, bias, padding, chunk_size, degree, activation, keep
-    )
+    """Sums over time of the features, and the projection if it is kept."""
+    polynomial = Polynomial(degree, activation)
+    forward = implementation(backend).feature_sums_forward
+    return forward(frames, weight, bias, padding, chunk_size, polynomial, keep)
 
 
 @torch.library.custom_op(
@@ -34,9 +40,10 @@ def feature_sums(frames, weight, bias, padding, chunk_size, degree, activation, 
 def feature_sums_backward(
     grad_sums, frames, weight, bias, padding, kept, chunk_size, degree, activation, needs, backend
 ):
-    """See `tiled.feature_sums_backward`."""
+    """Gradient of `feature_sums`."""
+    polynomial = Polynomial(degree, activation)
     return implementation(backend).feature_sums_backward(
-        grad_sums, frames, weight, bias, padding, kept, chunk_size, degree, activation, needs
+        grad_sums, frames, weight, bias, padding, kept, chunk_size, polynomial, needs
     )
 
 
@@ -48,10 +55,9 @@ def feature_sums_backward(
     "-> (Tensor, Tensor)",
 )
 def select(frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_size, keep, backend):
-    """See `tiled.select`; `backend` names the implementation."""
-    return implementation(backend).select(
-        frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_size, keep
-    )
+    """W_o (sigmoid(W_s x) * H), and the scores W_s x if they are kept."""
+    forward = implementation(backend).select_forward
+    return forward(frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_size, keep)
 
 
 @torch.library.custom_op(
@@ -73,7 +79,7 @@ def select_backward(
     needs,
     backend,
 ):
-    """See `tiled.select_backward`."""
+    """Gradient of `select`."""
     return implementation(backend).select_backward(
         grad_output, frames, state, gate_weight, gate_bias, out_weight, kept, chunk_size, needs
     )
@@ -83,8 +89,8 @@ def select_backward(
 def _(frames, weight, bias, padding, chunk_size, degree, activation, keep, backend):
     batch, num_frames, _ = frames.shape
     num_chunks = 1 if chunk_size is None else -(-num_frames // chunk_size)
-    dtype = torch.promote_types(frames.dtype, torch.float32)
-    sums = frames.new_empty(batch, num_chunks, weight.shape[0], dtype=dtype)
+    shape = batch, num_chunks, weight.shape[0]
+    sums = frames.new_empty(shape, dtype=compute_dtype(frames.dtype))
     return sums, _kept_like(frames, weight, keep)
 
 
@@ -178,3 +184,79 @@ feature_sums.register_autograd(_feature_sums_gradients, setup_context=_save_for_
 select.register_autograd(_select_gradients, setup_context=_save_for_select)
 feature_sums_backward.register_autograd(_refuse_second_derivative)
 select_backward.register_autograd(_refuse_second_derivative)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How the two passes over the frames run.
+
+    Arguments
+    ---------
+    chunk_size : int or None
+        Frames per row of the state; None: one row for all.
+    keep : bool
+        Whether the outputs of the projections are kept for the backward pass.
+    backend : str
+        "tiled" or "triton".
+    """
+
+    chunk_size: int | None
+    keep: bool
+    backend: str
+
+    def feature_sums(
+        self,
+        frames: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        padding: torch.Tensor | None,
+        polynomial: Polynomial,
+    ) -> torch.Tensor:
+        """Sums over time (B, C, E) of the features of W x + b, fp32 or better.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            (B, T, g).
+        weight, bias : torch.Tensor
+            (E, g) and (E,) or None.
+        padding : torch.Tensor or None
+            (B, T) boolean, True = padding.
+        polynomial : Polynomial
+            The features.
+
+        Returns
+        -------
+        torch.Tensor
+        """
+        flags = self.chunk_size, polynomial.degree, polynomial.activation, self.keep, self.backend
+        return feature_sums(frames, weight, bias, padding, *flags)[0]
+
+    def select(
+        self,
+        frames: torch.Tensor,
+        state: torch.Tensor,
+        gate_weight: torch.Tensor,
+        gate_bias: torch.Tensor | None,
+        out_weight: torch.Tensor,
+        out_bias: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """W_o (sigmoid(W_s x + b_s) * H) + b_o: (B, T, d_out).
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            (B, T, g).
+        state : torch.Tensor
+            H, (B, C, E), fp32 or better: a row for all frames, or one for each chunk.
+        gate_weight, gate_bias : torch.Tensor
+            (E, g) and (E,) or None.
+        out_weight, out_bias : torch.Tensor
+            (d_out, E) and (d_out,) or None.
+
+        Returns
+        -------
+        torch.Tensor
+        """
+        weights = gate_weight, gate_bias, out_weight, out_bias
+        return select(frames, state, *weights, self.chunk_size, self.keep, self.backend)[0]

@@ -3,25 +3,50 @@
 import importlib
 import importlib.util
 import os
+from types import ModuleType
 
 import torch
 
-from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.ops.common.backends import Backends
 
-BACKENDS = ("auto", "reference", "fused", "blocks", "triton")
-_MODULES = {"blocks": "tiled", "triton": "gpu"}
-_TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MODULES = {"tiled": "tiled", "triton": "gpu"}
 
 
-def choose_backend(backend="auto", device="cpu", dtype=torch.float32):
-    """The implementation that runs on a device.
+def triton_obstacle(dtype: torch.dtype) -> str | None:
+    """Why Triton's kernels cannot run on any device; None if they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install triton)"
+    if dtype not in TRITON_DTYPES:
+        return f"Triton's kernels know float32, bfloat16 and float16, not {dtype}"
+    return None
+
+
+def _obstacle(device_type, dtype):
+    # Its interpreter runs kernels on a CPU, slowly: for tests.
+    if device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"Triton's kernels run on GPUs, not on a device of type {device_type!r}"
+    return triton_obstacle(dtype)
+
+
+_BACKENDS = Backends("tiled", "triton", _obstacle, aliases=("fused",))
+BACKENDS = _BACKENDS.names
+FORMER_NAMES = {"blocks": "tiled"}  # of version 0.1; accepted for one version more
+
+
+def choose_backend(
+    backend: str = "auto",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> str:
+    """The implementation of PoM that runs on a device.
 
     Arguments
     ---------
     backend : str
-        "reference": slow, the definition. "blocks": PyTorch's operations, block by block on a
-        CPU; any device. "triton": fused kernels; GPUs. "fused": triton on a GPU, blocks on a CPU.
-        "auto": as "fused", but blocks where a GPU cannot have triton.
+        "reference": slow, the definition. "tiled": PyTorch's operations, on a CPU in tiles that
+        stay in its cache; any device. "triton": fused kernels; GPUs. "fused": triton on a GPU,
+        tiled on a CPU. "auto": as "fused", but tiled where a GPU cannot have triton.
     device : torch.device or str
         Where the frames are.
     dtype : torch.dtype
@@ -30,7 +55,7 @@ def choose_backend(backend="auto", device="cpu", dtype=torch.float32):
     Returns
     -------
     str
-        "reference", "blocks" or "triton". It does not depend on the length of the audio.
+        "reference", "tiled" or "triton". It does not depend on the length of the audio.
 
     Raises
     ------
@@ -40,28 +65,18 @@ def choose_backend(backend="auto", device="cpu", dtype=torch.float32):
     Example
     -------
     >>> choose_backend("auto", "cpu"), choose_backend("fused", "cpu")
-    ('blocks', 'blocks')
+    ('tiled', 'tiled')
     """
-    if backend not in BACKENDS:
-        raise UserError(f"backend is {backend!r}: choose one of {', '.join(BACKENDS)}")
-    device_type = torch.device(device).type
-    if backend in ("reference", "blocks"):
-        return backend
-    if backend != "triton" and device_type == "cpu":
-        return "blocks"
-    obstacle = _triton_obstacle(device_type, dtype)
-    if obstacle is None:
-        return "triton"
-    if backend == "auto":
-        return "blocks"
-    raise UserError(
-        f"backend is {backend!r}, which is not available here: {obstacle}; choose one of "
-        "auto, reference, blocks"
-    )
+    backend = FORMER_NAMES.get(backend, backend)
+    if backend in ("auto", "fused") and torch.device(device).type == "cpu":
+        return "tiled"
+    return _BACKENDS.choose(backend, device, dtype)
 
 
-def available_backends(device="cpu", dtype=torch.float32):
-    """The implementations that run on a device, the one of "auto" first.
+def available_backends(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> list[str]:
+    """The implementations of PoM that run on a device, the one of "auto" first.
 
     Arguments
     ---------
@@ -77,37 +92,15 @@ def available_backends(device="cpu", dtype=torch.float32):
     Example
     -------
     >>> available_backends("cpu")[:2]
-    ['blocks', 'reference']
+    ['tiled', 'reference']
     """
     device_type = torch.device(device).type
-    names = ["blocks", "reference"]
-    if _triton_obstacle(device_type, dtype) is None:
+    names = ["tiled", "reference"]
+    if _obstacle(device_type, dtype) is None:
         names.insert(0 if device_type == "cuda" else 2, "triton")
     return names
 
 
-def implementation(name):
-    """The module with the functions of an implementation, imported when it is first needed.
-
-    Arguments
-    ---------
-    name : str
-        "blocks" or "triton".
-
-    Returns
-    -------
-    module
-    """
-    return importlib.import_module(f"speechbrain_pom.ops.polynomial.{_MODULES[name]}")
-
-
-def _triton_obstacle(device_type, dtype):
-    """Why Triton's kernels cannot run; None if they can."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
-    # Its interpreter runs kernels on a CPU, slowly: for tests.
-    if device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        return f"Triton's kernels run on GPUs, not on a device of type {device_type!r}"
-    if dtype not in _TRITON_DTYPES:
-        return f"Triton's kernels know float32, bfloat16 and float16, not {dtype}"
-    return None
+def implementation(backend: str) -> ModuleType:
+    """The module of "tiled" or "triton", imported when it is first needed."""
+    return importlib.import_module(f"speechbrain_pom.ops.polynomial.{_MODULES[backend]}")

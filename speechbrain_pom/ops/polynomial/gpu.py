@@ -1,57 +1,88 @@
-"""PoM's two passes on a GPU: matrix products, and Triton's kernels for all that lies between them.
+"""PoM's two passes on a GPU: matrix products, and Triton's kernels for everything between them.
 
-The functions of tiled.py, with the same arguments and results.
+The functions implement the operators in autograd.py, as those of tiled.py do, with the same
+arguments and results.
 """
 
 import torch
 import torch.nn.functional as F
 
-from speechbrain_pom.ops.polynomial import launchers as launch
+from speechbrain_pom.ops.polynomial import launchers
+from speechbrain_pom.ops.polynomial.features import Polynomial
 
 
-def feature_sums(frames, weight, bias, padding, chunk_size, degree, activation, keep):
-    """See `tiled.feature_sums`.
-
-    Without `keep` the expanded tensor is never written.
-    """
+def feature_sums_forward(
+    frames: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    padding: torch.Tensor | None,
+    chunk_size: int | None,
+    polynomial: Polynomial,
+    keep: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `tiled.feature_sums_forward`; without `keep` the projection is never written."""
     if not keep:
-        sums = launch.projected_feature_sums(
-            frames, weight, bias, padding, chunk_size, degree, activation
-        )
+        linear = frames, weight, bias
+        sums = launchers.project_and_sum_features(*linear, padding, chunk_size, polynomial)
         return sums, frames.new_empty(0)
     projected = F.linear(frames, weight, bias)
-    return launch.feature_sums(projected, padding, chunk_size, degree, activation), projected
+    return launchers.sum_features(projected, padding, chunk_size, polynomial), projected
 
 
 def feature_sums_backward(
-    grad_sums, frames, weight, bias, padding, kept, chunk_size, degree, activation, needs
-):
+    grad_sums: torch.Tensor,
+    frames: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    padding: torch.Tensor | None,
+    kept: torch.Tensor,
+    chunk_size: int | None,
+    polynomial: Polynomial,
+    needs: list[bool],
+) -> list[torch.Tensor]:
     """See `tiled.feature_sums_backward`."""
     projected = kept if kept.numel() else F.linear(frames, weight, bias)
-    grad = launch.feature_sums_backward(
-        projected, padding, grad_sums, chunk_size, degree, activation
-    )
+    grad = launchers.sum_features_backward(projected, padding, grad_sums, chunk_size, polynomial)
     return _linear_grads(frames, weight, grad, needs)
 
 
-def select(frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_size, keep):
-    """See `tiled.select`; without `keep` the scores are never written."""
+def select_forward(
+    frames: torch.Tensor,
+    state: torch.Tensor,
+    gate_weight: torch.Tensor,
+    gate_bias: torch.Tensor | None,
+    out_weight: torch.Tensor,
+    out_bias: torch.Tensor | None,
+    chunk_size: int | None,
+    keep: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `tiled.select_forward`; without `keep` the scores are never written."""
     if keep:
         scores = F.linear(frames, gate_weight, gate_bias)
-        gated = launch.select(scores, state, chunk_size)
+        gated = launchers.gate_state(scores, state, chunk_size)
     else:
         scores = frames.new_empty(0)
-        gated = launch.projected_select(frames, gate_weight, gate_bias, state, chunk_size)
+        gated = launchers.project_and_gate_state(frames, gate_weight, gate_bias, state, chunk_size)
     return F.linear(gated, out_weight, out_bias), scores
 
 
 def select_backward(
-    grad_output, frames, state, gate_weight, gate_bias, out_weight, kept, chunk_size, needs
-):
+    grad_output: torch.Tensor,
+    frames: torch.Tensor,
+    state: torch.Tensor,
+    gate_weight: torch.Tensor,
+    gate_bias: torch.Tensor | None,
+    out_weight: torch.Tensor,
+    kept: torch.Tensor,
+    chunk_size: int | None,
+    needs: list[bool],
+) -> list[torch.Tensor]:
     """See `tiled.select_backward`."""
     scores = kept if kept.numel() else F.linear(frames, gate_weight, gate_bias)
     grad_gated = F.linear(grad_output, out_weight.T)
-    grad_scores, grad_state, gated = launch.select_backward(scores, state, grad_gated, chunk_size)
+    grad_scores, grad_state, gated = launchers.gate_state_backward(
+        scores, state, grad_gated, chunk_size
+    )
     grad_frames, grad_gate_weight, grad_gate_bias = _linear_grads(
         frames, gate_weight, grad_scores, [needs[0], *needs[2:4]]
     )
@@ -63,7 +94,7 @@ def select_backward(
 
 
 def _linear_grads(frames, weight, grad, needs):
-    """Gradients of frames, weight and bias of F.linear; empty where not wanted."""
+    """Gradients of frames, weight and bias of F.linear; empty where not needed."""
     flat = grad.flatten(0, 1)
     return [
         F.linear(grad, weight.T) if needs[0] else grad.new_empty(0),

@@ -25,7 +25,7 @@ def select_kernel(
     WIDTH: tl.constexpr, ALIGN: tl.constexpr,
     UNITS: tl.constexpr, FRAMES: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """As `launchers.select`."""
+    """As `launchers.gate_state`."""
     batch = tl.program_id(2).to(tl.int64)
     _, frame, chunk, inside = rows_of_tile(num_frames, chunk_size, segments, UNITS, FRAMES)
     col = tl.program_id(0) * COLS + tl.arange(0, COLS)
@@ -46,7 +46,7 @@ def select_backward_kernel(
     WIDTH: tl.constexpr, ALIGN: tl.constexpr,
     UNITS: tl.constexpr, FRAMES: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """As `launchers.select_backward`, the state's gradient summed per unit."""
+    """As `launchers.gate_state_backward`, the state's gradient summed per unit."""
     batch = tl.program_id(2).to(tl.int64)
     unit, frame, chunk, inside = rows_of_tile(num_frames, chunk_size, segments, UNITS, FRAMES)
     col = tl.program_id(0) * COLS + tl.arange(0, COLS)
@@ -75,7 +75,7 @@ def projected_select_kernel(
     DEPTH: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
     UNITS: tl.constexpr, FRAMES: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """As `launchers.projected_select`."""
+    """As `launchers.project_and_gate_state`."""
     batch = tl.program_id(2).to(tl.int64)
     _, frame, chunk, inside = rows_of_tile(num_frames, chunk_size, segments, UNITS, FRAMES)
     col = tl.program_id(0) * COLS + tl.arange(0, COLS)

@@ -33,7 +33,7 @@ def feature_sums_kernel(
     DEGREE: tl.constexpr, RELU_POWER: tl.constexpr, WIDTH: tl.constexpr, ALIGN: tl.constexpr,
     UNITS: tl.constexpr, FRAMES: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """As `launchers.feature_sums`, sums of units; WIDTH: columns of a branch."""
+    """As `launchers.sum_features`, sums of units; WIDTH: columns of a branch."""
     batch = tl.program_id(2).to(tl.int64)
     unit, frame, _, inside = rows_of_tile(num_frames, chunk_size, segments, UNITS, FRAMES)
     valid = without_padding(inside, padding, padding_b, padding_t, batch, frame)
@@ -64,7 +64,7 @@ def feature_sums_backward_kernel(
     DEGREE: tl.constexpr, RELU_POWER: tl.constexpr, WIDTH: tl.constexpr, ALIGN: tl.constexpr,
     UNITS: tl.constexpr, FRAMES: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """As `launchers.feature_sums_backward`: equations of `pointwise.features_backward`."""
+    """As `launchers.sum_features_backward`: equations of `features.features_backward`."""
     batch = tl.program_id(2).to(tl.int64)
     _, frame, chunk, inside = rows_of_tile(num_frames, chunk_size, segments, UNITS, FRAMES)
     valid = without_padding(inside, padding, padding_b, padding_t, batch, frame)
@@ -114,7 +114,7 @@ def projected_feature_sums_kernel(
     DEPTH: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
     UNITS: tl.constexpr, FRAMES: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """As `launchers.projected_feature_sums`, sums of units."""
+    """As `launchers.project_and_sum_features`, sums of units."""
     batch = tl.program_id(2).to(tl.int64)
     unit, frame, _, inside = rows_of_tile(num_frames, chunk_size, segments, UNITS, FRAMES)
     valid = without_padding(inside, padding, padding_b, padding_t, batch, frame)

@@ -8,11 +8,11 @@ in one fixed order, without atomics, so equal inputs give equal bits.
 import torch
 import torch.nn.functional as F
 
+from speechbrain_pom.ops.polynomial.features import Polynomial
 from speechbrain_pom.ops.polynomial.tiles import (
     POINTWISE,
     Tiles,
     aligned_strides,
-    branch_width,
     kernels_for,
     padding_arguments,
     product_constants,
@@ -20,7 +20,6 @@ from speechbrain_pom.ops.polynomial.tiles import (
     row_strides,
     unit_stride,
 )
-from speechbrain_pom.ops.polynomial.tiles import triton_available as triton_available
 
 # Rows of a pointwise tile. Where segments are added in a second pass, 128 frames each, so that
 # partial sums in fp32 are 3 % of a bf16 tensor; else fewer, for fewer registers.
@@ -30,21 +29,24 @@ SUM_ROWS, ROWS = 128, 64
 MIN_USED_ROWS = 0.75
 
 
-def feature_sums(projected, padding, chunk_size, degree, activation):
-    """Sums over time of phi(projected): `features_of` and its masked sum in one pass.
+def sum_features(
+    projected: torch.Tensor,
+    padding: torch.Tensor | None,
+    chunk_size: int | None,
+    polynomial: Polynomial,
+) -> torch.Tensor:
+    """Sums over time of the features of a projection: `features_of` and its masked sum in one pass.
 
     Arguments
     ---------
     projected : torch.Tensor
-        (B, T, E), fp32, bf16 or fp16, branch i in columns i*n to (i+1)*n.
+        (B, T, E), fp32, bf16 or fp16.
     padding : torch.Tensor or None
         (B, T) boolean, True = padding: never read, so it may hold anything.
     chunk_size : int or None
         Frames per sum; None: all.
-    degree : int
-        k.
-    activation : str
-        "gelu_product" (E = k*n) or "relu_power" (E = n).
+    polynomial : Polynomial
+        The features.
 
     Returns
     -------
@@ -53,10 +55,8 @@ def feature_sums(projected, padding, chunk_size, degree, activation):
 
     Raises
     ------
-    RuntimeError
-        Where Triton is not installed.
     UserError
-        For a dtype that the kernels do not know.
+        Where Triton is not installed, or for a dtype that the kernels do not know.
     """
     kernel = kernels_for(projected, "kernels_sums").feature_sums_kernel
     projected = unit_stride(projected)
@@ -64,53 +64,50 @@ def feature_sums(projected, padding, chunk_size, degree, activation):
     tiles = Tiles(num_frames, chunk_size, SUM_ROWS if chunk_size is None else ROWS)
     sums = tiles.new_sums(projected, width)
     padding, *padding_strides = padding_arguments(padding)
-    columns = branch_width(width, degree, activation)
+    columns = width // polynomial.branches
     strides, align = aligned_strides(*projected.stride()[:2])
     tiles.launch(
         kernel, batch, columns,
         projected, padding, sums,
         num_frames, tiles.chunk_size, tiles.segments, tiles.num_units,
         *strides, *padding_strides, ALIGN=align,
-        DEGREE=degree, RELU_POWER=activation == "relu_power", **POINTWISE,
+        **_constants(polynomial), **POINTWISE,
     )  # fmt: skip
     return tiles.add_segments(sums)
 
 
-def feature_sums_backward(projected, padding, grad_sums, chunk_size, degree, activation):
-    """Gradient of `feature_sums`, from the projection alone: GELU and slope are computed again.
+def sum_features_backward(
+    projected: torch.Tensor,
+    padding: torch.Tensor | None,
+    grad_sums: torch.Tensor,
+    chunk_size: int | None,
+    polynomial: Polynomial,
+) -> torch.Tensor:
+    """Gradient of `sum_features`, from the projection alone: GELU and slope are computed again.
 
-    Arguments
-    ---------
-    projected, padding, chunk_size, degree, activation
-        As for `feature_sums`.
-    grad_sums : torch.Tensor
-        (B, C, E).
-
-    Returns
-    -------
-    torch.Tensor
-        (B, T, E), of the dtype of the projection; zeros where there is padding.
+    The gradient of the sums is (B, C, E); the result (B, T, E) has the dtype of the projection and
+    zeros in the padding.
     """
     kernel = kernels_for(projected, "kernels_sums").feature_sums_backward_kernel
     projected, grad_sums = unit_stride(projected), unit_stride(grad_sums)
     batch, num_frames, width = projected.shape
     # Every branch stays in registers: the more there are, the fewer rows.
-    tiles = Tiles(num_frames, chunk_size, max(8, SUM_ROWS >> (degree - 1).bit_length()))
+    tiles = Tiles(num_frames, chunk_size, max(8, SUM_ROWS >> (polynomial.degree - 1).bit_length()))
     grad = torch.empty(projected.shape, dtype=projected.dtype, device=projected.device)
     padding, *padding_strides = padding_arguments(padding)
-    columns = branch_width(width, degree, activation)
+    columns = width // polynomial.branches
     strides, align = aligned_strides(*projected.stride()[:2], *row_strides(grad_sums, batch))
     tiles.launch(
         kernel, batch, columns,
         projected, padding, grad_sums, grad,
         num_frames, tiles.chunk_size, tiles.segments,
         *strides[:2], *padding_strides, *strides[2:], ALIGN=align,
-        DEGREE=degree, RELU_POWER=activation == "relu_power", **POINTWISE,
+        **_constants(polynomial), **POINTWISE,
     )  # fmt: skip
     return grad
 
 
-def select(scores, state, chunk_size):
+def gate_state(scores: torch.Tensor, state: torch.Tensor, chunk_size: int | None) -> torch.Tensor:
     """sigmoid(scores) * state, each frame with the row of its chunk.
 
     Arguments
@@ -142,24 +139,19 @@ def select(scores, state, chunk_size):
     return gated
 
 
-def select_backward(scores, state, grad_gated, chunk_size):
-    """Gradients of `select`, and its output again (the gradient of W_o needs it), in one pass.
-
-    Arguments
-    ---------
-    scores, state, chunk_size
-        As for `select`.
-    grad_gated : torch.Tensor
-        (B, T, E).
+def gate_state_backward(
+    scores: torch.Tensor, state: torch.Tensor, grad_gated: torch.Tensor, chunk_size: int | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of `gate_state`, and its output again (the gradient of W_o needs it), in one pass.
 
     Returns
     -------
     grad_scores : torch.Tensor
         (B, T, E), of the dtype of the scores.
     grad_state : torch.Tensor
-        (B, C, E) in fp32, per utterance also where the state has one row of the batch.
+        (B, C, E) in fp32, per utterance also where the state has one row for the batch.
     gated : torch.Tensor
-        (B, T, E), of the dtype of the scores: what `select` returns.
+        (B, T, E), of the dtype of the scores: what `gate_state` returns.
     """
     kernel = kernels_for(scores, "kernels_select").select_backward_kernel
     scores, state, grad_gated = map(unit_stride, (scores, state, grad_gated))
@@ -181,8 +173,15 @@ def select_backward(scores, state, grad_gated, chunk_size):
     return grad_scores, tiles.add_segments(grad_state), gated
 
 
-def projected_feature_sums(frames, weight, bias, padding, chunk_size, degree, activation):
-    """`feature_sums` of frames W^T + b in one kernel: the (B, T, E) projection is never written.
+def project_and_sum_features(
+    frames: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    padding: torch.Tensor | None,
+    chunk_size: int | None,
+    polynomial: Polynomial,
+) -> torch.Tensor:
+    """`sum_features` of frames W^T + b in one kernel: the (B, T, E) projection is never written.
 
     Arguments
     ---------
@@ -191,9 +190,9 @@ def projected_feature_sums(frames, weight, bias, padding, chunk_size, degree, ac
         `torch.backends.cuda.matmul.fp32_precision` (or `allow_tf32`) says.
     weight, bias : torch.Tensor
         (E, g) and (E,) or None, of the dtype of the frames.
-    padding, chunk_size, degree, activation
-        As for `feature_sums`. Chunks that would leave more than a quarter of the rows of a tile
-        empty (5 of 8, say) are projected by `F.linear` and summed by `feature_sums`.
+    padding, chunk_size, polynomial
+        As for `sum_features`. Chunks that would leave more than a quarter of the rows of a tile
+        empty (5 of 8, say) are projected by `F.linear` and summed by `sum_features`.
 
     Returns
     -------
@@ -201,42 +200,38 @@ def projected_feature_sums(frames, weight, bias, padding, chunk_size, degree, ac
         (B, C, E) in fp32.
     """
     kernel = kernels_for(frames, "kernels_sums").projected_feature_sums_kernel
-    branches = 1 if activation == "relu_power" else degree
-    rows, constants = product_constants(frames, branches)
+    rows, constants = product_constants(frames, polynomial.branches)
     batch, num_frames, _ = frames.shape
     tiles = Tiles(num_frames, chunk_size, rows)
     if chunk_size is not None and tiles.used_rows < MIN_USED_ROWS:
         projected = F.linear(frames, weight, bias)
-        return feature_sums(projected, padding, chunk_size, degree, activation)
+        return sum_features(projected, padding, chunk_size, polynomial)
     frames, weight = product_operand(frames), product_operand(weight)
     sums = tiles.new_sums(frames, weight.shape[0])
     padding, *padding_strides = padding_arguments(padding)
-    columns = weight.shape[0] // branches
+    columns = weight.shape[0] // polynomial.branches
     strides, align = aligned_strides(*frames.stride()[:2], weight.stride(0))
     tiles.launch(
         kernel, batch, columns,
         frames, weight, bias if bias is None else bias.contiguous(), padding, sums,
         num_frames, tiles.chunk_size, tiles.segments, tiles.num_units,
         *strides, *padding_strides, ALIGN=align,
-        DEGREE=degree, RELU_POWER=activation == "relu_power", **constants,
+        **_constants(polynomial), **constants,
     )  # fmt: skip
     return tiles.add_segments(sums)
 
 
-def projected_select(frames, gate_weight, gate_bias, state, chunk_size):
-    """`select` of the scores frames W_s^T + b_s in one kernel: the scores are never written.
+def project_and_gate_state(
+    frames: torch.Tensor,
+    gate_weight: torch.Tensor,
+    gate_bias: torch.Tensor | None,
+    state: torch.Tensor,
+    chunk_size: int | None,
+) -> torch.Tensor:
+    """`gate_state` of the scores frames W_s^T + b_s in one kernel: the scores are never written.
 
-    Arguments
-    ---------
-    frames, gate_weight, gate_bias
-        As for `projected_feature_sums`.
-    state, chunk_size
-        As for `select`.
-
-    Returns
-    -------
-    torch.Tensor
-        (B, T, E), of the dtype of the frames.
+    Frames and weights are as for `project_and_sum_features`, the state as for `gate_state`. The
+    result (B, T, E) has the dtype of the frames.
     """
     kernel = kernels_for(frames, "kernels_select").projected_select_kernel
     rows, constants = product_constants(frames)
@@ -257,3 +252,10 @@ def projected_select(frames, gate_weight, gate_bias, state, chunk_size):
         *strides, ALIGN=align, **constants,
     )  # fmt: skip
     return gated
+
+
+def _constants(polynomial):
+    return {
+        "DEGREE": polynomial.degree,
+        "RELU_POWER": polynomial.activation == "relu_power",
+    }

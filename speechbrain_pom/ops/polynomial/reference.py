@@ -1,41 +1,38 @@
 """Slow, obvious version of PoM: the truth that every fast path is tested against.
 
 Written from the equations (README.md in the folder above), in fp32 at least, with explicit (T, T)
-weights. Same signature as the public function.
+weights. The signature is that of the public function.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
+from speechbrain_pom.ops.common.masks import ParsedMask
+from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.common.reference import masked_mean
 
 
-def polynomial_features(x, weight, bias, degree, activation="gelu_product"):
-    """Per-frame polynomial features, before the mean over time.
+def polynomial_features(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    degree: int,
+    activation: str = "gelu_product",
+) -> torch.Tensor:
+    """Features (B, T, E) of frames (B, T, g), before the mean over time.
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        (B, T, g).
-    weight, bias : torch.Tensor
-        gelu_product: (degree*n, g) and (degree*n,), branch i in rows i*n to (i+1)*n.
-        relu_power: (n, g) and (n,).
-    degree : int
-        k.
-    activation : str
-        "gelu_product": [H_1 | ... | H_k] with H_i = h(W_1 x) * ... * h(W_i x), h the exact GELU.
-        "relu_power": relu(W x)^k.
-
-    Returns
-    -------
-    torch.Tensor
-        (B, T, degree*n) or (B, T, n).
+    "gelu_product": [H_1 | ... | H_k] with H_i = h(W_1 x) * ... * h(W_i x), h the exact GELU; the
+    weight is (degree*n, g), branch i in rows (i-1)*n to i*n. "relu_power": relu(W x)^k.
     """
     return features_of_projection(F.linear(x, weight, bias), degree, activation)
 
 
-def features_of_projection(projected, degree, activation="gelu_product"):
-    """As `polynomial_features`, of frames (B, T, degree*n) or (B, T, n) that are projected."""
+def features_of_projection(
+    projected: torch.Tensor, degree: int, activation: str = "gelu_product"
+) -> torch.Tensor:
+    """As `polynomial_features`, of frames that are projected already."""
     if activation == "relu_power":
         return torch.relu(projected) ** degree
     branches = [F.gelu(branch) for branch in projected.chunk(degree, dim=-1)]
@@ -46,21 +43,21 @@ def features_of_projection(projected, degree, activation="gelu_product"):
 
 
 def polynomial_mix(
-    query,
-    poly_weights,
-    gate_weights,
-    out_weight,
-    out_bias,
+    query: torch.Tensor,
+    poly_weights: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    gate_weights: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    out_weight: torch.Tensor,
+    out_bias: torch.Tensor,
     *,
-    degree,
-    activation="gelu_product",
-    key=None,
-    key_padding_mask=None,
-    attn_mask=None,
-):
+    degree: int,
+    activation: str = "gelu_product",
+    key: torch.Tensor | None = None,
+    key_padding_mask: torch.Tensor | None = None,
+    attn_mask: ParsedMask = None,
+) -> torch.Tensor:
     """PoM, without its LayerNorm; see `speechbrain_pom.ops.polynomial_mix`."""
     key = query if key is None else key
-    dtype = torch.promote_types(query.dtype, torch.float32)
+    dtype = compute_dtype(query.dtype)
     sizes = [weight.shape[1] for weight, _ in poly_weights]
     gated = []
     with torch.autocast(query.device.type, enabled=False):

@@ -3,17 +3,16 @@
 Triton is imported (and kernels are compiled) at the first launch, not before.
 """
 
-import functools
 import importlib
-import importlib.util
 import math
 import os
+from types import ModuleType
+from typing import Any
 
 import torch
 
+from speechbrain_pom.ops.polynomial.backends import triton_obstacle
 from speechbrain_pom.utils.errors import UserError
-
-KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # Tiles by reason and by the compiler's report of registers, for Ampere and Hopper. Pointwise: 64
 # columns are 128 bytes of bf16, one line of memory per row; 8 warps with at most 32 elements a
@@ -30,49 +29,17 @@ PRODUCTS = {
 }
 
 
-@functools.cache
-def triton_available():
-    """Whether Triton is installed; does not import it.
-
-    Returns
-    -------
-    bool
-
-    Example
-    -------
-    >>> triton_available() in (True, False)
-    True
-    """
-    return importlib.util.find_spec("triton") is not None
-
-
-def kernels_for(tensor, module):
-    """The kernels in a module of this folder, imported when first needed.
-
-    Arguments
-    ---------
-    tensor : torch.Tensor
-        What they will read.
-    module : str
-        "kernels_sums" or "kernels_select".
-
-    Returns
-    -------
-    module
+def kernels_for(tensor: torch.Tensor, module: str) -> ModuleType:
+    """The kernels in "kernels_sums" or "kernels_select", which will read this tensor.
 
     Raises
     ------
-    RuntimeError
-        Where Triton is not installed.
     UserError
-        For a dtype that the kernels do not know.
+        Where Triton is not installed, or for a dtype that the kernels do not know.
     """
-    if tensor.dtype not in KERNEL_DTYPES:
-        raise UserError(
-            f"the Triton kernels know no {tensor.dtype}: give float32, bfloat16 or float16"
-        )
-    if not triton_available():
-        raise RuntimeError("Triton is not installed: install it (pip install triton)")
+    obstacle = triton_obstacle(tensor.dtype)
+    if obstacle is not None:
+        raise UserError(f"the Triton kernels cannot run: {obstacle}")
     return importlib.import_module(f"speechbrain_pom.ops.polynomial.{module}")
 
 
@@ -98,7 +65,7 @@ class Tiles:
     (1, 84, {'UNITS': 8, 'FRAMES': 16}, 0.75)
     """
 
-    def __init__(self, num_frames, chunk_size, rows):
+    def __init__(self, num_frames: int, chunk_size: int | None, rows: int) -> None:
         longest = max(num_frames, 1)
         self.num_frames = num_frames
         self.chunk_size = longest if chunk_size is None else min(chunk_size, longest)
@@ -109,17 +76,12 @@ class Tiles:
         self.constants = {"UNITS": rows // frames, "FRAMES": frames}
         self.used_rows = self.chunk_size / (self.segments * frames)
 
-    def launch(self, kernel, batch, width, *arguments, **constants):
+    def launch(
+        self, kernel: Any, batch: int, width: int, *arguments: Any, **constants: Any
+    ) -> None:
         """Run a kernel on all tiles of a batch, in blocks of columns; nothing if it is empty.
 
-        Arguments
-        ---------
-        kernel : triton.JITFunction
-            With constants UNITS, FRAMES, WIDTH and COLS.
-        batch, width : int
-            Utterances, columns (of a branch).
-        *arguments, **constants
-            Of the kernel, the first a tensor.
+        The kernel has the constants UNITS, FRAMES, WIDTH and COLS; its first argument is a tensor.
         """
         # Blocks of columns first: neighbours in time read neighbours in memory.
         tiles = -(-self.num_units // self.constants["UNITS"])
@@ -129,43 +91,21 @@ class Tiles:
             with torch.cuda.device_of(arguments[0]):
                 kernel[grid](*arguments, WIDTH=width, **self.constants, **constants)
 
-    def new_sums(self, like, width):
-        """Room for the sums of all units.
-
-        Arguments
-        ---------
-        like : torch.Tensor
-            (B, ...), for size and device.
-        width : int
-            E.
-
-        Returns
-        -------
-        torch.Tensor
-            (B, C, segments, E) in fp32.
-        """
+    def new_sums(self, like: torch.Tensor, width: int) -> torch.Tensor:
+        """Room (B, C, segments, width) in fp32 for the sums of all units."""
         shape = (like.shape[0], self.num_chunks, self.segments, width)
         make = torch.empty if self.num_frames else torch.zeros
         return make(shape, dtype=torch.float32, device=like.device)
 
-    def add_segments(self, sums):
+    def add_segments(self, sums: torch.Tensor) -> torch.Tensor:
         """(B, C, segments, width) to (B, C, width)."""
         return sums.squeeze(2) if self.segments == 1 else sums.sum(2)
 
 
-def product_constants(frames, branches=1):
-    """Rows of a tile, and the constants of `project`, for a linear layer of these frames.
+def product_constants(frames: torch.Tensor, branches: int = 1) -> tuple[int, dict[str, Any]]:
+    """Rows of a tile, and the constants of `project`, for a linear layer of frames (B, T, g).
 
-    Arguments
-    ---------
-    frames : torch.Tensor
-        (B, T, g).
-    branches : int
-        Branches that one program computes.
-
-    Returns
-    -------
-    int, dict
+    One program computes the given number of branches.
     """
     kind = "half"
     if frames.dtype == torch.float32:
@@ -181,33 +121,16 @@ def product_constants(frames, branches=1):
     return rows, {**constants, "num_warps": 8, "maxnreg": 128}
 
 
-def unit_stride(tensor):
-    """The tensor with neighbouring elements in its last dimension; other strides stay.
-
-    Arguments
-    ---------
-    tensor : torch.Tensor
-
-    Returns
-    -------
-    torch.Tensor
-    """
+def unit_stride(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor with neighbouring elements in its last dimension; other strides stay."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def product_operand(tensor):
+def product_operand(tensor: torch.Tensor) -> torch.Tensor:
     """As `unit_stride`, and copied where it does not start at a multiple of 16 bytes.
 
     Groups of features may start anywhere; asynchronous copies to shared memory may not, and a
     copy of the frames is small beside their product.
-
-    Arguments
-    ---------
-    tensor : torch.Tensor
-
-    Returns
-    -------
-    torch.Tensor
     """
     if tensor.dtype == torch.bfloat16 and os.environ.get("TRITON_INTERPRET") == "1":
         # The interpreter's tl.dot takes the bits of bf16 for integers. Products of bf16 numbers
@@ -219,33 +142,14 @@ def product_operand(tensor):
     return tensor
 
 
-def padding_arguments(padding):
-    """A mask (B, T) as bytes, and its strides; None, 0, 0 for none.
-
-    Arguments
-    ---------
-    padding : torch.Tensor or None
-
-    Returns
-    -------
-    (torch.Tensor or None, int, int)
-    """
+def padding_arguments(padding: torch.Tensor | None) -> tuple[torch.Tensor | None, int, int]:
+    """A mask (B, T) as bytes, and its strides; None, 0, 0 for none."""
     return (None, 0, 0) if padding is None else (padding.view(torch.uint8), *padding.stride())
 
 
-def aligned_strides(*strides):
+def aligned_strides(*strides: int) -> tuple[list[int], int]:
     """Strides in units of a power of two that divides all of them, and that unit.
 
-    Arguments
-    ---------
-    *strides : int
-
-    Returns
-    -------
-    list of int, int
-
-    Example
-    -------
     >>> aligned_strides(488000, 488)
     ([61000, 61], 8)
     """
@@ -253,37 +157,6 @@ def aligned_strides(*strides):
     return [stride // unit for stride in strides], unit
 
 
-def row_strides(tensor, batch):
-    """Strides of utterance and row, 0 for one utterance that stands for the whole batch.
-
-    Arguments
-    ---------
-    tensor : torch.Tensor
-        (B or 1, C, E).
-    batch : int
-        B.
-
-    Returns
-    -------
-    tuple of (int, int)
-    """
+def row_strides(tensor: torch.Tensor, batch: int) -> tuple[int, int]:
+    """Strides of utterance and row of a tensor (B or 1, C, E); 0 where all utterances share one."""
     return tensor.expand(batch, -1, -1).stride()[:2]
-
-
-def branch_width(width, degree, activation):
-    """Columns of one branch, n of E.
-
-    Arguments
-    ---------
-    width : int
-        E.
-    degree : int
-        k.
-    activation : str
-        "gelu_product" or "relu_power".
-
-    Returns
-    -------
-    int
-    """
-    return width if activation == "relu_power" else width // degree

@@ -7,17 +7,46 @@ import importlib
 
 import torch
 
+from speechbrain_pom.ops.common.backends import Backends
 from speechbrain_pom.ops.common.masks import check_padding_mask
 from speechbrain_pom.ops.common.precision import compute_dtype
+from speechbrain_pom.ops.common.sums import zero_padding
 from speechbrain_pom.ops.selective_scan import chunked, reference
 from speechbrain_pom.utils.errors import UserError
 
-SCAN_BACKENDS = ("auto", "reference", "chunked", "mamba_ssm")
 KERNEL_DEVICES = ("cuda",)  # where the kernels of the mamba_ssm package run
 _KERNEL_MODULE = "mamba_ssm.ops.selective_scan_interface"
 
 
-def selective_scan(x, dt, A, B, C, D, *, key_padding_mask=None, reverse=False, backend="auto"):
+def _kernel_obstacle(device_type, dtype):
+    """Why the kernels of mamba_ssm cannot run; None if they can."""
+    if device_type not in KERNEL_DEVICES:
+        return f"its kernels run on NVIDIA GPUs, not on a device of type {device_type!r}"
+    if dtype == torch.float64:
+        return f"its kernels compute in float32, not in {dtype}"
+    try:
+        importlib.import_module(_KERNEL_MODULE)
+    except ImportError as error:  # not installed, or built for another PyTorch
+        return f"{error} (pip install 'speechbrain-pom[mamba]')"
+    return None
+
+
+_BACKENDS = Backends("chunked", "mamba_ssm", _kernel_obstacle)
+SCAN_BACKENDS = _BACKENDS.names
+
+
+def selective_scan(
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor,
+    *,
+    key_padding_mask: torch.Tensor | None = None,
+    reverse: bool = False,
+    backend: str = "auto",
+) -> torch.Tensor:
     """A linear recurrence over time whose step, input and output depend on the frame.
 
     For each of d channels, with a state h of N numbers (Mamba, arXiv 2312.00752, section 3):
@@ -73,16 +102,17 @@ def selective_scan(x, dt, A, B, C, D, *, key_padding_mask=None, reverse=False, b
     _check_shapes(x, dt, A, B, C, D)
     check_padding_mask(key_padding_mask, x)
     backend = choose_scan_backend(backend, x.device, x.dtype)
-    if key_padding_mask is not None:
-        # masked_fill rather than a product: padding may hold anything, even NaN.
-        padding = key_padding_mask.unsqueeze(-1)
-        x, dt, B, C = (tensor.masked_fill(padding, 0.0) for tensor in (x, dt, B, C))
+    x, dt, B, C = (zero_padding(tensor, key_padding_mask) for tensor in (x, dt, B, C))
     scan = {"reference": reference.selective_scan, "chunked": _chunked, "mamba_ssm": _kernel}
     with torch.autocast(x.device.type, enabled=False):
         return scan[backend](x, dt, A, B, C, D, reverse=reverse)
 
 
-def choose_scan_backend(backend="auto", device="cpu", dtype=torch.float32):
+def choose_scan_backend(
+    backend: str = "auto",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> str:
     """The implementation of the selective scan that runs on a device.
 
     Arguments
@@ -111,32 +141,7 @@ def choose_scan_backend(backend="auto", device="cpu", dtype=torch.float32):
     >>> choose_scan_backend("auto", "cpu")
     'chunked'
     """
-    if backend not in SCAN_BACKENDS:
-        raise UserError(f"backend is {backend!r}: choose one of {', '.join(SCAN_BACKENDS)}")
-    if backend in ("reference", "chunked"):
-        return backend
-    obstacle = _kernel_obstacle(torch.device(device).type, dtype)
-    if obstacle is None:
-        return "mamba_ssm"
-    if backend == "auto":
-        return "chunked"
-    raise UserError(
-        f"backend is 'mamba_ssm', which is not available here: {obstacle}; choose one of "
-        "auto, reference, chunked"
-    )
-
-
-def _kernel_obstacle(device_type, dtype):
-    """Why the kernels of mamba_ssm cannot run; None if they can."""
-    if device_type not in KERNEL_DEVICES:
-        return f"its kernels run on NVIDIA GPUs, not on a device of type {device_type!r}"
-    if dtype == torch.float64:
-        return f"its kernels compute in float32, not in {dtype}"
-    try:
-        importlib.import_module(_KERNEL_MODULE)
-    except ImportError as error:  # not installed, or built for another PyTorch
-        return f"{error} (pip install 'speechbrain-pom[mamba]')"
-    return None
+    return _BACKENDS.choose(backend, device, dtype)
 
 
 def _chunked(x, dt, A, B, C, D, *, reverse):

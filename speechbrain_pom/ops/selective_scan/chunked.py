@@ -23,7 +23,15 @@ CHUNK_FRAMES = 16
     schema="(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, bool reverse, bool keep) "
     "-> (Tensor, Tensor)",
 )
-def chunked_scan(x, dt, A, B, C, reverse, keep):
+def chunked_scan(
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    reverse: bool,
+    keep: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """C h for h_t = exp(dt_t A) h_(t-1) + dt_t x_t B_t.
 
     Arguments
@@ -69,25 +77,20 @@ def chunked_scan(x, dt, A, B, C, reverse, keep):
     schema="(Tensor grad_output, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, "
     "Tensor states, bool reverse) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
-def chunked_scan_backward(grad_output, x, dt, A, B, C, states, reverse):
-    """The gradients of `chunked_scan`.
+def chunked_scan_backward(
+    grad_output: torch.Tensor,
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    states: torch.Tensor,
+    reverse: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of `chunked_scan`: of x, dt, A, B and C, with their shapes and dtypes.
 
     With g_t the gradient of h_t: g_t = C_t y'_t + exp(dt_(t+1) A) g_(t+1), from the last frame to
     the first. All the rest are sums of g_t times something over d, N or t.
-
-    Arguments
-    ---------
-    grad_output : torch.Tensor
-        (B, T, d): y'.
-    x, dt, A, B, C, reverse
-        As for `chunked_scan`.
-    states : torch.Tensor
-        (K, B, N, d), as it returned them.
-
-    Returns
-    -------
-    tuple of torch.Tensor
-        Gradients of x, dt, A, B and C, with their shapes and dtypes.
     """
     rates = A.T.contiguous()
     grads = [torch.empty_like(tensor) for tensor in (x, dt, B, C)]

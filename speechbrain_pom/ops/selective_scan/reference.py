@@ -3,7 +3,16 @@
 import torch
 
 
-def selective_scan(x, dt, A, B, C, D, *, reverse=False):
+def selective_scan(
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor,
+    *,
+    reverse: bool = False,
+) -> torch.Tensor:
     """One frame after the other, in float64; see `speechbrain_pom.ops.selective_scan`."""
     dtype = x.dtype
     x, dt, A, B, C, D = (tensor.double() for tensor in (x, dt, A, B, C, D))

@@ -3,25 +3,30 @@
 Equations and shapes: README.md in the folder above. Slow version: reference.py.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
-from speechbrain_pom.ops.common.masks import check_padding_mask, parse_attn_mask
-from speechbrain_pom.ops.common.sums import TimeSums, count_frames, zero_padding
-from speechbrain_pom.ops.common.visible_means import rows_of_queries, sums_over_time, visible_means
+from speechbrain_pom.ops.common.inputs import prepare
+from speechbrain_pom.ops.common.masks import ChunkMask, check_padding_mask
+from speechbrain_pom.ops.common.means import rows_of_queries, visible_means
+from speechbrain_pom.ops.common.sums import TimeSums, count_frames, sums_over_time, zero_padding
+
+Linear = tuple[torch.Tensor, torch.Tensor]  # weight and bias
 
 
 def summary_mixing(
-    query,
-    summary_layers,
-    local_layers=None,
-    merge=None,
+    query: torch.Tensor,
+    summary_layers: Sequence[Linear],
+    local_layers: Sequence[Linear] | None = None,
+    merge: Linear | None = None,
     *,
-    key=None,
-    key_padding_mask=None,
-    attn_mask=None,
-    dropout=0.0,
-):
+    key: torch.Tensor | None = None,
+    key_padding_mask: torch.Tensor | None = None,
+    attn_mask: torch.Tensor | ChunkMask | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
     """Mix frames over time through the mean of a summary branch (SummaryMixing, section 2.1).
 
         s_bar_t = mean of s(x) over the frames that t may see
@@ -69,22 +74,23 @@ def summary_mixing(
     >>> summary_mixing(frames, layers, layers, merge).shape
     torch.Size([1, 7, 6])
     """
-    itself = key is None or key is query
-    key = query if itself else key
-    check_padding_mask(key_padding_mask, key)
-    visibility = parse_attn_mask(attn_mask, query.shape[1], key.shape[1])
-    key = zero_padding(key, key_padding_mask)  # no gradient is NaN, whatever padding holds
-    local, summary = _branches(key if itself else query, key, local_layers, summary_layers)
-    state = _state(summary, key.shape[:2], key_padding_mask, visibility)
+    query, key, mask = prepare(query, key, key_padding_mask, attn_mask)
+    local, summary = _branches(query, key, local_layers, summary_layers)
+    state = _state(summary, key.shape[:2], key_padding_mask, mask)
     if merge is None:
-        mixed = rows_of_queries(state, visibility, query.shape[1]).expand(-1, query.shape[1], -1)
+        mixed = rows_of_queries(state, mask, query.shape[1]).expand(-1, query.shape[1], -1)
     else:
         local = local.transpose(0, 1).reshape(*query.shape[:2], -1)
-        mixed = F.gelu(_merge(local, state, merge, visibility, dropout))
-    return zero_padding(mixed, key_padding_mask) if itself else mixed
+        mixed = F.gelu(_merge(local, state, merge, mask, dropout))
+    return zero_padding(mixed, key_padding_mask) if query is key else mixed
 
 
-def summary_sums(frames, summary_layers, *, key_padding_mask=None):
+def summary_sums(
+    frames: torch.Tensor,
+    summary_layers: Sequence[Linear],
+    *,
+    key_padding_mask: torch.Tensor | None = None,
+) -> TimeSums:
     """What SummaryMixing knows of a sequence: the sums over time of its summary branch.
 
     Arguments
@@ -115,7 +121,12 @@ def summary_sums(frames, summary_layers, *, key_padding_mask=None):
     return TimeSums(_heads_as_features(sums, frames.shape[0]), counts)
 
 
-def mix_with_sums(query, summary, local_layers=None, merge=None):
+def summary_mix_with_sums(
+    query: torch.Tensor,
+    summary: TimeSums,
+    local_layers: Sequence[Linear] | None = None,
+    merge: Linear | None = None,
+) -> torch.Tensor:
     """SummaryMixing of frames that all see one summary, without dropout.
 
     Arguments
@@ -136,7 +147,7 @@ def mix_with_sums(query, summary, local_layers=None, merge=None):
     -------
     >>> layers, frames = [(torch.randn(2, 3, 5), torch.zeros(2, 5))], torch.randn(1, 7, 6)
     >>> merge = torch.randn(6, 20), torch.zeros(6)
-    >>> mixed = mix_with_sums(frames, summary_sums(frames, layers), layers, merge)
+    >>> mixed = summary_mix_with_sums(frames, summary_sums(frames, layers), layers, merge)
     >>> torch.allclose(mixed, summary_mixing(frames, layers, layers, merge), atol=1e-5)
     True
     """
@@ -175,11 +186,11 @@ def _mlp(frames, layers):
     return frames
 
 
-def _state(summary, size, padding, visibility):
+def _state(summary, size, padding, mask):
     """The means of what is visible: (B, 1, S), or (B, C, S) with a row per chunk or query."""
     values, padding = _heads_as_batch(summary, size, padding)
     with torch.autocast(values.device.type, enabled=False):
-        state = visible_means(values, padding, visibility)
+        state = visible_means(values, padding, mask)
     return _heads_as_features(state, size[0]).to(summary.dtype)
 
 
@@ -197,17 +208,17 @@ def _heads_as_features(state, batch):
     return state.reshape(batch, -1, num_heads * width)
 
 
-def _merge(local, state, merge, visibility, dropout):
+def _merge(local, state, merge, mask, dropout):
     """W [f | s_bar] + b as W_f f + W_s s_bar + b: the concatenation is never written."""
     weight, bias = merge
     local_weight, summary_weight = weight.split([local.shape[-1], state.shape[-1]], dim=-1)
     num_frames = local.shape[1]
     if dropout:  # each frame drops other elements of the same mean
         dropped = F.dropout(
-            rows_of_queries(state, visibility, num_frames).expand(-1, num_frames, -1), dropout
+            rows_of_queries(state, mask, num_frames).expand(-1, num_frames, -1), dropout
         )
         shared = F.linear(dropped, summary_weight)
         local = F.dropout(local, dropout)
     else:
-        shared = rows_of_queries(F.linear(state, summary_weight), visibility, num_frames)
+        shared = rows_of_queries(F.linear(state, summary_weight), mask, num_frames)
     return F.linear(local, local_weight, bias) + shared

@@ -1,65 +1,55 @@
 """SummaryMixing for projections that have to be called, instead of weights that may be read.
 
-A projection with a hook, or that is no plain linear layer at all, is a function of frames here.
-The results are those of the functions of the same names that take weights, and so are all arguments
-with the same names; more is kept for the backward pass, as autograd keeps it.
+A projection with a hook, or one that is not a plain linear layer, is a function of frames here.
+Functions, arguments and results are those of the functions that take weights, but autograd keeps
+more for the backward pass.
 """
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
-from speechbrain_pom.ops.common.masks import check_padding_mask, parse_attn_mask
-from speechbrain_pom.ops.common.sums import TimeSums, count_frames, zero_padding
-from speechbrain_pom.ops.common.visible_means import rows_of_queries, sums_over_time, visible_means
+from speechbrain_pom.ops.common.inputs import prepare
+from speechbrain_pom.ops.common.masks import ChunkMask, check_padding_mask
+from speechbrain_pom.ops.common.means import rows_of_queries, visible_means
+from speechbrain_pom.ops.common.sums import TimeSums, count_frames, sums_over_time, zero_padding
+
+Layer = Callable[[torch.Tensor], torch.Tensor]
 
 
 def summary_mixing(
-    query,
-    summary_layers,
-    local_layers=None,
-    merge=None,
+    query: torch.Tensor,
+    summary_layers: Sequence[Layer],
+    local_layers: Sequence[Layer] | None = None,
+    merge: Layer | None = None,
     *,
-    key=None,
-    key_padding_mask=None,
-    attn_mask=None,
-    dropout=0.0,
-):
+    key: torch.Tensor | None = None,
+    key_padding_mask: torch.Tensor | None = None,
+    attn_mask: torch.Tensor | ChunkMask | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
     """As `speechbrain_pom.ops.summary_mixing`.
 
-    Arguments
-    ---------
-    query, key, key_padding_mask, attn_mask, dropout
-        As there.
-    summary_layers, local_layers : sequence of callable
-        (B, T, in) to (B, T, out).
-    merge : callable
-        (B, T, local out + summary out) to (B, T, d_out).
-
-    Returns
-    -------
-    torch.Tensor
-        (B, T, d_out).
-
-    Example
-    -------
     >>> layer, merge = torch.nn.Linear(6, 10), torch.nn.Linear(20, 6)
     >>> summary_mixing(torch.randn(1, 7, 6), [layer], [layer], merge).shape
     torch.Size([1, 7, 6])
     """
-    itself = key is None or key is query
-    key = query if itself else key
-    check_padding_mask(key_padding_mask, key)
-    visibility = parse_attn_mask(attn_mask, query.shape[1], key.shape[1])
-    key = zero_padding(key, key_padding_mask)
+    query, key, mask = prepare(query, key, key_padding_mask, attn_mask)
     summary = _mlp(key, summary_layers)
     with torch.autocast(query.device.type, enabled=False):
-        state = visible_means(summary, key_padding_mask, visibility).to(summary.dtype)
-    state = rows_of_queries(state, visibility, query.shape[1])
-    mixed = _merge(key if itself else query, state, local_layers, merge, dropout)
-    return zero_padding(mixed, key_padding_mask) if itself else mixed
+        state = visible_means(summary, key_padding_mask, mask).to(summary.dtype)
+    state = rows_of_queries(state, mask, query.shape[1])
+    mixed = _merge(query, state, local_layers, merge, dropout)
+    return zero_padding(mixed, key_padding_mask) if query is key else mixed
 
 
-def summary_sums(frames, summary_layers, *, key_padding_mask=None):
+def summary_sums(
+    frames: torch.Tensor,
+    summary_layers: Sequence[Layer],
+    *,
+    key_padding_mask: torch.Tensor | None = None,
+) -> TimeSums:
     """As `ops.summary_mixing.summary_sums`, with layers as for `summary_mixing`."""
     check_padding_mask(key_padding_mask, frames)
     frames = zero_padding(frames, key_padding_mask)
@@ -67,8 +57,13 @@ def summary_sums(frames, summary_layers, *, key_padding_mask=None):
     return TimeSums(sums, count_frames(frames, key_padding_mask, None))
 
 
-def summary_mix_with_sums(query, summary, local_layers=None, merge=None):
-    """As `ops.summary_mixing.mix_with_sums`, with layers as for `summary_mixing`."""
+def summary_mix_with_sums(
+    query: torch.Tensor,
+    summary: TimeSums,
+    local_layers: Sequence[Layer] | None = None,
+    merge: Layer | None = None,
+) -> torch.Tensor:
+    """As `ops.summary_mixing.summary_mix_with_sums`, with layers as for `summary_mixing`."""
     return _merge(query, summary.mean().to(query.dtype), local_layers, merge)
 
 

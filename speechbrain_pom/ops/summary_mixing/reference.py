@@ -1,26 +1,30 @@
 """Slow, obvious version of SummaryMixing: the truth that the fast path is tested against."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
+from speechbrain_pom.ops.common.masks import ParsedMask
+from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.common.reference import masked_mean
 
 
 def summary_mixing(
-    query,
-    summary_layers,
-    local_layers=None,
-    merge=None,
+    query: torch.Tensor,
+    summary_layers: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    local_layers: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None,
+    merge: tuple[torch.Tensor, torch.Tensor] | None = None,
     *,
-    key=None,
-    key_padding_mask=None,
-    attn_mask=None,
-):
+    key: torch.Tensor | None = None,
+    key_padding_mask: torch.Tensor | None = None,
+    attn_mask: ParsedMask = None,
+) -> torch.Tensor:
     """SummaryMixing, without dropout; see `speechbrain_pom.ops.summary_mixing`.
 
-    Frames of padding are no different from others in what they get.
+    Padded queries get an output like any other.
     """
-    dtype = torch.promote_types(query.dtype, torch.float32)
+    dtype = compute_dtype(query.dtype)
 
     def mlp(frames, layers):
         for weight, bias in layers:

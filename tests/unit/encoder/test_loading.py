@@ -12,7 +12,7 @@ from speechbrain.utils.checkpoints import Checkpointer
 import speechbrain_pom
 from speechbrain_pom.encoder.weights import strict_load
 from speechbrain_pom.inference import load_encoder, load_recogniser
-from speechbrain_pom.nnet.polynomial_mixer import PUBLISHED_NAMES
+from speechbrain_pom.nnet.polynomial import PUBLISHED_NAMES
 from speechbrain_pom.runs.metrics import Metric, TaskMetrics, store_metrics
 from speechbrain_pom.utils.errors import UserError
 

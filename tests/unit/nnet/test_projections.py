@@ -234,7 +234,7 @@ def test_summaries_of_parts(name):
         part.register_forward_hook(lambda *_: None)
     frames = torch.randn(2, 63, D_MODEL)
     parts, summary = frames.split(25, dim=1), None
-    for _ in range(mixer.num_sweeps):
+    for _ in range(mixer.num_passes):
         first, *others = (mixer.summarise(part, earlier=summary) for part in parts)
         summary = sum(others, start=first)
     mixed = torch.cat([mixer.mix(part, summary) for part in parts], 1)

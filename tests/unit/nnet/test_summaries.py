@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from speechbrain_pom.nnet.fastformer import Fastformer
-from speechbrain_pom.nnet.polynomial_mixer import PolynomialMixer
+from speechbrain_pom.nnet.polynomial import PolynomialMixer
 from speechbrain_pom.nnet.summary_mixing import SummaryMixing
 from speechbrain_pom.ops.common.sums import moved
 
@@ -38,7 +38,7 @@ def summary_of(mixer, parts, padding=None):
     """In as many sweeps over the parts as the mixer needs."""
     masks = [None] * len(parts) if padding is None else padding
     summary = None
-    for _ in range(mixer.num_sweeps):
+    for _ in range(mixer.num_passes):
         total = None
         for part, mask in zip(parts, masks, strict=True):
             found = mixer.summarise(part, key_padding_mask=mask, earlier=summary)
@@ -105,7 +105,7 @@ def test_a_summary_of_another_dtype_serves_as_well(name):
     """Sums over hours are added up in float64."""
     mixer, frames = build(name), torch.randn(2, 63, 12)
     summary = None
-    for _ in range(mixer.num_sweeps):
+    for _ in range(mixer.num_passes):
         parts = [mixer.summarise(part, earlier=summary) for part in frames.split(10, dim=1)]
         total = moved(parts[0], torch.float64)
         for part in parts[1:]:

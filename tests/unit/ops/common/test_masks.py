@@ -129,7 +129,7 @@ def test_numbers_out_of_range_raise(numbers, message):
 
 
 @pytest.mark.parametrize("as_tensor", [False, True], ids=["ChunkMask", "tensor"])
-@pytest.mark.parametrize("gradients", [False, True], ids=["blocks", "whole"])
+@pytest.mark.parametrize("gradients", [False, True], ids=["tiles", "whole"])
 @pytest.mark.parametrize(("chunk_size", "left"), [(1, None), (8, 0), (8, 2), (40, None), (40, 3)])
 def test_what_a_frame_may_not_see_changes_no_bit(
     make_inputs, chunk_size, left, gradients, as_tensor

@@ -4,13 +4,8 @@ import pytest
 import torch
 
 from speechbrain_pom.ops import ChunkMask
-from speechbrain_pom.ops.common.sums import (
-    chunk_sums,
-    count_frames,
-    means,
-    rows_of_frames,
-    window_sums,
-)
+from speechbrain_pom.ops.common.means import means, rows_of_frames
+from speechbrain_pom.ops.common.sums import chunk_sums, count_frames, window_sums
 
 
 @pytest.mark.parametrize("seed", range(5))

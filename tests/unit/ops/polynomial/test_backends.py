@@ -25,20 +25,20 @@ def compiled_triton(monkeypatch):
 
 
 def test_on_a_cpu(compiled_triton):
-    assert available_backends("cpu") == ["blocks", "reference"]
-    names = {"auto": "blocks", "fused": "blocks", "blocks": "blocks", "reference": "reference"}
+    assert available_backends("cpu") == ["tiled", "reference"]
+    names = {"auto": "tiled", "fused": "tiled", "tiled": "tiled", "reference": "reference"}
     for backend, name in names.items():
         assert choose_backend(backend, "cpu") == name
 
 
 def test_on_a_gpu(compiled_triton):
-    assert available_backends("cuda:1") == ["triton", "blocks", "reference"]
-    names = {"auto": "triton", "fused": "triton", "triton": "triton", "blocks": "blocks"}
+    assert available_backends("cuda:1") == ["triton", "tiled", "reference"]
+    names = {"auto": "triton", "fused": "triton", "triton": "triton", "tiled": "tiled"}
     for backend, name in names.items():
         assert choose_backend(backend, "cuda:1", torch.bfloat16) == name
     # Kernels in float64 are nobody's need; "auto" works all the same.
-    assert available_backends("cuda", torch.float64) == ["blocks", "reference"]
-    assert choose_backend("auto", "cuda", torch.float64) == "blocks"
+    assert available_backends("cuda", torch.float64) == ["tiled", "reference"]
+    assert choose_backend("auto", "cuda", torch.float64) == "tiled"
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,22 @@ def test_what_is_not_available_is_refused(compiled_triton, backend, device, dtyp
         choose_backend(backend, device, dtype)
     assert str(error.value) == (
         f"backend is {backend!r}, which is not available here: Triton's kernels {obstacle}; "
-        "choose one of auto, reference, blocks"
+        "choose one of auto, reference, tiled"
     )
+
+
+def test_the_name_of_version_0_1_is_taken():
+    assert choose_backend("blocks") == "tiled"
+    assert PolynomialMixer(6, backend="blocks").backend == "tiled"
 
 
 def test_without_triton(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert choose_backend("auto", "cuda") == "blocks"
-    with pytest.raises(ValueError, match="not available here: Triton is not installed; choose"):
+    assert choose_backend("auto", "cuda") == "tiled"
+    with pytest.raises(
+        ValueError,
+        match=r"not available here: Triton is not installed \(pip install triton\); choose",
+    ):
         choose_backend("fused", "cuda")
 
 
@@ -113,8 +121,8 @@ def test_operators_keep_pytorchs_contract(chunk_size, keep):
     frames, padding = leaf(2, 9, 3), torch.arange(9) >= torch.tensor([[9], [5]])
     how = (chunk_size, 2, "gelu_product")
     torch.library.opcheck(
-        OPERATORS.feature_sums, (frames, leaf(8, 3), leaf(8), padding, *how, keep, "blocks")
+        OPERATORS.feature_sums, (frames, leaf(8, 3), leaf(8), padding, *how, keep, "tiled")
     )
     state = leaf(2, 1 if chunk_size is None else 3, 8)
     weights = leaf(8, 3), leaf(8), leaf(5, 8), leaf(5)
-    torch.library.opcheck(OPERATORS.select, (frames, state, *weights, chunk_size, keep, "blocks"))
+    torch.library.opcheck(OPERATORS.select, (frames, state, *weights, chunk_size, keep, "tiled"))

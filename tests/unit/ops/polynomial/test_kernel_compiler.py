@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from speechbrain_pom.ops.polynomial.launchers import triton_available
+from speechbrain_pom.ops.polynomial.backends import triton_obstacle
 
 # Compiles every kernel that the launchers would run, for the architecture of the first argument,
 # and prints name, dtype and the PTX's wide loads, asynchronous copies and matrix instructions.
@@ -16,6 +17,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 from speechbrain_pom.ops.polynomial import launchers as kernels
+from speechbrain_pom.ops.polynomial.features import Polynomial
 
 class Driver:
     get_current_target = lambda self: GPUTarget("cuda", int(sys.argv[1]), 32)
@@ -41,17 +43,17 @@ for dtype, groups, chunk_size, degree, activation, padding in [
     frames = torch.zeros(2, 200, 488, dtype=dtype)[..., -depth:]
     wide, weight = torch.zeros(2, 200, width, dtype=dtype), torch.zeros(width, depth, dtype=dtype)
     state = torch.zeros(2, 200 // chunk_size if chunk_size else 1, width)
-    options = chunk_size, degree, activation
-    kernels.feature_sums(wide, padding, *options)
-    kernels.feature_sums_backward(wide, padding, state, *options)
-    kernels.select(wide, state, chunk_size)
-    kernels.select_backward(wide, state, wide, chunk_size)
-    kernels.projected_feature_sums(frames, weight, None, padding, *options)
-    kernels.projected_select(frames, weight, weight[:, 0], state, chunk_size)
+    options = chunk_size, Polynomial(degree, activation)
+    kernels.sum_features(wide, padding, *options)
+    kernels.sum_features_backward(wide, padding, state, *options)
+    kernels.gate_state(wide, state, chunk_size)
+    kernels.gate_state_backward(wide, state, wide, chunk_size)
+    kernels.project_and_sum_features(frames, weight, None, padding, *options)
+    kernels.project_and_gate_state(frames, weight, weight[:, 0], state, chunk_size)
 """
 
 
-@pytest.mark.skipif(not triton_available(), reason="Triton is not installed")
+@pytest.mark.skipif(triton_obstacle(torch.float32) is not None, reason="Triton is not installed")
 @pytest.mark.parametrize(("architecture", "matrix"), [(80, "mma.sync"), (90, "wgmma.mma_async")])
 def test_kernels_compile_to_wide_loads_and_matrix_instructions(architecture, matrix, tmp_path):
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}

@@ -1,14 +1,20 @@
 """Triton's kernels against the definition in float64: natively on a GPU, else interpreted."""
 
+import importlib.util
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from speechbrain_pom.ops.polynomial import launchers as kernels
-from speechbrain_pom.ops.polynomial import tiles
+from speechbrain_pom.ops.polynomial.backends import triton_obstacle
+from speechbrain_pom.ops.polynomial.features import Polynomial
 from speechbrain_pom.ops.polynomial.reference import polynomial_features
+from speechbrain_pom.utils.errors import UserError
 
-pytestmark = pytest.mark.skipif(not kernels.triton_available(), reason="Triton is not installed")
+pytestmark = pytest.mark.skipif(
+    triton_obstacle(torch.float32) is not None, reason="Triton is not installed"
+)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Of the largest value. Sums and states are fp32; the rest is rounded once to its dtype.
@@ -17,6 +23,7 @@ MASKS = [
     (1, None), (1, 1), (63, None), (63, 7), (64, 64), (65, 1), (500, None), (500, 16), (500, 200),
     (63, 1000),
 ]  # fmt: skip
+PRODUCT_2 = Polynomial(2, "gelu_product")
 FEATURES = [("gelu_product", 1), ("gelu_product", 2), ("gelu_product", 4), ("relu_power", 2)]
 
 
@@ -65,12 +72,12 @@ def slow_select(scores, state, chunk_size):
 def assert_sums_and_gradient(projected, padding, chunk_size, degree, activation):
     exact = projected.double().requires_grad_()
     expected = slow_sums(exact, padding, chunk_size, degree, activation)
-    arguments = padding, chunk_size, degree, activation
-    sums = kernels.feature_sums(poisoned(projected, padding), *arguments)
+    arguments = padding, chunk_size, Polynomial(degree, activation)
+    sums = kernels.sum_features(poisoned(projected, padding), *arguments)
     assert_close(sums, expected.detach())
     grad_sums = torch.randn_like(sums)
     (expected,) = torch.autograd.grad(expected, exact, grad_sums.double())
-    grad = kernels.feature_sums_backward(
+    grad = kernels.sum_features_backward(
         poisoned(projected, padding), padding, grad_sums, *arguments[1:]
     )
     assert_close(grad, expected, projected.dtype)
@@ -103,10 +110,10 @@ def test_widths_and_dtypes_of_the_projection(dtype, width):
 def assert_selection_and_gradients(scores, state, chunk_size):
     exact = [tensor.double().requires_grad_() for tensor in (scores, state)]
     expected = slow_select(*exact, chunk_size)
-    assert_close(kernels.select(scores, state, chunk_size), expected.detach(), scores.dtype)
+    assert_close(kernels.gate_state(scores, state, chunk_size), expected.detach(), scores.dtype)
     grad_gated = torch.randn_like(scores)
     grads = torch.autograd.grad(expected, exact, grad_gated.double())
-    found = kernels.select_backward(scores, state, grad_gated, chunk_size)
+    found = kernels.gate_state_backward(scores, state, grad_gated, chunk_size)
     assert_close(found[0], grads[0], scores.dtype)
     assert_close(found[1], grads[1])
     assert_close(found[2], expected.detach(), scores.dtype)
@@ -124,10 +131,10 @@ def test_selection_and_its_gradients(num_frames, chunk_size, dtype):
 def test_one_state_for_the_whole_batch():
     scores, state, grad = random(3, 20, 5), random(1, 4, 5), random(3, 20, 5)
     for_all = state.repeat(3, 1, 1)
-    assert torch.equal(kernels.select(scores, state, 5), kernels.select(scores, for_all, 5))
-    shared = kernels.select_backward(scores, state, grad, 5)
+    assert torch.equal(kernels.gate_state(scores, state, 5), kernels.gate_state(scores, for_all, 5))
+    shared = kernels.gate_state_backward(scores, state, grad, 5)
     for found, expected in zip(
-        shared, kernels.select_backward(scores, for_all, grad, 5), strict=True
+        shared, kernels.gate_state_backward(scores, for_all, grad, 5), strict=True
     ):
         assert torch.equal(found, expected)
 
@@ -151,15 +158,16 @@ def test_projection_and_pass_in_one_kernel(num_frames, chunk_size, with_bias, dt
         weight = random(width, 37, dtype=dtype, scale=0.2)
         bias = random(width, dtype=dtype) if with_bias else None
         exact = F.linear(*[None if t is None else t.double() for t in (frames, weight, bias)])
-        sums = kernels.projected_feature_sums(
-            poisoned(frames, padding), weight, bias, padding, chunk_size, degree, activation
+        polynomial = Polynomial(degree, activation)
+        sums = kernels.project_and_sum_features(
+            poisoned(frames, padding), weight, bias, padding, chunk_size, polynomial
         )
         expected = slow_sums(exact, padding, chunk_size, degree, activation)
         # Where it falls back to F.linear, half precision rounds the projection.
         error = (sums.double() - expected).abs().max() / expected.abs().max()
         assert error < (2e-6 if dtype == torch.float32 or chunk_size != 5 else 0.01)
         state = random(2, num_chunks, width)
-        gated = kernels.projected_select(frames, weight, bias, state, chunk_size)
+        gated = kernels.project_and_gate_state(frames, weight, bias, state, chunk_size)
         assert_close(gated, slow_select(exact, state.double(), chunk_size), dtype)
 
 
@@ -167,7 +175,9 @@ def test_projection_and_pass_in_one_kernel(num_frames, chunk_size, with_bias, dt
 def test_degrees_of_the_projection_in_the_kernel(degree):
     frames, weight, bias = random(1, 70, 9), random(3 * degree, 9), random(3 * degree)
     padding = random_padding(1, 70)
-    sums = kernels.projected_feature_sums(frames, weight, bias, None, None, degree, "gelu_product")
+    sums = kernels.project_and_sum_features(
+        frames, weight, bias, None, None, Polynomial(degree, "gelu_product")
+    )
     exact = F.linear(frames.double(), weight.double(), bias.double())
     assert_close(sums, slow_sums(exact, padding & False, None, degree, "gelu_product"))
 
@@ -184,22 +194,23 @@ def test_inputs_that_are_not_contiguous():
     projected, scores = random(2, 70, 12), random(2, 70, 12)
     state, weight = random(2, 5, 12), random(12, 12)
     padding = random_padding(70, 2)
-    arguments = padding.T, 16, 2, "gelu_product"
+    arguments = padding.T, 16, PRODUCT_2
     plain = padding.T.contiguous(), *arguments[1:]
     sparse = torch.stack([weight, weight], -1)[..., 0]
     for found, expected in [
-        (kernels.feature_sums(strided(projected), *arguments),
-         kernels.feature_sums(projected, *plain)),
-        (kernels.feature_sums_backward(strided(projected), padding.T, strided(state), 16, 2,
-                                       "gelu_product"),
-         kernels.feature_sums_backward(projected, padding.T, state, 16, 2, "gelu_product")),
-        (kernels.select(strided(scores), strided(state), 16), kernels.select(scores, state, 16)),
-        (kernels.select_backward(strided(scores), strided(state), strided(projected), 16)[1],
-         kernels.select_backward(scores, state, projected, 16)[1]),
-        (kernels.projected_feature_sums(strided(projected), sparse, sparse[0], *arguments),
-         kernels.projected_feature_sums(projected, weight, weight[0], *plain)),
-        (kernels.projected_select(strided(projected), sparse, sparse[0], strided(state), 16),
-         kernels.projected_select(projected, weight, weight[0], state, 16)),
+        (kernels.sum_features(strided(projected), *arguments),
+         kernels.sum_features(projected, *plain)),
+        (kernels.sum_features_backward(
+            strided(projected), padding.T, strided(state), 16, PRODUCT_2),
+         kernels.sum_features_backward(projected, padding.T, state, 16, PRODUCT_2)),
+        (kernels.gate_state(strided(scores), strided(state), 16),
+         kernels.gate_state(scores, state, 16)),
+        (kernels.gate_state_backward(strided(scores), strided(state), strided(projected), 16)[1],
+         kernels.gate_state_backward(scores, state, projected, 16)[1]),
+        (kernels.project_and_sum_features(strided(projected), sparse, sparse[0], *arguments),
+         kernels.project_and_sum_features(projected, weight, weight[0], *plain)),
+        (kernels.project_and_gate_state(strided(projected), sparse, sparse[0], strided(state), 16),
+         kernels.project_and_gate_state(projected, weight, weight[0], state, 16)),
     ]:  # fmt: skip
         assert torch.equal(found, expected)
 
@@ -209,10 +220,10 @@ def test_equal_inputs_give_equal_bits():
     weight, state = random(6, 6), random(2, 1, 6)
     runs = [
         (
-            kernels.feature_sums(projected, None, None, 2, "gelu_product"),
-            kernels.feature_sums_backward(projected, None, state, None, 2, "gelu_product"),
-            *kernels.select_backward(scores, state, grad, None),
-            kernels.projected_feature_sums(projected, weight, None, None, None, 2, "gelu_product"),
+            kernels.sum_features(projected, None, None, PRODUCT_2),
+            kernels.sum_features_backward(projected, None, state, None, PRODUCT_2),
+            *kernels.gate_state_backward(scores, state, grad, None),
+            kernels.project_and_sum_features(projected, weight, None, None, None, PRODUCT_2),
         )
         for _ in range(2)
     ]
@@ -222,11 +233,11 @@ def test_equal_inputs_give_equal_bits():
 
 def test_products_that_overflow_half_precision():
     loud = torch.full((1, 200, 4), 60.0, device=DEVICE, dtype=torch.float16)
-    sums = kernels.feature_sums(loud, None, None, 4, "gelu_product")
+    sums = kernels.sum_features(loud, None, None, Polynomial(4, "gelu_product"))
     assert torch.isinf(loud.prod(-1)).all()
     expected = torch.tensor([60.0**i for i in (1, 2, 3, 4)], device=DEVICE) * 200
     torch.testing.assert_close(sums[0, 0], expected)
-    power = kernels.feature_sums(loud, None, 1, 3, "relu_power")
+    power = kernels.sum_features(loud, None, 1, Polynomial(3, "relu_power"))
     torch.testing.assert_close(power, torch.full_like(power, 60.0**3))
 
 
@@ -237,28 +248,31 @@ def test_activation_and_slope_over_their_whole_range():
     exact = z.double().requires_grad_()
     expected = F.gelu(exact)
     (slope,) = torch.autograd.grad(expected.sum(), exact)
-    found = kernels.feature_sums(z, None, 1, 1, "gelu_product")
+    gelu = Polynomial(1, "gelu_product")
+    found = kernels.sum_features(z, None, 1, gelu)
     torch.testing.assert_close(found.double(), expected.detach(), rtol=3e-7, atol=3e-7)
-    found = kernels.feature_sums_backward(z, None, torch.ones_like(z), 1, 1, "gelu_product")
+    found = kernels.sum_features_backward(
+        z, None, torch.ones_like(z), 1, Polynomial(1, "gelu_product")
+    )
     torch.testing.assert_close(found.double(), slope, rtol=3e-7, atol=3e-7)
 
 
 def test_no_frames():
     empty = random(2, 0, 6)
-    sums = kernels.feature_sums(empty, None, None, 2, "gelu_product")
+    sums = kernels.sum_features(empty, None, None, PRODUCT_2)
     assert torch.equal(sums, torch.zeros(2, 1, 6, device=DEVICE))
-    assert kernels.feature_sums(empty, None, 4, 2, "gelu_product").shape == (2, 0, 6)
-    assert kernels.select(empty, random(2, 1, 6), None).shape == (2, 0, 6)
+    assert kernels.sum_features(empty, None, 4, PRODUCT_2).shape == (2, 0, 6)
+    assert kernels.gate_state(empty, random(2, 1, 6), None).shape == (2, 0, 6)
 
 
 def test_other_dtypes_are_refused():
-    message = "the Triton kernels know no torch.float64: give float32, bfloat16 or float16"
+    message = "kernels cannot run: .* know float32, bfloat16 and float16, not torch.float64"
     with pytest.raises(ValueError, match=message):
-        kernels.select(torch.zeros(1, 2, 3).double(), torch.zeros(1, 1, 3), None)
+        kernels.gate_state(torch.zeros(1, 2, 3).double(), torch.zeros(1, 1, 3), None)
 
 
 def test_a_launch_without_triton_says_so(monkeypatch):
-    monkeypatch.setattr(tiles, "triton_available", lambda: False)
-    message = r"^Triton is not installed: install it \(pip install triton\)$"
-    with pytest.raises(RuntimeError, match=message):
-        kernels.select(random(1, 2, 3), random(1, 1, 3), None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = r"kernels cannot run: Triton is not installed \(pip install triton\)$"
+    with pytest.raises(UserError, match=message):
+        kernels.gate_state(random(1, 2, 3), random(1, 1, 3), None)

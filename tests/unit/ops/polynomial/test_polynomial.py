@@ -7,7 +7,7 @@ import torch
 from speechbrain.lobes.models.transformer.Transformer import get_lookahead_mask
 
 from speechbrain_pom.ops import ChunkMask, polynomial_mix
-from speechbrain_pom.ops.polynomial.tiled import CPU_BLOCK_FRAMES
+from speechbrain_pom.ops.polynomial.cpu_tiles import CPU_TILE_FRAMES
 
 VARIANTS = ("base", "selective", "frequency2", "frequency3")
 LENGTHS = (1, 63, 500)
@@ -131,26 +131,26 @@ def test_inputs_that_are_not_contiguous(make_inputs):
 @pytest.mark.parametrize(
     ("num_frames", "chunk_size"),
     [
-        *((CPU_BLOCK_FRAMES - 1, size) for size in (3, 256, 1000)),
-        *((CPU_BLOCK_FRAMES, size) for size in (100, 256, 300)),
-        *((3 * CPU_BLOCK_FRAMES + 5, size) for size in (3, 300, 1000)),
+        *((CPU_TILE_FRAMES - 1, size) for size in (3, 256, 1000)),
+        *((CPU_TILE_FRAMES, size) for size in (100, 256, 300)),
+        *((3 * CPU_TILE_FRAMES + 5, size) for size in (3, 300, 1000)),
     ],
 )
-def test_blocks_equal_the_whole(make_inputs, random_padding, num_frames, chunk_size):
+def test_tiles_equal_the_whole(make_inputs, random_padding, num_frames, chunk_size):
     inputs = make_inputs(num_frames, degree=2, dtype=torch.float64)
     for mask in (None, ChunkMask(chunk_size), ChunkMask(chunk_size, 1)):
         masks = {"attn_mask": mask, "key_padding_mask": random_padding(3, num_frames)}
         whole = polynomial_mix(*inputs.arguments, **inputs.options, **masks, backend="reference")
         recorded = polynomial_mix(*inputs.arguments, **inputs.options, **masks)
         with torch.no_grad():
-            blocks = polynomial_mix(*inputs.arguments, **inputs.options, **masks)
-        assert_close(blocks, whole, 1e-12)
-        assert torch.equal(blocks, recorded)
+            tiled = polynomial_mix(*inputs.arguments, **inputs.options, **masks)
+        assert_close(tiled, whole, 1e-12)
+        assert torch.equal(tiled, recorded)
 
 
 @pytest.mark.parametrize("mask", [None, ChunkMask(40, 1), "tensor"])
 def test_recomputation_gives_the_same_gradients(make_inputs, random_padding, mask):
-    num_frames = 2 * CPU_BLOCK_FRAMES + 9
+    num_frames = 2 * CPU_TILE_FRAMES + 9
     inputs = make_inputs(num_frames, degree=3, dtype=torch.float64)
     mask = torch.rand(num_frames, num_frames) < 0.5 if mask == "tensor" else mask
     masks = {"attn_mask": mask, "key_padding_mask": random_padding(3, num_frames)}
@@ -194,7 +194,7 @@ def test_a_second_derivative_is_refused(make_inputs):
 
 @pytest.mark.parametrize("trainable", ["poly", "gate", "out", "biases"])
 def test_gradients_where_the_rest_is_frozen(make_inputs, trainable):
-    inputs = make_inputs(2 * CPU_BLOCK_FRAMES + 3, dtype=torch.float64)
+    inputs = make_inputs(2 * CPU_TILE_FRAMES + 3, dtype=torch.float64)
     parts = {
         "poly": inputs.weights[:2],
         "gate": inputs.weights[2:4],
@@ -227,7 +227,7 @@ def test_a_query_that_sees_nothing_gets_the_bias(make_inputs, mask):
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
-@pytest.mark.parametrize("gradients", [False, True], ids=["blocks", "whole"])
+@pytest.mark.parametrize("gradients", [False, True], ids=["tiles", "whole"])
 @pytest.mark.parametrize("mask", [None, ChunkMask(1), ChunkMask(16, 2), "arbitrary"])
 def test_what_stands_in_padding_changes_no_bit(make_inputs, mask, gradients, poison):
     inputs = make_inputs(300)
@@ -264,7 +264,7 @@ def test_what_stands_in_padding_changes_no_gradient_of_valid_frames(make_inputs)
     [
         (
             {"backend": "fast"},
-            "backend is 'fast': choose one of auto, reference, fused, blocks, triton",
+            "backend is 'fast': choose one of auto, reference, tiled, triton, fused",
         ),
         (
             {"activation": "relu"},
@@ -289,7 +289,7 @@ def test_bad_calls_are_quoted(make_inputs, options, message):
     assert str(error.value) == message
 
 
-def test_memory_of_blocks_serves_all_modes_and_threads(make_inputs):
+def test_memory_of_tiles_serves_all_modes_and_threads(make_inputs):
     """It is kept from call to call: neither inference mode nor another thread may spoil it."""
     inputs = make_inputs(40)
     expected = polynomial_mix(*inputs.arguments, **inputs.options)

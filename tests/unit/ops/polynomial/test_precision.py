@@ -5,7 +5,8 @@ import torch
 
 from speechbrain_pom import PolynomialMixer
 from speechbrain_pom.ops import ChunkMask, polynomial_mix
-from speechbrain_pom.ops.polynomial.autograd import feature_sums
+from speechbrain_pom.ops.polynomial.autograd import Passes
+from speechbrain_pom.ops.polynomial.features import Polynomial
 from speechbrain_pom.ops.polynomial.reference import polynomial_features
 
 NUM_FRAMES = 15_000  # ten minutes at 25 frames a second
@@ -15,7 +16,7 @@ def loud_frames(d_model):
     return 10 * torch.randn(1, NUM_FRAMES, d_model)
 
 
-@pytest.mark.parametrize("gradients", [False, True], ids=["blocks", "whole"])
+@pytest.mark.parametrize("gradients", [False, True], ids=["tiles", "whole"])
 @pytest.mark.parametrize("mask", [None, ChunkMask(1), ChunkMask(64, 4)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_stays_close_to_fp32_on_long_loud_audio(dtype, mask, gradients):
@@ -45,7 +46,8 @@ def test_a_mean_in_half_precision_fails_where_ours_is_exact():
     running = torch.zeros(1, 32, dtype=torch.bfloat16)  # bf16: it rounds the frames away
     for block in features.split(256, dim=1):
         running = running + block.to(torch.bfloat16).sum(1)
-    sums, _ = feature_sums(frames, weight, bias, None, None, 2, "gelu_product", False, "blocks")
+    passes = Passes(chunk_size=None, keep=False, backend="tiled")
+    sums = passes.feature_sums(frames, weight, bias, None, Polynomial(2, "gelu_product"))
     state = sums[:, 0] / NUM_FRAMES
     assert state.dtype == torch.float32
     assert error(state) < 1e-5

@@ -2,19 +2,24 @@
 
 import itertools
 import math
+from typing import Any
 
+import torch
 from torch import nn
 
+from speechbrain_pom.nnet.mixer import TokenMixer, register_mixer
 from speechbrain_pom.nnet.projections import weights_of
-from speechbrain_pom.ops import polynomial_mix
-from speechbrain_pom.ops.polynomial import by_layers, mix_with_sums, polynomial_sums
-from speechbrain_pom.ops.polynomial.backends import BACKENDS
+from speechbrain_pom.ops import ChunkMask, polynomial_mix
+from speechbrain_pom.ops.common.sums import TimeSums
+from speechbrain_pom.ops.polynomial import by_layers, polynomial_mix_with_sums, polynomial_sums
+from speechbrain_pom.ops.polynomial.backends import BACKENDS, FORMER_NAMES
 from speechbrain_pom.utils.errors import UserError
 
 VARIANTS = ("base", "selective", "frequency2", "frequency3")
 
 
-class PolynomialMixer(nn.Module):
+@register_mixer("PoM", "Polynomial Mixer: linear time (ICASSP 2026)")
+class PolynomialMixer(TokenMixer):
     """PoM: linear-time token mixing through a mean of polynomial features.
 
     Every frame is gated against one state, the mean over the visible frames of products of
@@ -40,12 +45,13 @@ class PolynomialMixer(nn.Module):
         True: training keeps no expanded tensor and computes them again in the backward pass.
     backend : str
         "auto" (the fastest there is), or a name that `speechbrain_pom.ops.choose_backend` explains.
-        Neither counts where a projection has a hook or is no plain `nn.Linear` any more.
+        `recompute` and `backend` have no effect while a projection has a hook or is not a plain
+        `nn.Linear`.
     init_gain : float
-        What the gain of the last LayerNorm starts with. That norm makes any output as large as the
-        residual stream, however little it says: at the start over 90 % of its power is one vector,
-        the same in all frames. 0.1 keeps it small until it has something to say; 1 is the
-        published start. It is learnt like any other weight.
+        Initial gain of the last LayerNorm. That norm scales any output up to the size of the
+        residual stream, and at the start over 90 % of its power is one vector, the same in all
+        frames. 0.1 keeps it small until it carries information; 1 is the published value. The gain
+        is learnt like any other weight.
 
     Raises
     ------
@@ -70,27 +76,26 @@ class PolynomialMixer(nn.Module):
     True
     """
 
-    accepts_chunk_mask = True  # attn_mask may be a ChunkMask instead of a (T, T) tensor
-    num_sweeps = 1  # over a sequence, by `summarise`, before `mix`
+    accepts_chunk_mask = True
+    accepts_key = True
+    num_passes = 1
 
     def __init__(
         self,
-        d_model,
-        degree=2,
-        expand=2,
-        variant="base",
-        recompute=False,
-        backend="auto",
-        init_gain=0.1,
-    ):
+        d_model: int,
+        degree: int = 2,
+        expand: int = 2,
+        variant: str = "base",
+        recompute: bool = False,
+        backend: str = "auto",
+        init_gain: float = 0.1,
+    ) -> None:
         super().__init__()
         for name, value in (("d_model", d_model), ("degree", degree), ("expand", expand)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"PoM: {name} is {value!r}: give a whole number of at least 1")
-        if variant not in VARIANTS:
-            raise UserError(f"PoM: variant is {variant!r}: choose one of {', '.join(VARIANTS)}")
-        if backend not in BACKENDS:
-            raise UserError(f"PoM: backend is {backend!r}: choose one of {', '.join(BACKENDS)}")
+            self.check_size(name, value)
+        self.check_choice("variant", variant, VARIANTS)
+        backend = FORMER_NAMES.get(backend, backend)
+        self.check_choice("backend", backend, BACKENDS)
         if not isinstance(init_gain, (int, float)) or not 0 <= init_gain < math.inf:
             raise UserError(
                 f"PoM: init_gain is {init_gain!r}: give a number of at least 0 (1 as published)"
@@ -113,58 +118,19 @@ class PolynomialMixer(nn.Module):
         nn.init.constant_(self.norm.weight, init_gain)
         self.register_load_state_dict_pre_hook(_accept_published_names)
 
-    def forward(
+    def mix_frames(
         self,
-        query,
-        key=None,
-        value=None,
-        attn_mask=None,
-        key_padding_mask=None,
-        return_attn_weights=True,
-        pos_embs=None,
-    ):
-        """Mix the frames.
-
-        Arguments
-        ---------
-        query : torch.Tensor
-            (B, T, d_model).
-        key : torch.Tensor, optional
-            (B, S, d_model): the frames to average; the query itself when not given.
-        value : torch.Tensor, optional
-            Only for the signature: None, or the key itself.
-        attn_mask : torch.Tensor or ChunkMask, optional
-            (T, S) in SpeechBrain's meaning (boolean, True = may not be seen; or additive with 0
-            and -inf), honoured exactly; see `speechbrain_pom.ops.parse_attn_mask`.
-        key_padding_mask : torch.Tensor, optional
-            (B, S) boolean, True = padding.
-        return_attn_weights : bool
-            Only for the signature: there are no attention weights.
-        pos_embs : torch.Tensor, optional
-            Only for the signature: positions are added to the encoder's input.
-
-        Returns
-        -------
-        output : torch.Tensor
-            (B, T, d_model).
-        None
-            In place of attention weights; a (B, T, T) tensor never exists.
-
-        Raises
-        ------
-        UserError
-            If `value` is not the key, or a mask cannot be honoured.
-        """
-        source = query if key is None else key
-        if value is not None and value is not source:
-            raise UserError(
-                "PoM: value is another tensor than key: PoM has no separate values; pass the key"
-            )
+        query: torch.Tensor,
+        key: torch.Tensor,
+        attn_mask: torch.Tensor | ChunkMask | None,
+        key_padding_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Mix the frames; see `TokenMixer.forward`."""
         weights = weights_of(self.poly_proj, self.gate_proj, [self.out_proj])
         options = {
             "degree": self.degree,
             "activation": self.activation,
-            "key": source,
+            "key": key,
             "key_padding_mask": key_padding_mask,
             "attn_mask": attn_mask,
         }
@@ -173,26 +139,17 @@ class PolynomialMixer(nn.Module):
             mixed = by_layers.polynomial_mix(query, *layers, widths=self._widths(), **options)
         else:
             poly, gate, (out,) = weights
-            how = {"recompute": self.recompute, "backend": self.backend}
-            mixed = polynomial_mix(query, poly, gate, *out, **options, **how)
-        return self.norm(mixed), None
+            options |= {"recompute": self.recompute, "backend": self.backend}
+            mixed = polynomial_mix(query, poly, gate, *out, **options)
+        return self.norm(mixed)
 
-    def summarise(self, key, key_padding_mask=None, earlier=None):
-        """What the mixer knows of a sequence that has no mask; it may be given in parts.
-
-        Arguments
-        ---------
-        key : torch.Tensor
-            (B, T, d_model): the sequence, or a part of it.
-        key_padding_mask : torch.Tensor, optional
-            (B, T) boolean, True = padding.
-        earlier : None
-            Only for the protocol: there is one sweep.
-
-        Returns
-        -------
-        speechbrain_pom.ops.common.sums.TimeSums
-            Those of the parts, added up, are that of the whole.
+    def summarise(
+        self,
+        key: torch.Tensor,
+        key_padding_mask: torch.Tensor | None = None,
+        earlier: Any = None,
+    ) -> TimeSums:
+        """The sums over time of the polynomial features; see `TokenMixer.summarise`.
 
         Example
         -------
@@ -213,21 +170,8 @@ class PolynomialMixer(nn.Module):
             return by_layers.polynomial_sums(key, self.poly_proj, widths=widths, **options)
         return polynomial_sums(key, *weights, backend=self.backend, **options)
 
-    def mix(self, query, summary):
-        """Mix frames of a sequence whose summary is known.
-
-        Arguments
-        ---------
-        query : torch.Tensor
-            (B, T, d_model).
-        summary : speechbrain_pom.ops.common.sums.TimeSums
-            Of the whole sequence.
-
-        Returns
-        -------
-        torch.Tensor
-            (B, T, d_model), as `forward` gives it for these frames.
-        """
+    def mix(self, query: torch.Tensor, summary: TimeSums) -> torch.Tensor:
+        """Mix frames of a sequence whose summary is known; see `TokenMixer.mix`."""
         weights = weights_of(self.gate_proj, [self.out_proj])
         if weights is None:
             layers = self.gate_proj, self.out_proj
@@ -236,7 +180,7 @@ class PolynomialMixer(nn.Module):
             )
         else:
             gate, (out,) = weights
-            mixed = mix_with_sums(query, summary, gate, *out, backend=self.backend)
+            mixed = polynomial_mix_with_sums(query, summary, gate, *out, backend=self.backend)
         return self.norm(mixed)
 
     def _widths(self):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 
 from speechbrain_pom import PolynomialMixer
-from speechbrain_pom.nnet import polynomial_mixer
+from speechbrain_pom.nnet import polynomial
 
 VARIANTS = ("base", "selective", "frequency2", "frequency3")
 
@@ -86,7 +86,7 @@ def test_sizes_of_the_projections_are_those_of_the_paper(variant, group_widths):
         ),
         (
             {"backend": "fast"},
-            "PoM: backend is 'fast': choose one of auto, reference, fused, blocks, triton",
+            "PoM: backend is 'fast': choose one of auto, reference, tiled, triton, fused",
         ),
         (
             {"init_gain": -1},
@@ -174,16 +174,16 @@ def test_double_deepcopy_and_modes():
 
 def test_the_backend_is_the_functions(monkeypatch):
     chosen = []
-    function = polynomial_mixer.polynomial_mix
+    function = polynomial.polynomial_mix
 
     def note(*args, backend, **kwargs):
         chosen.append(backend)
         return function(*args, backend=backend, **kwargs)
 
-    monkeypatch.setattr(polynomial_mixer, "polynomial_mix", note)
-    for backend in ("auto", "blocks", "reference"):
+    monkeypatch.setattr(polynomial, "polynomial_mix", note)
+    for backend in ("auto", "tiled", "reference"):
         PolynomialMixer(6, backend=backend)(torch.randn(1, 5, 6))
-    assert chosen == ["auto", "blocks", "reference"]
+    assert chosen == ["auto", "tiled", "reference"]
 
 
 def test_options_are_printed():

@@ -1,0 +1,44 @@
+"""What every operator does first: check its masks, and empty the padding."""
+
+from typing import NamedTuple
+
+import torch
+
+from speechbrain_pom.ops.common.masks import (
+    ChunkMask,
+    ParsedMask,
+    check_padding_mask,
+    parse_attn_mask,
+)
+from speechbrain_pom.ops.common.sums import zero_padding
+
+
+class Inputs(NamedTuple):
+    """The frames to mix, the frames to summarise (the same tensor if they are the same), the mask.
+
+    Arguments
+    ---------
+    query, key : torch.Tensor
+        (B, T, d) and (B, S, d), the key with zeros in the padding.
+    mask : None, ChunkMask or torch.Tensor
+        As `parse_attn_mask` returns it.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    mask: ParsedMask
+
+
+def prepare(
+    query: torch.Tensor,
+    key: torch.Tensor | None,
+    key_padding_mask: torch.Tensor | None,
+    attn_mask: torch.Tensor | ChunkMask | None,
+) -> Inputs:
+    """The arguments of an operator, checked; a key of None is the query."""
+    same = key is None or key is query
+    key = query if same else key
+    check_padding_mask(key_padding_mask, key)
+    mask = parse_attn_mask(attn_mask, query.shape[1], key.shape[1])
+    key = zero_padding(key, key_padding_mask)  # no gradient is NaN, whatever padding holds
+    return Inputs(key if same else query, key, mask)
