@@ -14,8 +14,8 @@ from experiments.commands import PUBLISHED_PROCESSES, check_checkout, launcher, 
 from experiments.table import STAGES, Row
 from speechbrain_pom.data.mini_corpus.files import read_manifest
 from speechbrain_pom.runs.configuration import configuration
+from speechbrain_pom.runs.documents import git_revision
 from speechbrain_pom.runs.experiment import Experiment as Run
-from speechbrain_pom.runs.folder import git_revision
 from speechbrain_pom.runs.logs import training_time
 from speechbrain_pom.runs.options import read_tree
 from speechbrain_pom.runs.record import finished_configuration, read_fingerprint

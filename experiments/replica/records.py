@@ -11,8 +11,8 @@ from experiments.replica.protocols import Protocol, ReplicaRun, plan_runs, runs_
 from experiments.replica.runs import CONDITIONS_FILE
 from speechbrain_pom.ctc.scoring import read_word_edits
 from speechbrain_pom.runs.configuration import configuration
+from speechbrain_pom.runs.documents import git_revision
 from speechbrain_pom.runs.experiment import Experiment as Run
-from speechbrain_pom.runs.folder import git_revision
 from speechbrain_pom.runs.logs import EpochHistory, training_time
 from speechbrain_pom.runs.options import parse_command_line, read_tree
 from speechbrain_pom.runs.record import finished_configuration

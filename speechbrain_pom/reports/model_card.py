@@ -13,7 +13,7 @@ from speechbrain_pom.encoder.encoder import SpeechEncoder
 from speechbrain_pom.encoder.loading import Saved, find_saved
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
 from speechbrain_pom.pretrained import FROM_SCRATCH, MODEL_FILE
-from speechbrain_pom.runs.folder import git_revision
+from speechbrain_pom.runs.documents import git_revision
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.metrics import interval
 from speechbrain_pom.runs.options import read_tree

@@ -10,9 +10,10 @@ import json
 import logging
 import math
 import shutil
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from speechbrain.utils.checkpoints import METAFNAME, Checkpointer, ckpt_recency
+from speechbrain.utils.checkpoints import METAFNAME, Checkpoint, Checkpointer, ckpt_recency
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 
@@ -63,13 +64,17 @@ class SafeCheckpointer(Checkpointer):
             ) from error
         self._found_whole = set()
 
-    def save_checkpoint(self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO):
+    def save_checkpoint(
+        self,
+        meta: dict | None = None,
+        end_of_epoch: bool = True,
+        name: str | None = None,
+        verbosity: int = logging.INFO,
+    ) -> Checkpoint:
         """Save all recoverables; see SpeechBrain's method of this name.
 
-        Raises
-        ------
-        RuntimeError
-            If it cannot be written (disk full); the earlier checkpoints are as they were.
+        If it cannot be written (disk full), a `RuntimeError` says so, and the earlier checkpoints
+        are as they were.
         """
         visible = self.checkpoints_dir
         saving = visible / SAVING_FOLDER
@@ -102,21 +107,16 @@ class SafeCheckpointer(Checkpointer):
     def delete_checkpoints(
         self,
         *,
-        num_to_keep=1,
-        min_keys=None,
-        max_keys=None,
-        importance_keys=(ckpt_recency,),
-        ckpt_predicate=None,
-        verbosity=logging.INFO,
-    ):
+        num_to_keep: int = 1,
+        min_keys: Sequence[str] | None = None,
+        max_keys: Sequence[str] | None = None,
+        importance_keys: Sequence[Callable] = (ckpt_recency,),
+        ckpt_predicate: Callable | None = None,
+        verbosity: int = logging.INFO,
+    ) -> None:
         """Delete all but the most important checkpoints; see SpeechBrain's method of this name.
 
         Each is hidden in one step before its files are removed (SpeechBrain has no seam for this).
-
-        Raises
-        ------
-        ValueError
-            If `num_to_keep` is negative.
         """
         if num_to_keep < 0:
             raise UserError(f"num_to_keep = {num_to_keep} must not be negative")
@@ -141,12 +141,12 @@ class SafeCheckpointer(Checkpointer):
 
     def find_checkpoints(
         self,
-        importance_key=None,
-        max_key=None,
-        min_key=None,
-        ckpt_predicate=None,
-        max_num_checkpoints=None,
-    ):
+        importance_key: Callable | None = None,
+        max_key: str | None = None,
+        min_key: str | None = None,
+        ckpt_predicate: Callable | None = None,
+        max_num_checkpoints: int | None = None,
+    ) -> list[Checkpoint]:
         """Rank checkpoints; see SpeechBrain's method of this name.
 
         Those whose metric is not finite have no rank: NaN would sort anywhere.
@@ -166,14 +166,8 @@ class SafeCheckpointer(Checkpointer):
         found = super()._list_checkpoint_dirs()
         return [folder for folder in found if not find_damage(folder, read_all=False)]
 
-    def check(self):
-        """Look at all checkpoints, so that a run that cannot resume ends before it begins.
-
-        Raises
-        ------
-        UserError
-            If there are checkpoints, but all are damaged.
-        """
+    def check(self) -> None:
+        """Refuse a run that cannot resume, as all its checkpoints are damaged, before it begins."""
         self._refuse_if_all(self._find_damaged())
 
     def _find_damaged(self):
@@ -196,14 +190,15 @@ class SafeCheckpointer(Checkpointer):
             )
 
     def recover_if_possible(
-        self, importance_key=None, max_key=None, min_key=None, ckpt_predicate=None
-    ):
+        self,
+        importance_key: Callable | None = None,
+        max_key: str | None = None,
+        min_key: str | None = None,
+        ckpt_predicate: Callable | None = None,
+    ) -> Checkpoint | None:
         """Load the best checkpoint, by default the newest, that is as it was written.
 
-        Raises
-        ------
-        UserError
-            If there are checkpoints, but all are damaged.
+        If there are checkpoints, but all are damaged, they are refused.
         """
         damaged = self._find_damaged()
         self._found_whole.clear()  # they may be damaged before the next time
@@ -218,23 +213,13 @@ class SafeCheckpointer(Checkpointer):
         return None
 
 
-def find_damage(folder, read_all=True, only=None):
-    """What is wrong with the files of a checkpoint.
+def find_damage(
+    folder: Path, read_all: bool = True, only: Collection[str] | None = None
+) -> str | None:
+    """What is wrong with the files of a `CKPT+...` folder; None if nothing is.
 
-    Arguments
-    ---------
-    folder : pathlib.Path
-        A `CKPT+...` folder.
-    read_all : bool
-        Compare all contents (SHA-256); else those of the marker, and that all files are there in
-        full length.
-    only : collection of str, optional
-        Names of the files to look at; all that were saved by default.
-
-    Returns
-    -------
-    str or None
-        None if nothing is.
+    All contents are compared (SHA-256), or, without `read_all`, those of the marker, and that all
+    files are there in full length; `only` names the files to look at.
     """
     for name in (METAFNAME, CHECKSUMS_FILE):
         if not (folder / name).is_file():

@@ -1,6 +1,7 @@
 """An experiment: a YAML, the command line over it, and the demo when there is no data."""
 
 import re
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,8 @@ from ruamel.yaml.error import YAMLError
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from speechbrain_pom.runs.keys import referred_key, unknown_key_message
-from speechbrain_pom.runs.options import read_tree
+from speechbrain_pom.runs.launch import Launch
+from speechbrain_pom.runs.options import RunRequest, read_tree
 from speechbrain_pom.runs.values import RUN_OPTION_TYPES, node_tag, typed_run_option
 from speechbrain_pom.utils.errors import UserError, one_line
 
@@ -63,33 +65,18 @@ class Experiment:
     command: tuple = field(default=())
 
 
-def load_experiment(request, demo_data=None, launch=None):
+def load_experiment(
+    request: RunRequest,
+    demo_data: Callable[[], str | Path] | None = None,
+    launch: Launch | None = None,
+) -> Experiment:
     """Build the experiment that a command line asks for.
 
     The YAML may have a plain mapping `demo`: top-level keys with other values. When
     `data_folder` and `train_csv` are null and `demo_data` is given, the demo is run: two lines
-    say so, `demo_data` makes the data, and the mapping lies over the YAML, but under the command
-    line.
-
-    Arguments
-    ---------
-    request : RunRequest
-        From `parse_command_line`.
-    demo_data : callable, optional
-        Returns the folder of the demo's data (it is called on the main process only).
-        Without it the demo is never run.
-    launch : Launch, optional
-        From `init_distributed`; its run options are added to `run_opts`.
-
-    Returns
-    -------
-    Experiment
-
-    Raises
-    ------
-    UserError
-        Unknown key in `demo`, unset `!PLACEHOLDER`, run option of a wrong type, or anything
-        that fails while the YAML's objects are built; one line, with the YAML's path.
+    say so, `demo_data` makes the data (on the main process only) and returns their folder, and the
+    mapping lies over the YAML, but under the command line. Whatever fails while the YAML's objects
+    are built is a `UserError` with the YAML's path.
 
     Example
     -------

@@ -1,6 +1,5 @@
 """One folder, one run: locked while it runs, refused to another configuration, and done once."""
 
-import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.runs.configuration import configuration, fixed_configuration
+from speechbrain_pom.runs.experiment import Experiment
 from speechbrain_pom.runs.legacy import comparable
 from speechbrain_pom.runs.record import RUN_FILE, finished_configuration, read_run, record_run
 from speechbrain_pom.utils.errors import UserError
@@ -18,62 +18,21 @@ logger = get_logger(__name__)
 LOCK_FILE = ".lock"
 
 
-def claim_folder(experiment, world_size):
-    """Take the output folder for this process, unless it belongs to another run.
+def claim_folder(experiment: Experiment, world_size: int) -> bool:
+    """Take the output folder for this run, unless it belongs to another one; on every process.
 
-    Called on every process, before anything but the lock is written into the folder.
-
-    Arguments
-    ---------
-    experiment : speechbrain_pom.runs.experiment.Experiment
-        With `output_folder`, and perhaps `resume_anyway`.
-    world_size : int
-        Number of processes.
-
-    Returns
-    -------
-    bool
-        Whether this very run is finished: then there is nothing to do.
-
-    Raises
-    ------
-    UserError
-        If another process is running in the folder, or the folder holds checkpoints of another
-        configuration (unless `resume_anyway`).
+    Returns whether this very run is finished, so that there is nothing to do. Nothing but the lock
+    is written. A `UserError` says that another process runs in the folder, or that it holds
+    checkpoints of another configuration (unless `resume_anyway`).
     """
     return run_on_main(_claim, args=[experiment, world_size])
 
 
-def mark_finished(experiment, world_size):
-    """Record that this run has done all that its configuration asks for.
-
-    Arguments
-    ---------
-    experiment : speechbrain_pom.runs.experiment.Experiment
-    world_size : int
-    """
+def mark_finished(experiment: Experiment, world_size: int) -> None:
+    """Record that this run has done all that its configuration asks for."""
     folder = Path(experiment.hparams["output_folder"])
     finished = configuration(experiment, world_size)
     run_on_main(record_run, args=[folder], kwargs={"finished": finished})
-
-
-def git_revision(folder):
-    """The commit of the code that a run was made with, as SpeechBrain noted it.
-
-    Arguments
-    ---------
-    folder : pathlib.Path
-        Of the run, with its env.log.
-
-    Returns
-    -------
-    str or None
-        None if it was not run from a checkout, or nothing was noted.
-    """
-    log = folder / "env.log"
-    environment = log.read_text(encoding="utf-8") if log.is_file() else ""
-    found = re.search(r"Git revision:\n(\w+)", environment)
-    return found[1] if found else None
 
 
 def _claim(experiment, world_size):
@@ -125,20 +84,10 @@ def _change(begun, now):
     return f"{begun} (now {now})"
 
 
-def lock_folder(experiment, world_size):
+def lock_folder(experiment: Experiment, world_size: int) -> None:
     """Keep other processes out of the output folder until this one ends, and record its run.
 
     Called on every process, once the folder exists.
-
-    Arguments
-    ---------
-    experiment : speechbrain_pom.runs.experiment.Experiment
-    world_size : int
-
-    Raises
-    ------
-    UserError
-        If another process is running in the folder.
     """
     run_on_main(_lock, args=[experiment, world_size])
 

@@ -2,6 +2,7 @@
 
 import pydoc
 import re
+from collections.abc import Iterable
 from copy import deepcopy
 from difflib import get_close_matches
 
@@ -10,19 +11,8 @@ from speechbrain_pom.runs.values import node_tag
 from speechbrain_pom.utils.errors import UserError
 
 
-def unknown_key_message(key, known, prefix="--"):
-    """Names the key that comes closest to an unknown one.
-
-    Arguments
-    ---------
-    key : str
-    known : iterable of str
-    prefix : str
-        What stands before a key where the user wrote it.
-
-    Returns
-    -------
-    str
+def unknown_key_message(key: str, known: Iterable[str], prefix: str = "--") -> str:
+    """The message for an unknown key, with the closest known one; `prefix` stands before keys.
 
     Example
     -------
@@ -39,18 +29,8 @@ def unknown_key_message(key, known, prefix="--"):
     return f"unknown option {prefix}{key}{hint} (--help lists all)"
 
 
-def located(node):
-    """The class or function that a tagged node of an hparams file calls or names.
-
-    Arguments
-    ---------
-    node : object
-        From a YAML that was read with its tags.
-
-    Returns
-    -------
-    object
-        None for other nodes, and for what cannot be imported.
+def located(node: object) -> object:
+    """The class or function that a tagged node of an hparams file calls or names, or None.
 
     Example
     -------
@@ -67,17 +47,8 @@ def located(node):
         return None
 
 
-def referred_key(node):
+def referred_key(node: object) -> str | None:
     """The top-level key that a node of an hparams file is nothing but a reference to.
-
-    Arguments
-    ---------
-    node : object
-        From a YAML that was read with its tags.
-
-    Returns
-    -------
-    str or None
 
     Example
     -------
@@ -90,27 +61,12 @@ def referred_key(node):
     return match.group(1) if match else None
 
 
-def find_path(key, tree):
-    """Where a key of the command line stands in an hparams file.
+def find_path(key: str, tree: dict) -> tuple:
+    """Where a key of the command line stands in an hparams file: keys and positions from the top.
 
-    Arguments
-    ---------
-    key : str
-        A top-level key, or one inside of sections, with dots: `Transformer.attention_type`. It
-        may be missing there, if the section's class takes an argument of this name. Items of
-        lists are counted from 0; arguments that stand in a list go by their names as well.
-    tree : dict
-        From `read_tree`.
-
-    Returns
-    -------
-    tuple of str and int
-        Keys and positions from the top; for a key without a section always the key itself.
-
-    Raises
-    ------
-    UserError
-        When the section has no such key.
+    It is a top-level key, or one inside of sections, with dots: `Transformer.attention_type`. It
+    may be missing there, if the section's class takes an argument of this name. Items of lists are
+    counted from 0; arguments that stand in a list go by their names as well.
 
     Example
     -------
@@ -171,16 +127,8 @@ def _no_such_key(key, section, node, rest):
     return unknown_key_message(".".join(rest), names, prefix=f"--{section}.")
 
 
-def check_apart(keys):
+def check_apart(keys: Iterable[str]) -> None:
     """Refuse a section and a key inside of it on one command line.
-
-    Arguments
-    ---------
-    keys : iterable of str
-
-    Raises
-    ------
-    UserError
 
     Example
     -------
@@ -193,17 +141,8 @@ def check_apart(keys):
                 raise UserError(f"--{section} and --{key} are both given: put them into one")
 
 
-def put(overrides, tree, path, value):
-    """Set one place of nested overrides for HyperPyYAML, in place.
-
-    Arguments
-    ---------
-    overrides : dict
-    tree : dict
-        The file that they are for.
-    path : tuple
-        From `find_path`.
-    value : object
+def put(overrides: dict, tree: dict, path: tuple, value: object) -> None:
+    """Set one place (from `find_path`) of nested overrides for HyperPyYAML, in place.
 
     Example
     -------

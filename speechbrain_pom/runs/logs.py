@@ -49,28 +49,14 @@ class EpochHistory:
     def __init__(self, path):
         self.path = Path(path)
 
-    def records(self):
-        """All complete records.
-
-        Returns
-        -------
-        list of dict
-        """
+    def records(self) -> list[dict]:
+        """All complete records."""
         return [json.loads(line) for line in _complete_lines(self.path)]
 
-    def append(self, record):
-        """Add the record of one epoch.
+    def append(self, record: dict) -> None:
+        """Add the record of one epoch, which must be later than those that are there.
 
-        Arguments
-        ---------
-        record : dict
-            With `epoch`, later than those that are there; numbers, strings, dicts of them
-            (tensors of one element are numbers).
-
-        Raises
-        ------
-        ValueError
-            When the epoch is there already.
+        It holds `epoch`, numbers, strings, and dicts of them; tensors of one element are numbers.
         """
         lines = _complete_lines(self.path)
         last_epoch = json.loads(lines[-1])["epoch"] if lines else 0
@@ -85,14 +71,8 @@ class EpochHistory:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def resume(self, last_epoch):
-        """Drop the epochs after `last_epoch`, which will be run again.
-
-        Arguments
-        ---------
-        last_epoch : int
-            The last epoch that the checkpoint has finished; 0 for a fresh start.
-        """
+    def resume(self, last_epoch: int) -> None:
+        """Drop the epochs after `last_epoch`, which will be run again; 0 for a fresh start."""
         lines = _complete_lines(self.path)
         _keep_lines(self.path, [ln for ln in lines if json.loads(ln)["epoch"] <= last_epoch])
 
@@ -147,13 +127,10 @@ class ExperimentLogger(TrainLogger):
         if if_main_process():
             store_metrics(self.output_folder, task)
 
-    def resume(self, last_epoch):
+    def resume(self, last_epoch: int) -> None:
         """Drop what the logs say of epochs after `last_epoch`, which will be run again.
 
-        Arguments
-        ---------
-        last_epoch : int
-            The last epoch that the checkpoint has finished; 0 for a fresh start.
+        It is the last epoch that the checkpoint has finished; 0 for a fresh start.
         """
         if not if_main_process():
             return
@@ -169,23 +146,17 @@ class ExperimentLogger(TrainLogger):
         _keep_lines(text_file, lines)
 
     def log_stats(
-        self, stats_meta, train_stats=None, valid_stats=None, test_stats=None, verbose=True
-    ):
+        self,
+        stats_meta: dict,
+        train_stats: dict | None = None,
+        valid_stats: dict | None = None,
+        test_stats: dict | None = None,
+        verbose: bool = True,
+    ) -> None:
         """Log one epoch (or a test): see `speechbrain.utils.train_logger.TrainLogger`.
 
-        Arguments
-        ---------
-        stats_meta : dict
-            With `epoch` for an epoch; a test may have anything.
-        train_stats, valid_stats, test_stats : dict, optional
-            Name to number. What is declared of them (`declare`) is drawn.
-        verbose : bool
-            Also to the standard logger.
-
-        Raises
-        ------
-        RuntimeError
-            If the files cannot be written, as on a full disk.
+        What is declared of the statistics (`declare`) is drawn. If the files cannot be written, as
+        on a full disk, a `RuntimeError` says what to do.
         """
         if not if_main_process():
             return

@@ -53,21 +53,8 @@ class RunRequest:
     command: tuple = ()
 
 
-def read_tree(yaml_path):
+def read_tree(yaml_path: str | Path) -> dict:
     """The YAML file as a tree with its tags, nothing resolved or built.
-
-    Arguments
-    ---------
-    yaml_path : str or Path
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    UserError
-        No such file, not YAML, or not a mapping at its top level.
 
     Example
     -------
@@ -175,29 +162,14 @@ def _current(key, tree):
     return node
 
 
-def parse_command_line(argv=None):
+def parse_command_line(argv: list[str] | None = None) -> RunRequest:
     """Read a recipe's command line: the YAML first, then `--key value` or `--key=value`.
 
     A key is a top-level key of the YAML, one inside of a section (`--Transformer.d_ffn`),
     `attention_type` for all encoders, or a run option of SpeechBrain, written in full.
     Boolean run options also work as flags (`--debug`). With `--help` the usage, the YAML's
-    opening comment and all options are printed, and the program ends.
-
-    Arguments
-    ---------
-    argv : list of str, optional
-        The arguments without the program; those of this process by default.
-
-    Returns
-    -------
-    RunRequest
-
-    Raises
-    ------
-    UserError
-        When something cannot be understood: the message quotes it.
-    SystemExit
-        With code 0, after `--help`.
+    opening comment and all options are printed, and the program ends. `argv` are the arguments
+    without the program; those of this process by default.
 
     Example
     -------

@@ -6,6 +6,7 @@ import torch
 from speechbrain.utils.distributed import infer_device, is_distributed_initialized
 from speechbrain.utils.run_opts import RunOptions
 
+from speechbrain_pom.runs.experiment import Experiment
 from speechbrain_pom.runs.values import RUN_OPTION_TYPES
 
 # Always in the table, as they decide what a step is and what survives a crash.
@@ -20,21 +21,12 @@ _SHOWN_RUN_OPTIONS = {
 }
 
 
-def describe(experiment, facts=None):
+def describe(experiment: Experiment, computed: dict | None = None) -> str:
     """The effective options with their sources, to be printed once before training.
 
     What the command line or the demo changed comes first, then the YAML's plain values in
-    their order, the run options that matter, the device and the number of processes.
-
-    Arguments
-    ---------
-    experiment : Experiment
-    facts : dict, optional
-        More rows, worked out by the recipe (such as the batch in seconds of audio).
-
-    Returns
-    -------
-    str
+    their order, the run options that matter, the device, the number of processes, and what the
+    recipe has computed (such as the batch in seconds of audio).
 
     Example
     -------
@@ -61,7 +53,7 @@ def describe(experiment, facts=None):
         rows.append(("device", infer_device(), "detected"))
     processes = torch.distributed.get_world_size() if is_distributed_initialized() else 1
     rows.append(("processes", processes, "torchrun" if processes > 1 else "default"))
-    rows += [(key, value, "computed") for key, value in (facts or {}).items()]
+    rows += [(key, value, "computed") for key, value in (computed or {}).items()]
     rows.sort(key=lambda row: {"command line": 0, "demo": 1}.get(row[2], 2))
     table = [(key, "null" if value is None else str(value), source) for key, value, source in rows]
     key_width, value_width = (max(len(row[column]) for row in table) for column in (0, 1))
@@ -69,16 +61,8 @@ def describe(experiment, facts=None):
     return "\n  ".join([f"options of {experiment.yaml_path}:", *lines])
 
 
-def effective_run_options(experiment):
+def effective_run_options(experiment: Experiment) -> dict:
     """All run options as SpeechBrain's `Brain` will see them: command line, YAML, default.
-
-    Arguments
-    ---------
-    experiment : Experiment
-
-    Returns
-    -------
-    dict
 
     Example
     -------

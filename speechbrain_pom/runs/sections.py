@@ -41,51 +41,23 @@ class Section:
     target: object
 
     @property
-    def name(self):
-        """How the command line and messages call it.
-
-        Returns
-        -------
-        str
-        """
+    def name(self) -> str:
+        """How the command line and messages call it."""
         return ".".join(map(str, self.path))
 
     @property
-    def option(self):
-        """The key of the command line for its attention type alone.
-
-        Returns
-        -------
-        str
-        """
+    def option(self) -> str:
+        """The key of the command line for its attention type alone."""
         return f"{self.name}.{ATTENTION}"
 
-    def place(self, name=ATTENTION):
-        """Where an argument stands, or would stand.
-
-        Arguments
-        ---------
-        name : str
-
-        Returns
-        -------
-        tuple of str and int
-        """
+    def place(self, name: str = ATTENTION) -> tuple:
+        """Where an argument stands, or would stand."""
         by_name = isinstance(self.node, dict)
         arguments = list(arguments_of(self.target)[0])
         return (*self.path, name if by_name else arguments.index(name))
 
-    def value(self, name=ATTENTION):
-        """An argument as the file writes it, or else the default of the class.
-
-        Arguments
-        ---------
-        name : str
-
-        Returns
-        -------
-        object
-        """
+    def value(self, name: str = ATTENTION) -> object:
+        """An argument as the file writes it, or else the default of the class."""
         default, key = arguments_of(self.target)[0][name].default, self.place(name)[-1]
         if isinstance(self.node, dict):
             return self.node.get(key, default)
@@ -122,20 +94,11 @@ def _has_encoder(section, tree, given):
     return value != 0
 
 
-def encoder_sections(tree, given=None):
+def encoder_sections(tree: dict, given: dict | None = None) -> tuple[list[Section], list[Section]]:
     """The sections whose encoder a spec is for, and the language models beside them.
 
-    Arguments
-    ---------
-    tree : dict
-        From `read_tree`.
-    given : dict, optional
-        What the command line sets, by path.
-
-    Returns
-    -------
-    encoders, language_models : list of Section
-        A language model that is not beside another model counts as an encoder.
+    `given` is what the command line sets, by path. A language model that is not beside another
+    model counts as an encoder.
 
     Example
     -------
@@ -149,26 +112,13 @@ def encoder_sections(tree, given=None):
     return tuple([x for x in part if _has_encoder(x, tree, given)] for part in _models(tree))
 
 
-def nested_overrides(tree, values):
+def nested_overrides(tree: dict, values: dict) -> dict:
     """What a command line gives, as overrides for HyperPyYAML.
 
-    Arguments
-    ---------
-    tree : dict
-        From `read_tree`.
-    values : dict
-        By key: of the top, of a section (`Transformer.d_ffn`), or `attention_type`, which reaches
-        every encoder that no other key sets.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    UserError
-        For a key that leads nowhere, an `attention_type` that no model can take, or one at the
-        top of the file that no model uses.
+    The values are by key: of the top, of a section (`Transformer.d_ffn`), or `attention_type`,
+    which reaches every encoder that no other key sets. A key that leads nowhere, an
+    `attention_type` that no model can take, and one at the top of the file that no model uses are
+    refused.
 
     Example
     -------

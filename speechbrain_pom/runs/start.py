@@ -1,38 +1,26 @@
 """The opening of a recipe: command line, processes, experiment, output folder."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_pom.runs.checkpoints import SafeCheckpointer
-from speechbrain_pom.runs.experiment import DATA_KEYS, load_experiment
+from speechbrain_pom.runs.documents import prepare_output_folder
+from speechbrain_pom.runs.experiment import DATA_KEYS, Experiment, load_experiment
 from speechbrain_pom.runs.folder import claim_folder, lock_folder
-from speechbrain_pom.runs.launch import init_distributed, prepare_output_folder
+from speechbrain_pom.runs.launch import Launch, init_distributed
 from speechbrain_pom.runs.options import parse_command_line
 from speechbrain_pom.utils.errors import UserError
 
 
-def start_experiment(script_path, demo_data=None):
+def start_experiment(
+    script_path: str, demo_data: Callable[[], str | Path] | None = None
+) -> tuple[Experiment, Launch]:
     """Go from the command line to a loaded experiment with an output folder.
 
-    Arguments
-    ---------
-    script_path : str
-        The recipe's `__file__`.
-    demo_data : callable, optional
-        Makes the data of the demo and returns their folder.
-
-    Returns
-    -------
-    experiment : speechbrain_pom.runs.experiment.Experiment
-        With its `hparams`, and `run_opts` for the Brain.
-    launch : speechbrain_pom.runs.launch.Launch
-        Rank and number of processes.
-
-    Raises
-    ------
-    SystemExit
-        With code 0, if this very run is finished: it writes nothing more.
-    UserError
-        For anything in the call that cannot work; `exit_on_user_error` prints it.
+    `script_path` is the recipe's `__file__`; `demo_data` makes the data of the demo and returns
+    their folder. If this very run is finished, the program ends with code 0 and writes nothing.
     """
     request = parse_command_line()
     launch = init_distributed(request)

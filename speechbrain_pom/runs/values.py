@@ -22,18 +22,8 @@ MAY_CHANGE = "_may_change"
 _TAG = re.compile(r"!(ref|copy|(new|name|module|apply|applyref|include):\S+)(\s|$)")
 
 
-def node_tag(node):
-    """The HyperPyYAML tag of a value.
-
-    Arguments
-    ---------
-    node : object
-        From a YAML that was read with its tags, or from `parse_value`.
-
-    Returns
-    -------
-    str
-        Empty for plain values.
+def node_tag(node: object) -> str:
+    """The HyperPyYAML tag of a value that was read with its tag; empty for plain values.
 
     Example
     -------
@@ -43,20 +33,12 @@ def node_tag(node):
     return getattr(getattr(node, "tag", None), "value", None) or ""
 
 
-def parse_value(text):
+def parse_value(text: str) -> object:
     """One value of the command line, typed as in a YAML file (YAML 1.2), otherwise verbatim.
 
     Numbers, booleans and null are recognised; so are flow lists and mappings (`[1, 2]`),
     values in quotes (always a string) and HyperPyYAML's tags (`!ref <key>`). Anything else is
     a string, exactly as given: paths with `=`, `#`, `:` or spaces, and attention specs.
-
-    Arguments
-    ---------
-    text : str
-
-    Returns
-    -------
-    None, bool, int, float, str, list, dict or tagged node
 
     Example
     -------
@@ -82,24 +64,8 @@ def parse_value(text):
     return value if value is None or isinstance(value, (bool, int, float)) else text
 
 
-def typed_run_option(name, value):
-    """A value of a SpeechBrain run option, checked against the option's annotation.
-
-    Arguments
-    ---------
-    name : str
-        A key of `RUN_OPTION_TYPES`.
-    value : object
-        A string of the command line, or a value from a YAML.
-
-    Returns
-    -------
-    None, bool, int, float, str or list of str
-
-    Raises
-    ------
-    UserError
-        When the value is not of the option's type, or not one of its choices.
+def typed_run_option(name: str, value: object) -> object:
+    """A value of a SpeechBrain run option (text, or from a YAML), checked against its annotation.
 
     Example
     -------

@@ -5,8 +5,8 @@ import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
+from speechbrain_pom.runs.documents import resolved_yaml
 from speechbrain_pom.runs.experiment import load_experiment
-from speechbrain_pom.runs.launch import resolved_yaml
 from speechbrain_pom.runs.options import parse_command_line
 from speechbrain_pom.runs.report import describe, effective_run_options
 from speechbrain_pom.utils.errors import UserError

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from speechbrain_pom.runs import launch
+from speechbrain_pom.runs import documents, launch
 from speechbrain_pom.runs.experiment import load_experiment
 from speechbrain_pom.runs.logs import ExperimentLogger
 from speechbrain_pom.runs.options import parse_command_line
@@ -121,7 +121,7 @@ def process_main(rank, port, toy, out):
     process = launch.init_distributed(request)
     made_by = []
     experiment = load_experiment(request, lambda: made_by.append(rank) or "/mini", launch=process)
-    folder = launch.prepare_output_folder(experiment, toy)
+    folder = documents.prepare_output_folder(experiment, toy)
     total = torch.tensor([process.rank + 1.0])
     torch.distributed.all_reduce(total)
     ExperimentLogger(folder).log_stats({"epoch": 1, "lr": 1e-3}, {"loss": total.item()})
@@ -159,7 +159,7 @@ def prepare(toy, tmp_path, *arguments):
     script = tmp_path / "recipe.py"
     script.write_text("# the recipe\n", encoding="utf-8")
     request = parse_command_line([str(toy), *arguments])
-    return launch.prepare_output_folder(load_experiment(request), script)
+    return documents.prepare_output_folder(load_experiment(request), script)
 
 
 @pytest.mark.usefixtures("_restored_logging")
@@ -212,7 +212,7 @@ def test_output_folders_that_cannot_be_written(toy, tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(dir))
 
     # Permissions do not bind the superuser, as which tests may run.
-    monkeypatch.setattr(launch.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(documents.tempfile, "TemporaryFile", refuse)
     with pytest.raises(UserError, match=rf"'.*new' \(Permission denied\): {hint}"):
         prepare(toy, tmp_path, f"--output_folder={tmp_path / 'new'}")
 
