@@ -14,7 +14,7 @@ from experiments.commands import (
 )
 from experiments.readme import README, overrides_text, update_readme
 from experiments.records import RECORDS_FOLDER, build_record, read_records, write_record
-from experiments.table import COLUMNS, STAGES, find_row, format_wer, load_table
+from experiments.table import STAGES, WER_COLUMNS, find_row, format_wer, load_table
 from speechbrain_pom.cli.parser import Parser
 from speechbrain_pom.utils.errors import UserError, exit_on_user_error
 
@@ -88,10 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _list(args):
     records = read_records(RECORDS_FOLDER)
-    lines = [("name", "mixer", "parameters", *(h for *_, h in COLUMNS.values()), "runs")]
+    lines = [("name", "mixer", "parameters", *(h for *_, h in WER_COLUMNS.values()), "runs")]
     for row in load_table().values():
         num_runs = sum(record["experiment"] == row.name for record in records)
-        published = (format_wer(row.published.get(column)) for column in COLUMNS)
+        published = (format_wer(row.published.get(column)) for column in WER_COLUMNS)
         size = f"{row.parameters[1] / 1e6:.1f} M"
         lines.append((row.name, row.mixer, size, *published, str(num_runs or "")))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -126,7 +126,7 @@ def _published(row):
         return "nothing"
     rates = (
         f"{heading} {format_wer(row.published[column])}"
-        for column, (*_, heading) in COLUMNS.items()
+        for column, (*_, heading) in WER_COLUMNS.items()
     )
     return f"WER in %: {', '.join(rates)} ({row.published['source']})"
 

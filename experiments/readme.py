@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from experiments.commands import format_command
-from experiments.table import COLUMNS, STAGES, Row, format_wer, load_table
+from experiments.table import STAGES, WER_COLUMNS, Row, format_wer, load_table
 from speechbrain_pom.utils.files import replace_section
 
 README = "recipes/LibriSpeech/README.md"
@@ -21,14 +21,14 @@ _NOTES = {
         "size of RelPosMHA, and is a multiple of 16, as matrix products in half precision like it."
     ),
     "ablation": (
-        "Sizes and figures are not published: d_model is the multiple of 8 whose number of "
+        "Sizes and error rates are not published: d_model is the multiple of 8 whose number of "
         "parameters is closest to that of base-pom. In words, the publication finds that a "
         "higher order (k = 3, D = 2) helps up to saturation, and that the selective and the "
         "frequency-aware variants gain a little where the model under-fits, and do not beat the "
         "base variant at scale."
     ),
     "hybrid": (
-        "Attention below, PoM above: the publication's future work, without figures. d_model is "
+        "Attention below, PoM above: the publication's future work, without results. d_model is "
         "chosen for the number of parameters."
     ),
 }
@@ -39,10 +39,10 @@ def update_readme(records: list[dict], path: str | Path = README, check: bool = 
 
     Returns whether the README had these tables already.
     """
-    return replace_section(path, BEGIN, END, render(records).strip("\n"), check)
+    return replace_section(path, BEGIN, END, render_tables(records).strip("\n"), check)
 
 
-def render(records: list[dict]) -> str:
+def render_tables(records: list[dict]) -> str:
     """The tables and the commands of the recorded runs, as Markdown."""
     table = load_table().values()
     lines = []
@@ -71,7 +71,7 @@ def _deviation(row):
 
 def _table(rows, records):
     heads = ["name", "mixer", "overrides of `hparams/pom.yaml`", "encoder", "all"]
-    for *_, heading in COLUMNS.values():
+    for *_, heading in WER_COLUMNS.values():
         heads += [heading, "ours"]
     yield _line(heads)
     yield _line(["---"] * len(heads))
@@ -84,7 +84,7 @@ def _table(rows, records):
             *(f"{number:,}" for number in row.parameters),
         ]
         own = [record for record in records if record["experiment"] == row.name]
-        for column, (split, decoder, _) in COLUMNS.items():
+        for column, (split, decoder, _) in WER_COLUMNS.items():
             cells.append(format_wer(row.published.get(column)))
             measured = (record["results"].get(split, {}).get(decoder) for record in own)
             cells.append(", ".join(_measured(found) for found in measured if found))

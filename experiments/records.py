@@ -156,7 +156,7 @@ def _differences(row, stage, found):
     tree = read_tree(row.files[stage])
     options = row_values(row, stage, tree)
     published = _configuration(row, stage, options)
-    # Objects refer to keys that may differ, so these are laid over the row before they are built.
+    # Objects refer to keys that may differ, so these override the row before they are built.
     free = {key: parse_value(text) for key, text in found.items() if key in {*_FREE, *_BATCH}}
     wanted = _configuration(
         row, stage, {**options, **{key: free[key] for key in free if key in tree}}

@@ -11,7 +11,7 @@ from speechbrain_pom.utils.errors import UserError
 TABLE_PATH = Path(__file__).parent / "table.yaml"
 STAGES = ("pretraining", "finetuning")
 # Columns of error rates: name to (test set, decoder in results.json, heading).
-COLUMNS = {
+WER_COLUMNS = {
     "clean": ("test-clean", "no_lm", "clean"),
     "clean_lm": ("test-clean", "lm", "clean + LM"),
     "other": ("test-other", "no_lm", "other"),
@@ -46,7 +46,7 @@ class Row:
     outside : str
         Why the number of parameters is not within 3 % of the size; empty if it is.
     published : dict
-        Name in `COLUMNS` to [WER in %, half width of its interval] (or the WER alone), and
+        Name in `WER_COLUMNS` to [WER in %, half width of its interval] (or the WER alone), and
         source; empty where nothing is published.
 
     Example

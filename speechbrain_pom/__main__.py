@@ -25,7 +25,7 @@ class Command:
     takes_overrides : bool
         Whether options that the module does not know are collected in `args.overrides`.
     guard : callable
-        The context manager that `run(args)` is called in: it turns bad calls into exit code 2.
+        The context manager that `run(args)` is called in: it turns a `UserError` into exit code 2.
     """
 
     module: str
@@ -56,7 +56,7 @@ COMMANDS = {
     ),
     "summary": Command(
         "speechbrain_pom.cli.summary",
-        "say what runs have reached, and where their files lie",
+        "say what runs have reached, and where their files are",
     ),
     "encode": Command(
         "speechbrain_pom.cli.encode",

@@ -23,7 +23,7 @@ from experiments.replica.records import (
     record_path,
     write_record,
 )
-from experiments.replica.report import DOCUMENT, picture_paths, render, update_document
+from experiments.replica.report import DOCUMENT, picture_paths, render_section, update_document
 from experiments.replica.runs import run_chains
 from speechbrain_pom.cli.parser import Parser
 from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
@@ -129,7 +129,7 @@ def _run(protocol, folder, args):
 
 
 def _records_folder(folder, args):
-    """Where the record is: that of a user's own protocols lies beside the runs."""
+    """Where the record is: that of a user's own protocols is beside the runs."""
     return folder if Path(args.protocols) != PROTOCOLS_PATH else RECORDS_FOLDER
 
 
@@ -151,7 +151,7 @@ def _report(protocol, folder, args):
         if record["missing"]:
             print(f"not finished: {'; '.join(record['missing'])}")
     if own:
-        print(f"\n{render(protocol, record)}")
+        print(f"\n{render_section(protocol, record)}")
         return 0
     current = update_document(check=args.check)
     if args.check and not current:

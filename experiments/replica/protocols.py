@@ -148,8 +148,8 @@ def _spread(fields):
     if not fields.get("grid"):
         return fields["mixers"]
     return {
-        f"{mixer}, {label}": _overlaid(facts, cell)
-        for mixer, facts in fields["mixers"].items()
+        f"{mixer}, {label}": _overlaid(settings, cell)
+        for mixer, settings in fields["mixers"].items()
         for label, cell in fields["grid"].items()
     }
 
@@ -159,16 +159,16 @@ def _with_choice(protocol, protocols):
         return protocol
     grid = protocols[protocol.tuned_by].grid
     mixers = {
-        mixer: _overlaid(facts, grid[protocol.choice[mixer]])
-        for mixer, facts in protocol.mixers.items()
+        mixer: _overlaid(settings, grid[protocol.choice[mixer]])
+        for mixer, settings in protocol.mixers.items()
         if mixer in protocol.choice
     }
     return replace(protocol, mixers=mixers)
 
 
-def _overlaid(facts, cell):
-    parts = {part: {**facts.get(part, {}), **cell.get(part, {})} for part in _PARTS}
-    return {**facts, **parts}
+def _overlaid(settings, cell):
+    parts = {part: {**settings.get(part, {}), **cell.get(part, {})} for part in _PARTS}
+    return {**settings, **parts}
 
 
 def speech_folder(protocol: Protocol, given: str | None = None) -> str:
@@ -271,8 +271,8 @@ def _choose(what, given, known, protocol):
 
 def _commands(protocol, mixer, seed, folder, data_folder):
     """The words of the command of each kind."""
-    facts = protocol.mixers[mixer]
-    parts = {part: {**getattr(protocol, part), **facts.get(part, {})} for part in _PARTS}
+    settings = protocol.mixers[mixer]
+    parts = {part: {**getattr(protocol, part), **settings.get(part, {})} for part in _PARTS}
     if not protocol.test_sets:
         parts["finetuning"] |= {"test_csv": None, "test_splits": []}
     row = Row(
@@ -280,12 +280,12 @@ def _commands(protocol, mixer, seed, folder, data_folder):
         mixer=mixer,
         group="replica",
         size=protocol.name,
-        num_parameters_wanted=facts["parameters"][1],
+        num_parameters_wanted=settings["parameters"][1],
         files=FILES,
-        parameters=facts["parameters"],
+        parameters=settings["parameters"],
         overrides={
-            "attention_type": facts["attention_type"],
-            "d_model": facts["d_model"],
+            "attention_type": settings["attention_type"],
+            "d_model": settings["d_model"],
             **parts["options"],
         },
     )

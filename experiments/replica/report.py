@@ -38,7 +38,7 @@ def update_document(
     Returns whether the document had these tables already.
     """
     blocks = [
-        render(protocol, read_record(record_path(protocol, records_folder)))
+        render_section(protocol, read_record(record_path(protocol, records_folder)))
         for protocol in load_protocols().values()
     ]
     return replace_section(path, BEGIN, END, "\n\n".join(blocks), check)
@@ -49,7 +49,7 @@ def picture_paths(protocol: Protocol, folder: str | Path = "docs") -> list[Path]
     return [Path(folder) / f"replica_{protocol.name}.{suffix}" for suffix in ("png", "svg")]
 
 
-def render(protocol: Protocol, record: dict | None) -> str:
+def render_section(protocol: Protocol, record: dict | None) -> str:
     """The section of a protocol, as Markdown."""
     command = f"python -m experiments.replica run {protocol.name}"
     lines = [f"### Protocol `{protocol.name}`: {protocol.hardware}", "", _setting(protocol)]
@@ -114,7 +114,7 @@ _COSTS = (
     "clock, and peak memory of a run:"
 )
 _METHOD = (
-    f"Intervals: {NUM_BOOTSTRAP} bootstrap trials over utterances, alike for all systems; an "
+    f"Intervals: {NUM_BOOTSTRAP} bootstrap trials over utterances, the same for all systems; an "
     f"utterance counts with the errors of all seeds. p: {NUM_RANDOMISATIONS} random exchanges of "
     "these errors, two-sided, not corrected for the number of comparisons. Both know the chance "
     "of the utterances; that of training shows in the range of the seeds alone."
@@ -123,7 +123,7 @@ _METHOD = (
 
 def _setting(protocol):
     corpus = protocol.corpus
-    sizes = [facts["parameters"][1] / 1e6 for facts in protocol.mixers.values()]
+    sizes = [settings["parameters"][1] / 1e6 for settings in protocol.mixers.values()]
     if protocol.is_real:
         data = f"Recordings of people ({', '.join(corpus['files'])})"
     else:
@@ -172,7 +172,7 @@ def _rates(protocol, record, mixers):
     heads = [f"{split}, {start}" for split in protocol.test_sets for start in STARTS.values()]
     yield "mixer", "d_model", "parameters", *heads
     for mixer in mixers:
-        facts = protocol.mixers[mixer]
+        settings = protocol.mixers[mixer]
         rates = [
             error_rate(record, mixer, kind, split)
             for split in protocol.test_sets
@@ -180,8 +180,8 @@ def _rates(protocol, record, mixers):
         ]
         yield (
             mixer,
-            str(facts["d_model"]),
-            f"{facts['parameters'][1]:,}",
+            str(settings["d_model"]),
+            f"{settings['parameters'][1]:,}",
             *(_rate(found) for found in rates),
         )
 

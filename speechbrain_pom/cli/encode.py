@@ -6,7 +6,7 @@ from pathlib import Path
 
 from speechbrain_pom.cli.parser import add_job_arguments
 from speechbrain_pom.inference.jobs.encoding import MANIFEST_FILE, FrameOptions, encode_into_folder
-from speechbrain_pom.inference.jobs.frame_files import DTYPES, FORMATS
+from speechbrain_pom.inference.jobs.frame_files import DTYPES, FRAME_FORMATS
 from speechbrain_pom.inference.jobs.pool import choose_device, find_audio
 from speechbrain_pom.utils.errors import UserError
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", help="run, CKPT+... folder in it, or exported folder")
     add("files", metavar="FILE", nargs="+", help="audio files and folders")
     add("--out", metavar="DIR", required=True, help="folder to write to; made if needed")
-    add("--format", choices=FORMATS, default="npy", help="(default: %(default)s)")
+    add("--format", choices=FRAME_FORMATS, default="npy", help="(default: %(default)s)")
     add(
         "--layers",
         default="last",
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=300.0,
         metavar="S",
-        help="longer files are encoded in windows of so many seconds (default: %(default)s)",
+        help="longer files are encoded in windows of this length (default: %(default)s)",
     )
     add("--overlap_s", type=float, metavar="S", help="of windows (default: a sixth of them)")
     add_job_arguments(parser)

@@ -1,4 +1,4 @@
-"""`summary`: what runs have reached, and where their files lie."""
+"""`summary`: what runs have reached, and where their files are."""
 
 import argparse
 

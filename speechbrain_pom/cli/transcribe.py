@@ -10,7 +10,7 @@ from speechbrain_pom.inference.jobs.transcribing import (
     transcribe_into_folder,
     transcribe_to_stdout,
 )
-from speechbrain_pom.inference.transcript_files import FORMATS
+from speechbrain_pom.inference.transcript_files import TRANSCRIPT_FORMATS
 from speechbrain_pom.utils.errors import UserError
 
 EPILOG = """\
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", help="run of fine-tuning, checkpoint in it, or exported folder")
     add("files", metavar="FILE", nargs="+", help="audio files and folders")
     add("--out", metavar="DIR", help="folder to write to (default: stdout)")
-    add("--format", nargs="+", choices=FORMATS, default=["text"], help="(default: text)")
+    add("--format", nargs="+", choices=TRANSCRIPT_FORMATS, default=["text"], help="(default: text)")
     add("--lm", metavar="ARPA", help="n-gram of words: an ARPA file (.gz too) or KenLM binary")
     add("--lm_words", metavar="FILE", help="words of a KenLM binary, one per line")
     add("--alpha", type=float, metavar="X", help="weight of the n-gram (default: 0.8)")
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=30.0,
         metavar="S",
-        help="longer files are encoded in windows of so many seconds (default: %(default)s)",
+        help="longer files are encoded in windows of this length (default: %(default)s)",
     )
     add_job_arguments(parser)
 

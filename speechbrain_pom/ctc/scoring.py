@@ -69,7 +69,7 @@ class ErrorRates:
 
         The same utterances give the same numbers, in whatever order they came: trial `i` draws
         with seed `i` from the utterances sorted by id, and no global random state is touched.
-        Systems scored on the same utterances are thus resampled alike.
+        Systems scored on the same utterances are thus resampled in the same way.
         """
         if not self._ids:
             raise UserError("no utterance has been scored: the set is empty")

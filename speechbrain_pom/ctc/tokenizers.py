@@ -197,7 +197,7 @@ class SentencePieceUnits(Units):
                 pad_piece=BLANK,
                 unk_id=1,
                 unk_piece=UNKNOWN,
-                unk_surface=UNKNOWN,  # greedy and beam search write it alike
+                unk_surface=UNKNOWN,  # as greedy and beam search write it
                 bos_id=-1,
                 eos_id=-1,
                 num_threads=1,

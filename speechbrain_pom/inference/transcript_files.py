@@ -87,7 +87,11 @@ def as_srt(transcript: Transcript, file: str | None = None) -> str:
     return "\n".join(blocks)
 
 
-FORMATS = {"text": (".txt", as_text), "json": (".json", as_json), "srt": (".srt", as_srt)}
+TRANSCRIPT_FORMATS = {
+    "text": (".txt", as_text),
+    "json": (".json", as_json),
+    "srt": (".srt", as_srt),
+}
 """Format to the extension of its files and the function that makes their content."""
 
 

@@ -85,7 +85,7 @@ def format_comparison(
         blocks.append("\n".join(lines))
     blocks.append(
         f"Intervals of 95 %: {num_bootstrap} bootstrap trials over utterances, trial i with seed "
-        f"i, alike for all runs. p: {num_randomisations} random exchanges of the errors of "
+        f"i, the same for all runs. p: {num_randomisations} random exchanges of the errors of "
         f"utterances, seed {seed}, two-sided, not corrected for the number of comparisons. Both "
         "know the chance of the utterances, not that of training: for this, compare several seeds."
     )

@@ -27,7 +27,7 @@ _PACKAGES = ("speechbrain-pom", "speechbrain", "torch")
 _HOW_LONG = ("number_of_epochs", "optimizer_step_limit")
 _SYNTHETIC = (
     "**The training data are synthetic**: a small corpus made by a speech synthesiser, to try the "
-    "recipes out. The figures here say nothing about real speech."
+    "recipes out. The numbers here say nothing about real speech."
 )
 
 

@@ -1,6 +1,6 @@
 """Whether two systems differ on the same utterances: paired, per utterance.
 
-The interval is a bootstrap over utterances, drawn alike for both systems (Bisani and Ney,
+The interval is a bootstrap over utterances, the same draws for both systems (Bisani and Ney,
 ICASSP 2004). The p-value is that of a randomisation test: if the systems were equal, the errors of
 an utterance could as well be those of the other one.
 """

@@ -11,7 +11,7 @@ from speechbrain_pom.runs.metrics import read_metrics
 from speechbrain_pom.runs.options import read_tree
 from speechbrain_pom.utils.errors import UserError
 
-# What a run leaves besides its checkpoints, in the order in which one looks at it.
+# What a run leaves besides its checkpoints, in the order of interest.
 _FILES = ("results.json", "wer_*.txt", "curves.png", "train_log.txt", "tensorboard")
 
 
@@ -65,7 +65,7 @@ def _setting(options):
     if options.get("data_folder"):
         try:
             read_manifest(options["data_folder"])
-            note = " (synthetic mini corpus: its figures say nothing about LibriSpeech)"
+            note = " (synthetic mini corpus: its numbers say nothing about LibriSpeech)"
         except ValueError:
             note = ""
         yield "data", f"{options['data_folder']}{note}"

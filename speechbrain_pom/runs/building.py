@@ -22,7 +22,7 @@ from speechbrain_pom.utils.errors import UserError, one_line
 
 
 def build_models(yaml_path: str | Path, overrides: dict) -> tuple[dict, dict[str, str]]:
-    """Build the torch modules of an hparams file, and as little as possible besides.
+    """Build the torch modules of an hparams file, and as little else as possible.
 
     Returns what was built, and what was not with the reason.
 

@@ -33,7 +33,7 @@ class FrameOptions:
     layers : str, int or list of int
         As `load_encoder` takes it, or "sum".
     format, dtype : str
-        One of `FORMATS` and one of `DTYPES`.
+        One of `FRAME_FORMATS` and one of `DTYPES`.
     window_s : float
         Longer files are encoded in windows of this length.
     overlap_s : float or None

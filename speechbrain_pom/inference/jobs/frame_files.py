@@ -14,7 +14,7 @@ from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import publish_file, temporary_beside
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-FORMATS = ("npy", "safetensors")
+FRAME_FORMATS = ("npy", "safetensors")
 _SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _BLOCK = 2**22  # values converted at a time
 _ELSEWHERE = "give another --out"
@@ -26,9 +26,9 @@ def new_frames(
 ) -> Iterator[torch.Tensor]:
     """Context manager: an fp32 tensor on the disk to be filled; it becomes the file at the end.
 
-    `format_` is one of `FORMATS`, `dtype` one of `DTYPES` (NumPy has no bfloat16). `metadata` is
-    stored in a safetensors file beside the tensor "frames". A `UserError` says that the disk is
-    full, or that a value is beyond the range of the type.
+    `format_` is one of `FRAME_FORMATS`, `dtype` one of `DTYPES` (NumPy has no bfloat16).
+    `metadata` is stored in a safetensors file beside the tensor "frames". A `UserError` says that
+    the disk is full, or that a value is beyond the range of the type.
 
     >>> path = getfixture("tmp_path") / "a.npy"
     >>> with new_frames(path, "npy", "float16", (3, 2), {}) as frames:

@@ -82,7 +82,7 @@ def _serve(connection, make_worker, environment):
     with ended_by_signals(), cpu_threads():
         try:
             work = make_worker()
-        except UserError as error:  # a bad call is the same in all processes
+        except UserError as error:  # it is the same in all processes
             connection.send((None, one_line(error)))
             return
         connection.send((None, None))

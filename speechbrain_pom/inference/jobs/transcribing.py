@@ -18,7 +18,7 @@ from speechbrain_pom.inference.export import is_export
 from speechbrain_pom.inference.jobs.ledger import Ledger, run_into_folder
 from speechbrain_pom.inference.jobs.outputs import output_names, own_folder
 from speechbrain_pom.inference.jobs.pool import Worker, report_failures, run_jobs
-from speechbrain_pom.inference.transcript_files import FORMATS, as_json
+from speechbrain_pom.inference.transcript_files import TRANSCRIPT_FORMATS, as_json
 from speechbrain_pom.inference.transcription import Transcript, transcribe
 from speechbrain_pom.utils.disks import explain_full_disk
 from speechbrain_pom.utils.files import write_atomically
@@ -85,7 +85,7 @@ def _format(file, transcript, format_, with_path):
     if format_ == "json":
         return as_json(transcript, _name(file), indent=None)
     path = f"{_name(file)}\t" if with_path else ""
-    return path + FORMATS[format_][1](transcript, _name(file))
+    return path + TRANSCRIPT_FORMATS[format_][1](transcript, _name(file))
 
 
 def _print(_file, text):
@@ -105,7 +105,7 @@ def transcribe_into_folder(
     Files that a former call finished with the same settings are skipped.
     """
     outputs = {
-        file: {format_: f"{name}{FORMATS[format_][0]}" for format_ in formats}
+        file: {format_: f"{name}{TRANSCRIPT_FORMATS[format_][0]}" for format_ in formats}
         for file, name in output_names(files).items()
     }
     with own_folder(out):
@@ -124,4 +124,4 @@ def _save(file, transcript, out, outputs):
     with explain_full_disk(out, "give another --out"):
         for format_, output in outputs[file].items():
             (out / output).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(out / output, FORMATS[format_][1](transcript, _name(file)))
+            write_atomically(out / output, TRANSCRIPT_FORMATS[format_][1](transcript, _name(file)))

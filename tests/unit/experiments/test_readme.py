@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.readme import BEGIN, END, render, update_readme
+from experiments.readme import BEGIN, END, render_tables, update_readme
 from experiments.records import build_record
 from experiments.table import find_row, load_table
 
@@ -14,7 +14,7 @@ def cells_of(text, name):
 
 
 def test_without_records_our_cells_are_empty():
-    text = render([])
+    text = render_tables([])
     for experiment in load_table().values():
         cells = cells_of(text, experiment.name)
         assert cells[4] == f"{experiment.parameters[1]:,}"
@@ -27,7 +27,7 @@ def test_records_fill_the_cells_of_their_row(finished_runs):
     experiment = find_row("base-ropemha")
     first = {**build_record(experiment, finished_runs(experiment)), "hardware": "2 x A100"}
     second = {**first, "seed": "7", "results": {"test-clean": first["results"]["test-clean"]}}
-    text = render([first, second])
+    text = render_tables([first, second])
     assert cells_of(text, "base-ropemha")[6::2] == [
         "9.00 ±0.25, 9.00 ±0.25",
         "4.50 ±0.25, 4.50 ±0.25",

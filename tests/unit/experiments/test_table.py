@@ -5,7 +5,7 @@ import re
 import pytest
 
 from experiments.table import (
-    COLUMNS,
+    WER_COLUMNS,
     find_row,
     format_wer,
     load_table,
@@ -36,7 +36,7 @@ def test_rows_are_well_formed():
             "large" if row.options("pretraining").get("num_encoder_layers") else "base"
         )
         if row.published:
-            assert row.published.keys() == {*COLUMNS, "source"}
+            assert row.published.keys() == {*WER_COLUMNS, "source"}
             assert row.published["clean"][0] < row.published["other"][0]
             assert row.published["clean_lm"][0] < row.published["clean"][0]
         is_older = row.published.get("source") == "arXiv 2409.02596"

@@ -8,7 +8,13 @@ import re
 import pytest
 
 from speechbrain_pom.ctc.alignment import Word
-from speechbrain_pom.inference.transcript_files import FORMATS, as_json, as_srt, as_text, captions
+from speechbrain_pom.inference.transcript_files import (
+    TRANSCRIPT_FORMATS,
+    as_json,
+    as_srt,
+    as_text,
+    captions,
+)
 from speechbrain_pom.inference.transcription import Segment, Transcript
 
 CLOCK = r"(\d{2,}):([0-5]\d):([0-5]\d),(\d{3})"
@@ -162,10 +168,10 @@ def test_captions_of_anything_are_valid(seed):
 
 
 def test_every_format_has_an_extension_of_its_own():
-    assert {name: extension for name, (extension, _) in FORMATS.items()} == {
+    assert {name: extension for name, (extension, _) in TRANSCRIPT_FORMATS.items()} == {
         "text": ".txt",
         "json": ".json",
         "srt": ".srt",
     }
-    for _, write in FORMATS.values():
+    for _, write in TRANSCRIPT_FORMATS.values():
         assert "HELLO" in write(TALK, "a.wav")

@@ -20,7 +20,7 @@ from experiments.replica.report import (
     BEGIN,
     END,
     picture_paths,
-    render,
+    render_section,
     update_document,
 )
 from experiments.replica.statistics import (
@@ -160,7 +160,7 @@ def test_figures_over_the_seeds(record):
 
 
 def test_the_document(protocol, record, tmp_path):
-    text = render(protocol, record)
+    text = render_section(protocol, record)
     assert re.search(r"\| PoM +\| 2 +\| 2\.000 +\| 50\.0 +\| 25\.00 +\| 25\.00 +\| 1\.0 ", text)
     rows = [line for line in text.splitlines() if line.startswith("| PoM ") and "1,268" in line]
     assert re.search(r"\| 96 +\| 1,268,864 +\| 2\.50 \(.* to .*; 0\.00, 5\.00\)", rows[0])
