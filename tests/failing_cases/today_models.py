@@ -11,7 +11,8 @@ from speechbrain_pom.attention import masks as attention_masks
 from speechbrain_pom.attention import patches
 from speechbrain_pom.encoder import features
 from speechbrain_pom.nnet import PolynomialMixer
-from speechbrain_pom.objectives.bestrq import CodeStatistics, masks
+from speechbrain_pom.objectives.bestrq import masks
+from speechbrain_pom.training.sums import EpochSums
 
 FEATURES = "unit/encoder/test_features.py::"
 HYPERMIXING = "unit/attention/test_hypermixing_refusal.py::"
@@ -103,9 +104,10 @@ def visible_frames_are_predicted():
 @today(6, "unit/objectives/bestrq/test_statistics.py::test_a_loss_that_is_not_finite_is_shown")
 def nan_is_left_out_of_the_average():
     """A loss that is NaN is left out of the average: the log shows 0.00."""
-    update = CodeStatistics.update
-    CodeStatistics.update = lambda self, predicted, codes, loss_sum: update(
-        self, predicted, codes, torch.nan_to_num(torch.as_tensor(loss_sum), 0.0, 0.0, 0.0)
+    add = EpochSums.add
+    EpochSums.add = lambda self, **values: add(
+        self,
+        **{name: torch.as_tensor(each).nan_to_num(0.0, 0.0, 0.0) for name, each in values.items()},
     )
 
 

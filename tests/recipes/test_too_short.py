@@ -9,7 +9,7 @@ import soundfile
 LONG, SHORT = [32000, 16000, 40000], [1, 63, 1119]  # 1120 samples are the 8 frames of two masks
 SPLITS = {"train-clean-100": "1", "dev-clean": "2", "test-clean": "3", "test-other": "4"}
 ONE_EPOCH = {"number_of_epochs": 1, "pretrained": "null"}
-TOO_SHORT = "3 of 6 utterances are too short for a mask, and are left out: "
+TOO_SHORT = "3 of 6 utterances cannot be used by BEST-RQ, and are left out: "
 NOT_ALIGNED = "3 of 6 utterances have more labels than CTC can align with their frames, "
 
 

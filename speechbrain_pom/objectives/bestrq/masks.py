@@ -6,7 +6,7 @@ in the batch, on the number of workers, or on what was drawn before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -66,32 +66,19 @@ frame: mask_prob must be below 1 / mask_length = 0.25
         )
 
 
-def find_unmaskable(num_frames_by_id: Mapping[str, int], mask_length: int) -> dict[str, str]:
-    """Find the utterances that are too short for a mask, of which nothing could be predicted.
-
-    Arguments
-    ---------
-    num_frames_by_id : mapping of str to int
-        Feature frames of each utterance.
-    mask_length : int
-        Frames in a mask.
-
-    Returns
-    -------
-    dict of str to str
-        Utterance id to the reason, for the recipe to report.
+def why_unmaskable(num_frames: int, mask_length: int) -> str | None:
+    """Why nothing of an utterance of so many feature frames could be predicted, or None.
 
     Example
     -------
-    >>> find_unmaskable({"a": 7, "b": 8}, mask_length=4)
-    {'a': '7 frames, and a mask of 4 needs 8'}
+    >>> why_unmaskable(7, mask_length=4)
+    '7 frames are too short for a mask: one of 4 needs 8'
+    >>> why_unmaskable(8, mask_length=4)
     """
     needed = _MIN_BLOCKS * mask_length
-    return {
-        key: f"{num_frames} frames, and a mask of {mask_length} needs {needed}"
-        for key, num_frames in num_frames_by_id.items()
-        if num_frames < needed
-    }
+    if num_frames >= needed:
+        return None
+    return f"{num_frames} frames are too short for a mask: one of {mask_length} needs {needed}"
 
 
 def sample_masks(

@@ -11,7 +11,7 @@ from speechbrain_pom.__main__ import main
 from speechbrain_pom.ctc.metrics import CTC_METRICS
 from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
-from speechbrain_pom.objectives.bestrq.metrics import METRICS
+from speechbrain_pom.objectives.bestrq import METRICS
 from speechbrain_pom.probe.metrics import PROBE_METRICS, ClassificationScores
 from speechbrain_pom.reports import summary
 from speechbrain_pom.runs import logs

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from speechbrain_pom.ctc.metrics import CTC_METRICS
-from speechbrain_pom.objectives.bestrq.metrics import METRICS as BESTRQ
+from speechbrain_pom.objectives.bestrq import METRICS as BESTRQ
 from speechbrain_pom.probe.metrics import PROBE_METRICS
 from speechbrain_pom.runs.metrics import (
     Metric,

@@ -8,7 +8,6 @@ import math
 import pytest
 import speechbrain as sb
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 
@@ -19,16 +18,7 @@ from speechbrain_pom.training.brain import ExactBrain
 from speechbrain_pom.training.costs import peak_memory_mib
 from speechbrain_pom.training.sampler import BucketBatchSampler
 from speechbrain_pom.utils.errors import UserError
-
-SAMPLE_RATE = 100
-
-
-def make_signals(num_utterances, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        f"utt{index:02d}": torch.randn(60 + 7 * index, generator=generator)
-        for index in range(num_utterances)
-    }
+from tests.helpers.signals import SAMPLE_RATE, fit, make_signals
 
 
 class ToyBrain(ExactBrain):
@@ -82,27 +72,6 @@ def make_brain(folder, *, epochs=2, init_seed=0, dropout=0.5, opt=torch.optim.Ad
         checkpointer=SafeCheckpointer(folder, {"model": model, "counter": counter}),
     )
     brain.seen, brain.epoch_sums, brain.train_losses = [], {}, {}
-    return brain
-
-
-def fit(brain, signals, batch_size=1):
-    dataset = DynamicItemDataset({key: {"sig": signal} for key, signal in signals.items()})
-    dataset.set_output_keys(["id", "sig"])
-    durations_s = [len(signal) / SAMPLE_RATE for signal in signals.values()]
-
-    def loader(order):
-        sampler = BucketBatchSampler(
-            durations_s, list(signals), batch_size=batch_size, order=order, seed=3
-        )
-        return {"batch_sampler": sampler}
-
-    brain.fit(
-        brain.hparams.epoch_counter,
-        dataset,
-        dataset,
-        train_loader_kwargs=loader("random"),
-        valid_loader_kwargs=loader("descending"),
-    )
     return brain
 
 

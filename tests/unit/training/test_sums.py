@@ -8,7 +8,6 @@ import os
 import pytest
 import torch
 
-from speechbrain_pom.objectives.bestrq import CodeStatistics
 from speechbrain_pom.runs.checkpoints import SafeCheckpointer
 from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
 
@@ -35,41 +34,44 @@ def test_without_other_processes_all_reduce_changes_nothing():
     assert sums.state_dict() == {"loss": 1.5}
 
 
-def codes(seed, num_frames):
+def batch_sums(seed, num_frames):
+    """Numbers and a histogram, as an objective returns them."""
     generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(num_frames, 8, generator=generator)
-    return logits, torch.randint(8, (num_frames,), generator=generator)
-
-
-def update(statistics, seed, num_frames):
-    logits, targets = codes(seed, num_frames)
-    loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-    statistics.update(logits, targets, loss)
-    statistics.update_frames(num_frames, 2 * num_frames)
+    codes = torch.randint(8, (num_frames,), generator=generator)
+    loss = torch.rand((), generator=generator)
+    return {"loss": loss, "frames": num_frames, "counts": torch.bincount(codes, minlength=8)}
 
 
 @pytest.mark.parametrize("stop", range(5))
 def test_an_epoch_that_is_resumed_has_the_figures_of_one_that_was_not(tmp_path, stop):
     lengths = [1, 63, 0, 500]
-    straight = CodeStatistics(8)
+    straight, before, after = EpochSums(), EpochSums(), EpochSums()
     for seed, length in enumerate(lengths):
-        update(straight, seed, length)
-
-    before, after = CodeStatistics(8), CodeStatistics(8)
-    update(after, 99, 7)  # is forgotten
-    for statistics in (before, after):
+        straight.add(**batch_sums(seed, length))
+    after.add(**batch_sums(99, 7))  # is forgotten
+    for sums in (before, after):
         checkpointer = SafeCheckpointer(tmp_path)
-        keep_in_checkpoints(checkpointer, "statistics", statistics)
-        if statistics is before:
+        keep_in_checkpoints(checkpointer, "statistics", sums)
+        if sums is before:
             for seed in range(stop):
-                update(before, seed, lengths[seed])
+                before.add(**batch_sums(seed, lengths[seed]))
             checkpointer.save_checkpoint(end_of_epoch=False)
         else:
             checkpointer.recover_if_possible()
     for seed in range(stop, 4):
-        update(after, seed, lengths[seed])
-    assert after.summary() == straight.summary()
-    assert torch.equal(after.counts, straight.counts)
+        after.add(**batch_sums(seed, lengths[seed]))
+    assert after.state_dict() == straight.state_dict()
+    assert torch.equal(after["counts"], straight["counts"])
+    assert after["counts"].dtype == torch.int64
+
+
+def test_what_is_added_is_not_held():
+    """A vector that changes afterwards changes no sum."""
+    sums, counts = EpochSums(), torch.tensor([1, 2])
+    sums.add(counts=counts)
+    sums.add(counts=counts)
+    counts += 7
+    assert sums["counts"].tolist() == [2, 4]
 
 
 def test_figures_that_are_not_finite_survive_a_checkpoint(tmp_path):
@@ -97,13 +99,13 @@ def sum_as_rank(rank, folder):
         keep_in_checkpoints(checkpointer, "sums", sums)
         if sums is first:
             loss, frames = BATCHES[rank]
-            first.add(loss=loss, frames=frames)
+            first.add(loss=loss, frames=frames, counts=torch.tensor([rank, 5]))
             checkpointer.save_checkpoint(end_of_epoch=False)
         else:
             checkpointer.recover_if_possible()
     local = [first.state_dict(), resumed.state_dict()]
     loss, frames = BATCHES[2 + rank]
-    resumed.add(loss=loss, frames=frames)
+    resumed.add(loss=loss, frames=frames, counts=torch.tensor([10, 0]))
     resumed.all_reduce()
     (folder / f"{rank}.json").write_text(json.dumps([*local, resumed.state_dict()]))
     torch.distributed.destroy_process_group()
@@ -119,11 +121,12 @@ def test_two_processes_save_their_total_once_and_load_it_once(tmp_path):
         assert process.exitcode == 0
     main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     # Saving leaves the processes' own sums as they are.
-    assert main[0] == {"loss": 1.0, "frames": 1.0}
-    assert other[0] == {"loss": 4.0, "frames": 3.0}
+    assert main[0] == {"loss": 1.0, "frames": 1.0, "counts": [0, 5]}
+    assert other[0] == {"loss": 4.0, "frames": 3.0, "counts": [1, 5]}
     # Each loading the total would count it twice.
-    assert main[1] == {"loss": 5.0, "frames": 4.0}
+    assert main[1] == {"loss": 5.0, "frames": 4.0, "counts": [1, 10]}
     assert other[1] == {}
     assert main[2] == other[2]
     assert main[2]["frames"] == 11
+    assert main[2]["counts"] == [21, 10]
     assert main[2]["loss"] == pytest.approx(sum(loss for loss, _ in BATCHES), rel=1e-15)

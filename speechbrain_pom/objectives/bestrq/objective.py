@@ -1,0 +1,142 @@
+"""BEST-RQ (arXiv 2202.01855) as an objective: predict the codes of masked frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from speechbrain_pom.objectives.bestrq.masks import (
+    check_mask_options,
+    predicted_positions,
+    sample_masks,
+    why_unmaskable,
+)
+from speechbrain_pom.objectives.bestrq.noise import sample_noise
+from speechbrain_pom.objectives.bestrq.statistics import METRICS, find_collapse, summarise
+from speechbrain_pom.objectives.bestrq.targets import (
+    apply_noise,
+    nearest_codes,
+    quantizer_fingerprint,
+    stack_frames,
+)
+from speechbrain_pom.objectives.objective import Draw, Objective, Outcome
+
+
+class BestRQ(Objective):
+    """Predict the code that a frozen random quantizer gives to each masked stack of frames.
+
+    Masks come before the front end: noise takes the place of the masked features. The loss is the
+    mean over the masked positions of the batch.
+
+    Arguments
+    ---------
+    encoder : SpeechEncoder
+    quantizer : torch.nn.Module
+        SpeechBrain's `RandomProjectionQuantizer`, for stacks of `encoder.stride` feature frames.
+        Draw it before the encoder: the targets then depend on the seed alone.
+    linear : torch.nn.Module
+        From (..., d_model) to one logit for each of its codes.
+    mask_prob : float
+        Probability that a feature frame starts a mask.
+    mask_length : int
+        Feature frames in a mask, a multiple of the stride.
+    mask_scope : str
+        "batch": one mask for the whole batch, as published; "utterance": one each.
+    noise_mean, noise_std : float
+        Of the noise.
+
+    Raises
+    ------
+    UserError
+        If the mask options cannot work.
+    """
+
+    name = "BEST-RQ"
+    metrics = METRICS
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        quantizer: nn.Module,
+        linear: nn.Module,
+        mask_prob: float = 0.15,
+        mask_length: int = 4,
+        mask_scope: str = "batch",
+        noise_mean: float = 0.0,
+        noise_std: float = 0.1,
+    ) -> None:
+        super().__init__(encoder)
+        check_mask_options(mask_prob, mask_length, encoder.stride, mask_scope)
+        self.quantizer = quantizer
+        self.linear = linear
+        self.mask_options = {
+            "mask_prob": mask_prob,
+            "mask_length": mask_length,
+            "scope": mask_scope,
+        }
+        self.noise_options = {"mean": noise_mean, "std": noise_std}
+
+    @property
+    def num_codes(self) -> int:
+        """Number of codes of the quantizer."""
+        return len(self.quantizer.CB)
+
+    def forward(
+        self, wavs: torch.Tensor, num_samples: torch.Tensor, ids: Sequence[str], draw: Draw
+    ) -> Outcome:
+        """Cross-entropy over the masked positions of a batch; see `Objective.forward`."""
+        stride = self.encoder.stride
+        feats, num_frames = self.encoder.features(wavs, num_samples, draw.epoch)
+        mask = self.sample_mask(feats, num_frames, ids, draw)
+        predicted = predicted_positions(mask, num_frames, stride)  # (B, T/stride)
+        stacked = stack_frames(feats, stride)[predicted]
+        targets = nearest_codes(stacked, self.quantizer.P, self.quantizer.CB)
+        noise = sample_noise(
+            feats, ids, **self.noise_options, seed=None if draw.training else draw.seed
+        )
+        encoded, _ = self.encoder.encode(apply_noise(feats, mask, noise), num_frames)
+        logits = self.linear(encoded[predicted]).float()
+        loss_sum = F.cross_entropy(logits, targets, reduction="sum")
+        sums = {
+            "loss_sum": loss_sum.detach(),
+            "num_correct": (logits.argmax(-1) == targets).sum(),
+            "counts": torch.bincount(targets, minlength=self.num_codes),
+            "num_masked": mask.sum(),
+            "num_valid": num_frames.sum(),
+        }
+        return Outcome(loss_sum, len(targets), sums)
+
+    def sample_mask(
+        self, feats: torch.Tensor, num_frames: torch.Tensor, ids: Sequence[str], draw: Draw
+    ) -> torch.Tensor:
+        """The masked feature frames, (B, T) as the features (B, T, F)."""
+        mask = sample_masks(
+            num_frames.tolist(),
+            ids,
+            **self.mask_options,
+            seed=draw.seed,
+            epoch=draw.epoch if draw.training else None,
+            step=draw.step,
+            rank=draw.rank,
+        ).to(feats.device)
+        return F.pad(mask, (0, feats.shape[1] - mask.shape[1]))
+
+    def summary(self, sums: Mapping[str, float | torch.Tensor]) -> dict[str, float]:
+        """Loss, accuracy and use of the codes; see `summarise`."""
+        return summarise(sums)
+
+    def unusable(self, num_samples: int) -> str | None:
+        """Why nothing of an utterance could be predicted: it is too short for a mask."""
+        num_frames = self.encoder.features.num_frames(num_samples)
+        return why_unmaskable(num_frames, self.mask_options["mask_length"])
+
+    def warning(self, stats: Mapping[str, float]) -> str | None:
+        """Whether the targets have collapsed."""
+        return find_collapse(stats, self.num_codes)
+
+    def fingerprints(self) -> dict[str, str]:
+        """The hash of the quantizer: a resumed run has the same targets."""
+        return {"quantizer": quantizer_fingerprint(self.quantizer)}

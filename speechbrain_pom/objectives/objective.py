@@ -1,0 +1,157 @@
+"""What pretraining minimises: the contract of an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from speechbrain_pom.runs.metrics import Metric
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Where a batch is in training: all that its random numbers may depend on.
+
+    Random numbers of torch's global generators (`torch.rand`, dropout) are seeded by these
+    coordinates before each batch of training; others come from
+    `speechbrain_pom.utils.seeding.philox`.
+
+    Arguments
+    ---------
+    seed : int
+        Of the run.
+    epoch : int
+        From 1; of a validation, the epoch that it belongs to.
+    step : int
+        Batch within the epoch, from 1.
+    rank : int
+        Of this process.
+    training : bool
+        False in validation, whose random numbers should depend on the seed and the utterance
+        alone: it is then a function of the weights.
+    """
+
+    seed: int
+    epoch: int
+    step: int = 0
+    rank: int = 0
+    training: bool = True
+
+
+class Outcome(NamedTuple):
+    """What an objective makes of a batch.
+
+    Arguments
+    ---------
+    loss_sum : torch.Tensor
+        Scalar with gradient: the loss, summed over what is predicted.
+    weight : int or torch.Tensor
+        What the sum is divided by to be minimised, such as the number of predicted frames.
+    sums : dict of str to torch.Tensor or float
+        Statistics that add up over batches and processes, without gradient: scalars, or vectors
+        of one length. `Objective.summary` is given their sums.
+    """
+
+    loss_sum: torch.Tensor
+    weight: int | torch.Tensor
+    sums: dict[str, torch.Tensor | float]
+
+    @property
+    def loss(self) -> torch.Tensor:
+        """What is minimised."""
+        return self.loss_sum / self.weight
+
+
+class Objective(nn.Module):
+    """Something that pretraining can minimise: an encoder, and what is trained beside it.
+
+    A subclass gives `name`, `metrics`, `forward` and `summary`, checks its options in its
+    constructor, and may override the rest. `PretrainingBrain` trains it: data, order, precision,
+    several processes, checkpoints, logs and resuming need nothing of the objective.
+
+    Whether masks come before the front end (BEST-RQ: noise takes the place of features) or after
+    it (wav2vec 2.0: a vector takes the place of frames) is up to `forward`, which calls the parts
+    of the encoder itself: `encoder.features` and `encoder.encode`.
+
+    All parameters that require a gradient have to take part in each loss: several processes
+    average their gradients, and wait for each of them.
+
+    Arguments
+    ---------
+    encoder : SpeechEncoder
+        Saved and loaded by itself; its features are normalised.
+    """
+
+    #: Of the objective, for titles and tables.
+    name: str
+    #: What `summary` returns. `best` names the one by which a checkpoint is the best.
+    metrics: tuple[Metric, ...]
+    best: str = "loss"
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self, wavs: torch.Tensor, num_samples: torch.Tensor, ids: Sequence[str], draw: Draw
+    ) -> Outcome:
+        """The loss and the statistics of a batch.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            (B, samples), padded on the right.
+        num_samples : torch.Tensor
+            (B,) integers: the length of each utterance.
+        ids : sequence of str
+            (B,) utterance ids.
+        draw : Draw
+            Where the batch is in training.
+
+        Returns
+        -------
+        Outcome
+        """
+        raise NotImplementedError
+
+    def summary(self, sums: Mapping[str, float | torch.Tensor]) -> dict[str, float]:
+        """The metrics of a stage, from the sums over all its batches and processes.
+
+        Raises
+        ------
+        UserError
+            If nothing was predicted in the stage.
+        """
+        raise NotImplementedError
+
+    def unusable(self, num_samples: int) -> str | None:
+        """Why an utterance of this length cannot be used, e.g. too short; None if it can be."""
+        return None
+
+    def warning(self, stats: Mapping[str, float]) -> str | None:
+        """What is alarming about the metrics of a validation, as one line; None if nothing is."""
+        return None
+
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of what must stay the same when a run is resumed, such as fixed targets."""
+        return {}
+
+    def recoverables(self) -> dict[str, nn.Module]:
+        """What checkpoints keep besides the encoder: name of the file to module."""
+        return {name: part for name, part in self.named_children() if part is not self.encoder}
+
+    def compile(self, *args, **kwargs) -> None:
+        """Compile the encoder behind its features, and the parts beside it, as `torch.compile`.
+
+        What draws masks on the CPU belongs in no graph.
+        """
+        self.encoder.encode = torch.compile(self.encoder.encode, *args, **kwargs)
+        for part in self.recoverables().values():
+            part.compile(*args, **kwargs)
+
+    def on_optimizer_step_end(self) -> None:
+        """Called after each optimizer step that was taken: the place to move an EMA teacher."""

@@ -1,0 +1,110 @@
+"""Pretraining of an encoder by any objective."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_pom.objectives.objective import Draw, Objective, Outcome
+from speechbrain_pom.runs.metrics import TaskMetrics
+from speechbrain_pom.runs.record import check_fingerprint
+from speechbrain_pom.training.brain import ExactBrain
+from speechbrain_pom.training.costs import TRAINING_METRICS, learning_rate
+from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
+
+logger = get_logger(__name__)
+
+
+class PretrainingBrain(ExactBrain):
+    """Minimises the objective that it is given as `modules["objective"]`; knows none by name.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        As for `ExactBrain`, with `modules={"objective": objective}`. `hparams` needs `seed`,
+        `epoch_counter`, `output_folder`, `train_logger` and `noam_annealing`.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        #: The objective itself, without what distributes it.
+        self.objective: Objective = self.modules.objective
+        self.task_metrics = TaskMetrics(
+            self.objective.name,
+            (*self.objective.metrics, learning_rate(), *TRAINING_METRICS),
+            best=self.objective.best,
+            use="newest",
+        )
+        self.train_statistics = EpochSums()
+        keep_in_checkpoints(self.checkpointer, "train_statistics", self.train_statistics)
+        for name, part in self.objective.recoverables().items():
+            self.checkpointer.add_recoverable(name, part)
+
+    def _compile(self) -> None:
+        """Leave it to the objective which of its parts make a graph."""
+        if self.compile or self.compile_module_keys:
+            self.objective.compile(
+                mode=self.compile_mode,
+                fullgraph=self.compile_using_fullgraph,
+                dynamic=self.compile_using_dynamic_shape_tracing,
+            )
+
+    def compute_forward(self, batch, stage: sb.Stage) -> Outcome:
+        """What the objective makes of a batch."""
+        training = stage == sb.Stage.TRAIN
+        wavs, lengths = batch.sig.data.to(self.device), batch.sig.lengths.to(self.device)
+        num_samples = (lengths * wavs.shape[1]).round().long()
+        draw = Draw(self.hparams.seed, self.epoch, self.step, self.rank, training)
+        # Not every process need have a batch of the validation: none waits for the others there.
+        objective = self.modules.objective if training else self.objective
+        return objective(wavs, num_samples, batch.id, draw)
+
+    def compute_objectives(self, predictions: Outcome, batch, stage: sb.Stage) -> torch.Tensor:
+        """The loss of the batch; its statistics are added to those of the stage."""
+        self.statistics.add(**predictions.sums)
+        return predictions.loss
+
+    def on_optimizer_step_start(self) -> None:
+        """The learning rate of this step."""
+        self.hparams.noam_annealing(self.optimizer)
+
+    def on_optimizer_step_end(self) -> None:
+        """Let the objective follow the new weights."""
+        self.objective.on_optimizer_step_end()
+
+    def on_fit_start(self) -> None:
+        """Resume, and check that the targets are still those of the run."""
+        super().on_fit_start()
+        check_fingerprint(Path(self.hparams.output_folder), **self.objective.fingerprints())
+
+    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
+        """Fresh statistics for the stage, unless it is resumed."""
+        self.statistics = EpochSums()
+        if stage == sb.Stage.TRAIN:
+            if self.step == 0:
+                self.train_statistics.reset()
+            self.statistics = self.train_statistics
+
+    def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
+        """Log, draw and save at the end of the validation of an epoch."""
+        self.statistics.all_reduce()
+        stats = self.objective.summary(self.statistics)
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {**stats, **self.train_summary()}
+            return
+        warning = self.objective.warning(stats)
+        if warning:
+            logger.warning(warning)
+        self.hparams.train_logger.log_stats(
+            {
+                "epoch": epoch,
+                "steps": self.optimizer_step,
+                "lr": self.optimizer.param_groups[0]["lr"],
+            },
+            train_stats=self.train_stats,
+            valid_stats=stats,
+        )
+        self.save_epoch(stats)
