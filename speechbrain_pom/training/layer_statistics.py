@@ -4,7 +4,10 @@ Where a run does not learn, this shows which layers carry a signal: a mixer whos
 same vector in every frame of every utterance tells the layers above it nothing.
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,45 +51,24 @@ class LayerStatistics:
         self.mixers = [mixer_of(layer) for encoder in encoders for layer in encoder.layers]
 
     @classmethod
-    def of_run(cls, modules, options):
-        """Those that the options of a run ask for.
-
-        Arguments
-        ---------
-        modules : torch.nn.Module
-        options : dict
-            Perhaps with `layer_statistics_interval`, and then with `output_folder`.
-
-        Returns
-        -------
-        LayerStatistics
-        """
+    def of_run(cls, modules: torch.nn.Module, options: dict) -> LayerStatistics:
+        """Those that the options of a run ask for: `layer_statistics_interval`, `output_folder`."""
         interval = options.get("layer_statistics_interval", 0)
         return cls(modules, options.get("output_folder") or ".", interval)
 
-    def resume(self, step):
-        """Forget what was written after a step, from where the run goes on.
-
-        Arguments
-        ---------
-        step : int
-            Optimizer steps that were taken.
-        """
+    def resume(self, step: int) -> None:
+        """Drop what was written after an optimizer step, from which the run goes on."""
         if self.path.is_file() and if_main_process():
             lines = self.path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if json.loads(line)["step"] < step]
             write_atomically(self.path, "".join(f"{line}\n" for line in kept))
 
     @contextmanager
-    def of_batch(self, step, is_first):
-        """Look at a batch: its forward and backward pass are made inside.
+    def of_batch(self, step: int, is_first: bool) -> Iterator[None]:
+        """Context manager for the forward and backward pass of a batch, whose statistics it takes.
 
-        Arguments
-        ---------
-        step : int
-            Optimizer steps that were taken before it.
-        is_first : bool
-            Whether it is the first batch of its step.
+        `step` counts the optimizer steps that were taken before; `is_first` says whether it is the
+        first batch of its step.
         """
         due = self.interval and step % self.interval == 0 and is_first and if_main_process()
         if not due:
@@ -125,21 +107,12 @@ class LayerStatistics:
 
 
 @torch.no_grad()
-def describe_frames(frames, padding=None):
-    """How large frames are, and how much of them is the same everywhere.
+def describe_frames(frames: torch.Tensor, padding: torch.Tensor | None = None) -> dict[str, float]:
+    """How large frames (B, T, d) are, and how much of them is the same everywhere.
 
-    Arguments
-    ---------
-    frames : torch.Tensor
-        (B, T, d)
-    padding : torch.Tensor, optional
-        (B, T) boolean, True = padding.
-
-    Returns
-    -------
-    dict of str to float
-        rms; constant_over_time, the share of the power that is the mean over an utterance's
-        frames; constant_over_utterances, the share that is the mean over all of them.
+    With `padding` (B, T) True where a frame is padding. Gives `rms`; `constant_over_time`, the
+    share of the power that is the mean over an utterance's frames; and `constant_over_utterances`,
+    the share that is the mean over all of them.
 
     Example
     -------

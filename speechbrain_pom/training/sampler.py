@@ -100,18 +100,7 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Plan the batches of an epoch.
-
-        Arguments
-        ---------
-        epoch : int
-            Epoch, as the epoch counter numbers it.
-
-        Raises
-        ------
-        ValueError
-            If the utterances cannot be shared out evenly.
-        """
+        """Plan the batches of an epoch."""
         bits = philox("order", self._seed, epoch)
         self._epoch = epoch
         self._sequence = self._arrange(bits)
@@ -121,15 +110,8 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
     def set_start(self, epoch: int, step: int) -> None:
         """Let one epoch start at its batch ``step``, to resume in the middle of it.
 
-        The skipped batches are not loaded. Other epochs start at 0. Call it before the epoch is
+        The batches before it are not loaded. Other epochs start at 0. Call it before the epoch is
         iterated, before or after `set_epoch`; the last call counts.
-
-        Arguments
-        ---------
-        epoch : int
-            The epoch to resume.
-        step : int
-            Number of batches of this rank that were already done in it.
         """
         self._start_epoch, self._start = epoch, step
 
@@ -155,11 +137,8 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
     def summary(self) -> dict[str, float | int]:
         """Describe the batches of the current epoch.
 
-        Returns
-        -------
-        dict
-            ``num_batches`` (of each rank), ``mean_batch_duration_s`` (audio without padding, per
-            batch and rank), ``padding_share`` (padding / padded duration, over all ranks).
+        ``num_batches`` (of each rank), ``mean_batch_duration_s`` (audio without padding, per batch
+        and rank), ``padding_share`` (padding / padded duration, over all ranks).
         """
         padded_s = self._padded_durations(self._bounds).sum()
         audio_s = self._durations_s.sum()

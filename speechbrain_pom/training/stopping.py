@@ -36,7 +36,7 @@ class StopRequest:
         self._former = {}
 
     @property
-    def signal_name(self):
+    def signal_name(self) -> str | None:
         """Name of the signal that came, or None."""
         return None if self.signal_number is None else signal.Signals(self.signal_number).name
 
@@ -65,20 +65,8 @@ class StopRequest:
             self.signal_name,
         )
 
-    def agreed(self, device):
-        """Whether any process was asked to stop: the same answer in all of them.
-
-        A collective call.
-
-        Arguments
-        ---------
-        device : str
-            Where the process group's tensors live.
-
-        Returns
-        -------
-        bool
-        """
+    def agreed(self, device: str) -> bool:
+        """Whether any process was asked to stop, the same answer in all; a collective call."""
         if not torch.distributed.is_initialized():
             return self.signal_number is not None
         number = torch.tensor(self.signal_number or 0, device=device)
@@ -87,17 +75,12 @@ class StopRequest:
         return self.signal_number is not None
 
 
-def leave_signals_to_parent(_worker_id=None):
-    """Let a data loader's worker end, with code 0, when its parent says so and for no other signal.
+def leave_signals_to_parent(_worker_id: int | None = None) -> None:
+    """Let a loader's worker end, with code 0, when its parent says so, and for no other signal.
 
     Batch systems and terminals signal all processes of a job: workers that died of it would end
     the run before it is saved. For `worker_init_fn`; without effect where the system cannot tell
     who sent a signal (macOS).
-
-    Arguments
-    ---------
-    _worker_id : int, optional
-        As PyTorch passes it.
     """
     if not hasattr(signal, "sigwaitinfo"):
         return

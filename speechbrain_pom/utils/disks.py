@@ -3,8 +3,10 @@
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from speechbrain_pom.utils.errors import UserError, is_disk_full, one_line
 
@@ -12,18 +14,8 @@ _NO_RESERVING = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 _BLOCK = 2**20  # bytes
 
 
-def why_not_written(error, folder):
-    """Disk full, also where a writer hides it; else the error's own words.
-
-    Arguments
-    ---------
-    error : BaseException
-    folder : str or Path
-        Where it was to be written.
-
-    Returns
-    -------
-    str
+def why_not_written(error: BaseException, folder: str | Path) -> str:
+    """Why nothing was written to a folder: a full disk, also where a writer hides it, or the error.
 
     Example
     -------
@@ -38,12 +30,8 @@ def why_not_written(error, folder):
 
 
 @contextmanager
-def remember_path(path):
+def remember_path(path: str | Path) -> Iterator[None]:
     """Context manager: an error of the system inside says which file it is about.
-
-    Arguments
-    ---------
-    path : str or Path
 
     Example
     -------
@@ -60,19 +48,8 @@ def remember_path(path):
 
 
 @contextmanager
-def explain_full_disk(folder, advice):
-    """Context manager: where the disk is full, that is said with the folder and what to do.
-
-    Arguments
-    ---------
-    folder : str or Path
-        On that disk.
-    advice : str
-        Beside making room.
-
-    Raises
-    ------
-    UserError
+def explain_full_disk(folder: str | Path, advice: str) -> Iterator[None]:
+    """Context manager: a full disk is a `UserError` with the folder and what else could be done.
 
     Example
     -------
@@ -89,22 +66,11 @@ def explain_full_disk(folder, advice):
         raise UserError(f"disk full: no room in '{folder}': make room, or {advice}") from error
 
 
-def reserve(stream, num_bytes):
-    """Make a file so long, and sure that its disk has room for all of it.
+def reserve(stream: BinaryIO, num_bytes: int) -> None:
+    """Extend a file to a length, and make sure that its disk has room for all of it.
 
     A full disk would kill, without a word, whoever writes to a map of a file that is only said to
-    be so long.
-
-    Arguments
-    ---------
-    stream : file object
-        Open for writing in binary mode.
-    num_bytes : int
-
-    Raises
-    ------
-    OSError
-        If there is no room.
+    be that long.
 
     Example
     -------
@@ -130,17 +96,10 @@ def reserve(stream, num_bytes):
     stream.flush()
 
 
-def check_name(path):
+def check_name(path: str | Path) -> None:
     """Refuse a path that the file system cannot hold, before the work whose result goes there.
 
-    Arguments
-    ---------
-    path : str or Path
-        Of a file or folder that need not exist, nor the folders above it.
-
-    Raises
-    ------
-    UserError
+    Neither the file nor the folders above it need exist.
 
     Example
     -------

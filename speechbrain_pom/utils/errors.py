@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -22,17 +23,10 @@ class UserError(ValueError):
     """
 
 
-def one_line(error):
+def one_line(error: BaseException) -> str:
     """The message of an exception in one line, its type's name if it has none.
 
-    Arguments
-    ---------
-    error : BaseException
-        Several arguments, as hyperpyyaml's errors have, are joined with colons.
-
-    Returns
-    -------
-    str
+    Several arguments, as hyperpyyaml's errors have, are joined with colons.
 
     Example
     -------
@@ -46,16 +40,8 @@ def one_line(error):
     return " ".join(message.split()) or type(error).__name__
 
 
-def is_disk_full(error):
+def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that there is no room: on the disk, in a quota, or for such a file.
-
-    Arguments
-    ---------
-    error : BaseException
-
-    Returns
-    -------
-    bool
 
     Example
     -------
@@ -70,18 +56,13 @@ def is_disk_full(error):
 
 
 @contextmanager
-def exit_on_user_error():
+def exit_on_user_error() -> Iterator[None]:
     """Context manager (or decorator): a bad call ends the program with one line and code 2.
 
     It surrounds the preparation of a recipe, and the whole of a command-line tool. Any other
-    exception, `ValueError` included, is an error of the program and keeps its traceback. Under
-    torchrun each process exits with code 2 and only the first one prints. The traceback of a bad
-    call goes to the debug log.
-
-    Raises
-    ------
-    SystemExit
-        With code 2, for a `UserError` raised inside; with code 1 where a disk is full.
+    exception, `ValueError` included, is an error of the program and keeps its traceback; a full
+    disk is one line and code 1. Under torchrun each process exits and only the first one prints.
+    The traceback of a bad call goes to the debug log.
 
     Example
     -------

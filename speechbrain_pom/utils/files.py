@@ -11,20 +11,11 @@ from speechbrain_pom.utils.errors import UserError
 _LONGEST_NAME = 64  # characters of a name that go into that of a temporary file
 
 
-def write_atomically(path, content):
+def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Replace a file in one step, so that a reader or a killed run never sees half of it.
 
-    Arguments
-    ---------
-    path : str or Path
-        The file; its folder exists.
-    content : bytes or str
-        Text is written as UTF-8.
-
-    Raises
-    ------
-    OSError
-        When the disk is full or not writable, with the path; the old version is then still there.
+    Its folder exists; text is written as UTF-8. Where it cannot be written, an `OSError` has the
+    path, and the old version is still there.
 
     Example
     -------
@@ -45,19 +36,10 @@ def write_atomically(path, content):
         temporary.unlink(missing_ok=True)
 
 
-def temporary_beside(path, ending):
+def temporary_beside(path: Path, ending: str) -> Path:
     """A hidden name beside a file or folder, for what becomes it when it is complete.
 
-    Arguments
-    ---------
-    path : Path
-    ending : str
-        Tells several of them apart.
-
-    Returns
-    -------
-    Path
-        Of a name that is short enough wherever that of `path` is.
+    It is short enough wherever that of `path` is; the ending tells several of them apart.
 
     Example
     -------
@@ -69,29 +51,12 @@ def temporary_beside(path, ending):
     return path.with_name(f".{stem}.{ending}")
 
 
-def replace_section(path, begin, end, content, check=False):
-    """Replace the generated section of a document, or see whether it is what it should be.
+def replace_section(
+    path: str | Path, begin: str, end: str, content: str, check: bool = False
+) -> bool:
+    """Replace the generated section of a document between two lines; whether it was that already.
 
-    Arguments
-    ---------
-    path : str or Path
-        The document.
-    begin, end : str
-        The lines around the section.
-    content : str
-        What is to stand between them, without empty lines around it.
-    check : bool
-        Only compare.
-
-    Returns
-    -------
-    bool
-        Whether the document had this section already.
-
-    Raises
-    ------
-    UserError
-        If it does not have the two lines.
+    With `check` it is only compared. The content has no empty lines around it.
 
     Example
     -------
@@ -113,13 +78,8 @@ def replace_section(path, begin, end, content, check=False):
     return written == text
 
 
-def flush_to_disk(path):
-    """Wait until a file's content, or a folder's list of names, is on the disk.
-
-    Arguments
-    ---------
-    path : str or Path
-    """
+def flush_to_disk(path: str | Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -127,7 +87,7 @@ def flush_to_disk(path):
         os.close(descriptor)
 
 
-def rename_durably(source, target):
+def rename_durably(source: Path, target: Path) -> None:
     """Rename a folder, and wait until the new name is on the disk.
 
     `target` is on the same file system, and does not exist or is an empty folder.
@@ -136,7 +96,7 @@ def rename_durably(source, target):
     flush_to_disk(Path(target).parent)
 
 
-def publish_file(finished, target):
+def publish_file(finished: Path, target: Path) -> None:
     """Give a finished file its name in one step, in place of an older one, once it is on the disk.
 
     A killed process or a power cut leaves the old version or the new one.
@@ -145,21 +105,11 @@ def publish_file(finished, target):
     os.replace(finished, target)
 
 
-def publish_folder(finished, target, former=None):
+def publish_folder(finished: Path, target: Path, former: Path | None = None) -> None:
     """Give a finished folder its name in one step, once all that it holds is on the disk.
 
-    Arguments
-    ---------
-    finished : Path
-        On the file system of `target`.
-    target : Path
-        May exist: its old version goes when the new one is there, and stays if that fails.
-    former : Path, optional
-        What the old version is called in between; by default a hidden name.
-
-    Raises
-    ------
-    OSError
+    Both are on one file system. An old version of the target goes when the new one is there, and
+    stays if that fails; in between it is called `former`, by default a hidden name.
 
     Example
     -------
@@ -188,17 +138,8 @@ def publish_folder(finished, target, former=None):
     shutil.rmtree(former, ignore_errors=True)
 
 
-def sha256_of(path):
-    """SHA-256 of a file of any size.
-
-    Arguments
-    ---------
-    path : str or Path
-
-    Returns
-    -------
-    str
-        Hexadecimal.
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file of any size, in hexadecimal.
 
     Example
     -------

@@ -3,7 +3,9 @@
 import logging
 import os
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -21,30 +23,17 @@ class NoFileLocksError(Exception):
     """The file system has no file locks, as some network file systems."""
 
 
-def is_held(path):
+def is_held(path: str | Path) -> bool:
     """Whether this process holds the lock."""
     return os.path.realpath(path) in _held
 
 
-def acquire(path, wait=False):
+def acquire(path: str | Path, wait: bool = False) -> None:
     """Lock a file, which is made if needed, until `release` or the end of the process.
 
     Forked children do not share the lock, so they cannot keep it after a process that was killed.
-
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        Its folder exists.
-    wait : bool
-        Whether to wait for the present holder; the log says so.
-
-    Raises
-    ------
-    LockTakenError
-        If it is held and `wait` is not set.
-    NoFileLocksError
-    OSError
-        If the file cannot be made.
+    Where another process holds it, `LockTakenError` is raised, or with `wait` the log says that
+    it is waited for.
 
     Example
     -------
@@ -70,7 +59,7 @@ def acquire(path, wait=False):
         raise
 
 
-def release(path):
+def release(path: str | Path) -> None:
     """Give up a lock and remove its file."""
     key = os.path.realpath(path)
     descriptor = _held[key]
@@ -81,7 +70,7 @@ def release(path):
 
 
 @contextmanager
-def locked(path, wait=False):
+def locked(path: str | Path, wait: bool = False) -> Iterator[None]:
     """Context manager: `acquire`, and `release` at its end."""
     acquire(path, wait)
     try:

@@ -21,23 +21,9 @@ import torch
 def derive_seed(*parts: int | str) -> int:
     """Hash integers and strings to a 63-bit seed, the same in every process and version.
 
-    Parts are encoded with their type and length, so that ``(1, 23)``, ``(12, 3)`` and
-    ``("1", 23)`` give unrelated seeds.
-
-    Arguments
-    ---------
-    *parts : int or str
-        The coordinates of the random choice, such as ``"mask", seed, epoch, utterance_id``.
-
-    Returns
-    -------
-    int
-        A seed in ``[0, 2**63)``.
-
-    Raises
-    ------
-    TypeError
-        If a part is neither an integer nor a string.
+    The parts are the coordinates of a random choice, such as ``"mask", seed, epoch, utterance_id``.
+    They are encoded with their type and length, so that ``(1, 23)``, ``(12, 3)`` and ``("1", 23)``
+    give unrelated seeds.
 
     Example
     -------
@@ -60,15 +46,6 @@ def philox(*parts: int | str) -> np.random.Philox:
     Its ``random_raw`` stream is fixed by the algorithm, whereas the distributions of
     `numpy.random.Generator` may change between NumPy versions.
 
-    Arguments
-    ---------
-    *parts : int or str
-        As for `derive_seed`.
-
-    Returns
-    -------
-    numpy.random.Philox
-
     Example
     -------
     >>> int(philox("order", 7, 1).random_raw()) == int(philox("order", 7, 1).random_raw())
@@ -78,19 +55,7 @@ def philox(*parts: int | str) -> np.random.Philox:
 
 
 def uniform(bits: np.random.Philox, size: int) -> np.ndarray:
-    """Draw ``size`` float64 numbers in [0, 1) with the 53 upper bits of each raw number.
-
-    Arguments
-    ---------
-    bits : numpy.random.Philox
-        From `philox`; its position advances.
-    size : int
-        How many numbers.
-
-    Returns
-    -------
-    numpy.ndarray
-        (size,)
+    """Draw float64 numbers in [0, 1), (size,), with the 53 upper bits of each raw number.
 
     Example
     -------
@@ -102,19 +67,7 @@ def uniform(bits: np.random.Philox, size: int) -> np.ndarray:
 
 
 def permutation(bits: np.random.Philox, size: int) -> np.ndarray:
-    """Draw a random permutation of ``range(size)`` by sorting raw numbers.
-
-    Arguments
-    ---------
-    bits : numpy.random.Philox
-        From `philox`; its position advances.
-    size : int
-        Number of elements.
-
-    Returns
-    -------
-    numpy.ndarray
-        (size,) int64
+    """Draw a random permutation of ``range(size)``, (size,) int64, by sorting raw numbers.
 
     Example
     -------
@@ -128,18 +81,8 @@ def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
     """Seed PyTorch (CPU and every device), `random` and NumPy for one training step.
 
     Called before the step's forward pass, it makes noise, dropout and augmentation a function of
-    its arguments, whatever was drawn before.
-
-    Arguments
-    ---------
-    seed : int
-        Seed of the run.
-    epoch : int
-        Epoch, counted from 1.
-    step : int
-        Batch within the epoch.
-    rank : int
-        Rank of this process: ranks draw different numbers.
+    the run's seed, the epoch (from 1), the batch within it and the rank, whatever was drawn
+    before.
 
     Example
     -------
@@ -158,11 +101,6 @@ def seeded(*parts: int | str) -> Iterator[None]:
 
     For validation: its random choices are fixed, and training continues as if it had not been.
     The states of CUDA devices are put back if CUDA was in use at the start.
-
-    Arguments
-    ---------
-    *parts : int or str
-        As for `derive_seed`.
 
     Example
     -------

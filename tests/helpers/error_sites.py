@@ -98,6 +98,8 @@ def watch():
     from speechbrain_pom.utils.errors import UserError
 
     noted = set()
+    # Opened once: a test may take away the permissions of its process.
+    notes = os.open(record, os.O_WRONLY | os.O_APPEND)
 
     def note(self, *arguments):
         ValueError.__init__(self, *arguments)
@@ -105,8 +107,7 @@ def watch():
         place = f"{os.path.abspath(caller.f_code.co_filename)}:{caller.f_lineno}\n"
         if place not in noted:
             noted.add(place)
-            with open(record, "a", encoding="utf-8") as stream:  # one write, so it stays whole
-                stream.write(place)
+            os.write(notes, place.encode())  # one write, so it stays whole
 
     UserError.__init__ = note
 
