@@ -15,11 +15,11 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.data.mini_corpus.make import demo_corpus
+from speechbrain_pom.objectives.pretraining import PretrainingBrain
 from speechbrain_pom.runs.folder import mark_finished
 from speechbrain_pom.runs.report import describe
 from speechbrain_pom.runs.start import start_experiment
 from speechbrain_pom.training.dataset import audio_dataset, leave_out, make_sampler
-from speechbrain_pom.training.pretraining import PretrainingBrain
 from speechbrain_pom.utils.errors import exit_on_user_error
 
 logger = get_logger(__name__)

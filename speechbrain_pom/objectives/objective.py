@@ -33,6 +33,11 @@ class Draw:
     training : bool
         False in validation, whose random numbers should depend on the seed and the utterance
         alone: it is then a function of the weights.
+
+    Example
+    -------
+    >>> Draw(seed=1000, epoch=2, step=17)
+    Draw(seed=1000, epoch=2, step=17, rank=0, training=True)
     """
 
     seed: int
@@ -54,6 +59,11 @@ class Outcome(NamedTuple):
     sums : dict of str to torch.Tensor or float
         Statistics that add up over batches and processes, without gradient: scalars, or vectors
         of one length. `Objective.summary` is given their sums.
+
+    Example
+    -------
+    >>> Outcome(torch.tensor(6.0), 4, {"num_correct": torch.tensor(3)}).loss
+    tensor(1.5000)
     """
 
     loss_sum: torch.Tensor
@@ -84,6 +94,29 @@ class Objective(nn.Module):
     ---------
     encoder : SpeechEncoder
         Saved and loaded by itself; its features are normalised.
+
+    Example
+    -------
+    >>> class Reconstruction(Objective):
+    ...     name = "reconstruction"
+    ...     metrics = (Metric("loss", better="lower", panel="Loss"),)
+    ...
+    ...     def __init__(self, encoder):
+    ...         super().__init__(encoder)
+    ...         self.decoder = nn.Linear(4, 8)
+    ...
+    ...     def forward(self, wavs, num_samples, ids, draw):
+    ...         error = (self.decoder(self.encoder(wavs)) - wavs).square()
+    ...         sums = {"error": error.detach().sum(), "num": error.numel()}
+    ...         return Outcome(error.sum(), error.numel(), sums)
+    ...
+    ...     def summary(self, sums):
+    ...         return {"loss": sums["error"] / sums["num"]}
+    >>> objective = Reconstruction(nn.Linear(8, 4))
+    >>> objective(torch.randn(2, 8), torch.tensor([8, 8]), ["a", "b"], Draw(1, 1)).loss.shape
+    torch.Size([])
+    >>> list(objective.recoverables())
+    ['decoder']
     """
 
     #: Of the objective, for titles and tables.

@@ -4,7 +4,6 @@ from speechbrain_pom.objectives.bestrq.masks import (
     check_mask_options,
     predicted_positions,
     sample_masks,
-    why_unmaskable,
 )
 from speechbrain_pom.objectives.bestrq.noise import sample_noise
 from speechbrain_pom.objectives.bestrq.objective import BestRQ
@@ -29,5 +28,4 @@ __all__ = [
     "sample_noise",
     "stack_frames",
     "summarise",
-    "why_unmaskable",
 ]

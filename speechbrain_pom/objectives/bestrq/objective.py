@@ -52,6 +52,35 @@ class BestRQ(Objective):
     ------
     UserError
         If the mask options cannot work.
+
+    Example
+    -------
+    >>> from speechbrain.lobes.features import Fbank
+    >>> from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
+    >>> from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
+    >>> from speechbrain.nnet.quantisers import RandomProjectionQuantizer
+    >>> from speechbrain.processing.features import InputNormalization
+    >>> from speechbrain_pom.encoder import SpeechEncoder
+    >>> quantizer = RandomProjectionQuantizer(input_dim=4 * 80, cb_dim=16, cb_vocab=64)
+    >>> encoder = SpeechEncoder(
+    ...     Fbank(n_mels=80),
+    ...     InputNormalization(norm_type="global"),
+    ...     ConvolutionFrontEnd(
+    ...         input_shape=[8, 10, 80], num_blocks=2, num_layers_per_block=1, out_channels=[8, 4],
+    ...         kernel_sizes=[3, 3], strides=[2, 2], residuals=[False, False],
+    ...     ),
+    ...     TransformerASR(
+    ...         tgt_vocab=1, input_size=80, d_model=16, nhead=2, num_encoder_layers=1,
+    ...         num_decoder_layers=0, d_ffn=32, encoder_module="conformer", attention_type="PoM",
+    ...         normalize_before=True, causal=False,
+    ...     ),
+    ... )
+    >>> objective = BestRQ(encoder, quantizer, nn.Linear(16, 64))
+    >>> wavs, num_samples = torch.randn(2, 32000), torch.tensor([32000, 24000])
+    >>> outcome = objective(wavs, num_samples, ["a", "b"], Draw(seed=1000, epoch=1, step=1))
+    >>> outcome.loss.backward()
+    >>> sorted(objective.recoverables()), outcome.sums["counts"].sum().item() == outcome.weight
+    (['linear', 'quantizer'], True)
     """
 
     name = "BEST-RQ"
@@ -90,7 +119,7 @@ class BestRQ(Objective):
         """Cross-entropy over the masked positions of a batch; see `Objective.forward`."""
         stride = self.encoder.stride
         feats, num_frames = self.encoder.features(wavs, num_samples, draw.epoch)
-        mask = self.sample_mask(feats, num_frames, ids, draw)
+        mask = self._sample_mask(feats, num_frames, ids, draw)
         predicted = predicted_positions(mask, num_frames, stride)  # (B, T/stride)
         stacked = stack_frames(feats, stride)[predicted]
         targets = nearest_codes(stacked, self.quantizer.P, self.quantizer.CB)
@@ -109,7 +138,7 @@ class BestRQ(Objective):
         }
         return Outcome(loss_sum, len(targets), sums)
 
-    def sample_mask(
+    def _sample_mask(
         self, feats: torch.Tensor, num_frames: torch.Tensor, ids: Sequence[str], draw: Draw
     ) -> torch.Tensor:
         """The masked feature frames, (B, T) as the features (B, T, F)."""

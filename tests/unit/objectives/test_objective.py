@@ -2,13 +2,13 @@
 
 import torch
 
-from speechbrain_pom.objectives.objective import Objective, Outcome
+from speechbrain_pom.objectives import Objective, Outcome
 
 
 def test_the_loss_is_the_mean_over_what_is_predicted():
     loss_sum = torch.tensor(6.0, requires_grad=True)
     outcome = Outcome(loss_sum, 4, {})
-    assert float(outcome.loss) == 1.5
+    assert outcome.loss.item() == 1.5
     outcome.loss.backward()
     assert float(loss_sum.grad) == 0.25
 

@@ -9,11 +9,11 @@ import torch
 import yaml
 from speechbrain.utils.epoch_loop import EpochCounter
 
-from speechbrain_pom.objectives.objective import Objective, Outcome
+from speechbrain_pom.objectives import Objective, Outcome
+from speechbrain_pom.objectives.pretraining import PretrainingBrain
 from speechbrain_pom.runs.checkpoints import SafeCheckpointer
 from speechbrain_pom.runs.logs import ExperimentLogger
 from speechbrain_pom.runs.metrics import Metric, read_metrics
-from speechbrain_pom.training.pretraining import PretrainingBrain
 from speechbrain_pom.training.sums import EpochSums
 from speechbrain_pom.utils.errors import UserError
 from tests.helpers.signals import SAMPLE_RATE, fit, make_signals
