@@ -144,7 +144,7 @@ def build_layer(
 
 
 def guard_layer(layer: nn.Module, layer_spec: LayerSpec) -> None:
-    """Install what a layer needs around its mixer, in an encoder that is not of one built-in type."""
+    """Install what a layer of an encoder with a mixed spec needs around its mixer."""
     isolate_padding(layer, only_for_spec=True)
     if layer_spec.name == "hypermixing":
         layer.mask_refusal = layer.register_forward_pre_hook(_refuse_mask, with_kwargs=True)
