@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from speechbrain_pom.data.audio_files import (
     SAMPLE_RATE,
-    check_choice,
     inspect_audio,
     path_problems,
     resampled_length,
@@ -26,12 +25,11 @@ from speechbrain_pom.data.layout import check_is_folder, file_stamp, list_entrie
 from speechbrain_pom.data.manifest import COLUMNS, read_manifest, write_manifest
 from speechbrain_pom.data.records import (
     BadUtterance,
-    check_max_bad_share,
-    check_writable,
-    is_up_to_date,
-    save_manifest,
+    check_options,
+    sort_out,
+    update_manifest,
 )
-from speechbrain_pom.data.workers import map_in_processes, num_processes
+from speechbrain_pom.data.workers import map_in_processes
 from speechbrain_pom.utils.errors import UserError
 
 _RECORD_VERSION = 2  # raise it when the same folder would give another manifest
@@ -114,9 +112,7 @@ def prepare_audio_folder(
     data_folder, manifest_folder = Path(data_folder), Path(manifest_folder)
     if not isinstance(valid_share, (int, float)) or not 0 < valid_share < 1:
         raise UserError(f"valid_share is {valid_share!r}: it must be a share, 0 < x < 1")
-    num_workers = num_processes(num_workers)
-    check_max_bad_share(max_bad_share)
-    check_choice(check_data)
+    num_workers = check_options(max_bad_share, check_data, num_workers)
     check_is_folder(data_folder, "the folder that holds your audio files")
 
     files, fingerprint, unread = scan_folder(data_folder)
@@ -129,11 +125,9 @@ def prepare_audio_folder(
         "fingerprint": fingerprint,
     }
     manifest = manifest_folder / "audio.csv"
-    if not is_up_to_date(manifest, source, max_bad_share):
-        check_writable(manifest_folder)
-        title = data_folder.name if show_progress else None
-        rows, bad = read_files(data_folder, files, check_data, num_workers, title)
-        save_manifest(manifest, rows, bad, source, max_bad_share)
+    title = data_folder.name if show_progress else None
+    read = partial(read_files, data_folder, files, check_data, num_workers, title)
+    update_manifest(manifest, source, read, max_bad_share)
     return _split(manifest, valid_share)
 
 
@@ -217,36 +211,13 @@ def _walk(data_folder):
 
 
 def read_files(data_folder, files, check_data, num_workers, bar_title):
-    """Looks at the files of a folder, in several processes.
+    """Look at the files of a folder, in several processes.
 
-    Arguments
-    ---------
-    data_folder : pathlib.Path
-    files : list of str
-        From `scan_folder`.
-    check_data : str
-        As `inspect_audio` takes it.
-    num_workers : int
-        Processes.
-    bar_title : str or None
-        Of the progress bar; None shows none.
-
-    Returns
-    -------
-    rows : list of dict
-        Of a manifest, in the order of the files.
-    bad : list of BadUtterance
+    The rows of a manifest, in the order of the files, and the bad utterances. Without a
+    `bar_title` there is no progress bar.
     """
     read = partial(_read_file, str(data_folder), check_data)
-    rows, bad = [], []
-    for row, problem in map_in_processes(
-        read, files, num_workers, bar_title=bar_title, chunksize=16
-    ):
-        if problem:
-            bad.append(problem)
-        else:
-            rows.append(row)
-    return rows, bad
+    return sort_out(map_in_processes(read, files, num_workers, bar_title=bar_title, chunksize=16))
 
 
 def _read_file(data_folder, check_data, file):

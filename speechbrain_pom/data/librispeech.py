@@ -1,18 +1,12 @@
 """Manifests of LibriSpeech, or of any folder in its layout (see `layout`)."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
-from speechbrain_pom.data.audio_files import check_choice
 from speechbrain_pom.data.chapters import describe_unread_in_layout, read_chapters, scan_split
 from speechbrain_pom.data.layout import check_data_folder, check_splits
-from speechbrain_pom.data.records import (
-    check_max_bad_share,
-    check_writable,
-    is_up_to_date,
-    save_manifest,
-)
-from speechbrain_pom.data.workers import num_processes
+from speechbrain_pom.data.records import check_options, update_manifest
 from speechbrain_pom.utils.errors import UserError
 
 _RECORD_VERSION = 2  # raise it when the same folder would give another manifest
@@ -88,9 +82,7 @@ def prepare_librispeech(
     """
     data_folder, manifest_folder = Path(data_folder), Path(manifest_folder)
     splits = check_splits(splits)
-    num_workers = num_processes(num_workers)
-    check_max_bad_share(max_bad_share)
-    check_choice(check_data)
+    num_workers = check_options(max_bad_share, check_data, num_workers)
     check_data_folder(data_folder, splits)
 
     scans = {split: scan_split(data_folder, split) for split in splits}
@@ -104,18 +96,15 @@ def prepare_librispeech(
         "need_transcripts": bool(need_transcripts),
         "check_data": check_data,
     }
-    sources = {split: source | {"fingerprint": scans[split].fingerprint} for split in splits}
-    stale = [s for s in splits if not is_up_to_date(manifests[s], sources[s], max_bad_share)]
-    if stale:
-        check_writable(manifest_folder)
     errors = []
-    for split in stale:
-        chapters = scans[split].chapters
+    for split, scan in scans.items():
         options = (bool(need_transcripts), check_data, num_workers)
-        rows, bad = read_chapters(data_folder, chapters, *options, split if show_progress else None)
+        title = split if show_progress else None
+        read = partial(read_chapters, data_folder, scan.chapters, *options, title)
+        fingerprint = {"fingerprint": scan.fingerprint}
         try:
-            save_manifest(manifests[split], rows, bad, sources[split], max_bad_share)
-        except ValueError as error:  # the other splits' problems belong in the same message
+            update_manifest(manifests[split], source | fingerprint, read, max_bad_share)
+        except UserError as error:  # the other splits' problems belong in the same message
             errors.append(str(error))
     if errors:
         raise UserError(" | ".join(errors))

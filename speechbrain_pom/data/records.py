@@ -8,7 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from speechbrain_pom.data.audio_files import check_choice
 from speechbrain_pom.data.manifest import manifest_bytes
+from speechbrain_pom.data.workers import num_processes
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
 
@@ -108,6 +110,34 @@ def is_up_to_date(path, source, max_bad_share=0.0):
         return False
     logger.log(logging.WARNING if share else logging.INFO, "%s; '%s' is kept", summary, path)
     return True
+
+
+def check_options(max_bad_share, check_data, num_workers):
+    """Refuse options of a preparation that cannot work; the number of worker processes."""
+    check_max_bad_share(max_bad_share)
+    check_choice(check_data)
+    return num_processes(num_workers)
+
+
+def update_manifest(path, source, read, max_bad_share=0.0):
+    """Write a manifest of what `read()` finds, unless it is up to date.
+
+    `read` returns the rows of the good utterances, and the bad ones, as `save_manifest` takes them.
+    """
+    if not is_up_to_date(path, source, max_bad_share):
+        check_writable(path.parent)
+        save_manifest(path, *read(), source, max_bad_share)
+
+
+def sort_out(found):
+    """The rows of good utterances, and the bad ones, of pairs of which one is None."""
+    rows, bad = [], []
+    for row, problem in found:
+        if problem is None:
+            rows.append(row)
+        else:
+            bad.append(problem)
+    return rows, bad
 
 
 def save_manifest(path, rows, bad, source, max_bad_share=0.0):
