@@ -95,12 +95,13 @@ def csv_sources(hparams: Hparams, save_folder: Path) -> Sources:
     if not callable(prepare):
         raise UserError(f"prepare is '{prepare}': give a function, as '!name:my_corpus.prepare'")
     made = prepare(data_folder=hparams["data_folder"], save_folder=str(save_folder)) or {}
-    if not isinstance(made, Mapping) or not set(made) <= set(sources):
+    if not isinstance(made, Mapping) or not set(made) <= set(PARTS):
         raise UserError(
             f"prepare returned {made!r}: return CSV files by part, as {{'train': 'a.csv', 'valid': "
-            f"'b.csv'}} (parts: {', '.join(sources)}), or nothing"
+            f"'b.csv'}} (parts: {', '.join(PARTS)}), or nothing"
         )
-    sources |= {part: _absolute(value) for part, value in made.items() if value is not None}
+    made = {part: made[part] for part in sources if made.get(part) is not None}
+    sources |= {part: _absolute(value) for part, value in made.items()}
     if sources["train"] is None:
         raise UserError(
             "prepare returned no CSV file for 'train', and train_csv is null: return {'train': "

@@ -119,7 +119,10 @@ def test_a_layout_is_asked_where_there_are_no_csv_files(folder):
         ({"prepare": "my_corpus"}, "prepare is 'my_corpus': give a function, as '!name:my_corpus."),
         ({"prepare": lambda **_: {}}, "prepare returned no CSV file for 'train', and train_csv is"),
         ({"prepare": lambda **_: "a.csv"}, "prepare returned 'a.csv': return CSV files by part"),
-        ({"prepare": lambda **_: {"dev": "a.csv"}}, "(parts: train, valid, test), or nothing"),
+        (
+            {"prepare": lambda **_: {"dev": "a.csv"}},
+            "(parts: train, valid, test, verification), or",
+        ),
         (
             {"prepare": lambda **_: {"train": "a.csv"}},
             "train_csv is given, but valid_csv is not: give both",
