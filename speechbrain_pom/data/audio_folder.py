@@ -29,8 +29,8 @@ from speechbrain_pom.data.records import (
     sort_out,
     update_manifest,
 )
-from speechbrain_pom.data.workers import map_in_processes
 from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.processes import map_in_processes
 
 _RECORD_VERSION = 2  # raise it when the same folder would give another manifest
 _UNSAFE = re.compile(r"[^\w./+-]")

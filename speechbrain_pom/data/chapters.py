@@ -16,8 +16,8 @@ from speechbrain_pom.data.audio_formats import first_names, is_audio_name, looks
 from speechbrain_pom.data.layout import file_stamp, list_entries, list_subfolders
 from speechbrain_pom.data.manifest import COLUMNS
 from speechbrain_pom.data.records import BadUtterance
-from speechbrain_pom.data.workers import map_in_processes
 from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.processes import map_in_processes
 
 
 class Chapter(NamedTuple):

@@ -18,8 +18,8 @@ from speechbrain_pom.data.layout import (
     find_splits,
 )
 from speechbrain_pom.data.records import BadUtterance, check_max_bad_share
-from speechbrain_pom.data.workers import map_in_processes, num_processes
 from speechbrain_pom.utils.errors import UserError, one_line
+from speechbrain_pom.utils.processes import map_in_processes, num_processes
 
 LAYOUTS = ("librispeech", "folder")
 """How a folder is arranged: SPLIT/SPEAKER/CHAPTER, or audio of any format at any depth."""

@@ -20,8 +20,8 @@ from speechbrain_pom.data.audio_files import (
     resampling_problems,
 )
 from speechbrain_pom.data.records import BadUtterance, check_options, sort_out, update_manifest
-from speechbrain_pom.data.workers import map_in_processes
 from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.processes import map_in_processes
 
 # Column of our manifests to the names that it may have in a CSV: SpeechBrain's, and those of most
 # published lists.

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from speechbrain_pom.data.audio_files import check_choice
 from speechbrain_pom.data.manifest import manifest_bytes
-from speechbrain_pom.data.workers import num_processes
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
+from speechbrain_pom.utils.processes import num_processes
 
 _MAX_LISTED = 10  # bad utterances in an error message; the file beside the manifest lists all
 

@@ -19,9 +19,9 @@ from speechbrain_pom.data.mini_corpus.files import (
 )
 from speechbrain_pom.data.mini_corpus.plan import CORPUS_VERSION, plan_corpus
 from speechbrain_pom.data.mini_corpus.write import expected_files, write_corpus
-from speechbrain_pom.data.workers import num_processes
 from speechbrain_pom.utils.errors import UserError, is_disk_full
 from speechbrain_pom.utils.files import publish_folder
+from speechbrain_pom.utils.processes import num_processes
 
 logger = logging.getLogger(__name__)
 

@@ -1,18 +1,12 @@
 """Writes the files of a mini corpus into an empty place, in several processes if asked to."""
 
 import collections
-import concurrent.futures
-import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import json
-import multiprocessing
-import signal
-import sys
 
 import soundfile
-from tqdm import tqdm
 
 from speechbrain_pom.data.mini_corpus import espeak
 from speechbrain_pom.data.mini_corpus.audio import SAMPLE_RATE, encode_flac, render_utterance
@@ -23,6 +17,7 @@ from speechbrain_pom.data.mini_corpus.plan import (
     TEST_OTHER_SNRS_DB,
     VOCABULARY,
 )
+from speechbrain_pom.utils.processes import map_in_processes
 
 README_NAME = "README.TXT"
 SPEAKERS_NAME = "SPEAKERS.TXT"
@@ -109,12 +104,12 @@ def write_corpus(folder, options, plan, num_workers, show_progress):
         (folder / chapter_folder).mkdir(parents=True)
     files = {}
     num_samples = collections.Counter()  # by speaker
-    with _worker_map(num_workers) as worker_map:
-        results = worker_map(functools.partial(_write_utterance, folder), plan)
-        progress = tqdm(results, "mini corpus", len(plan), unit="utt", disable=not show_progress)
-        for utterance, entry in zip(plan, progress, strict=True):
-            files[utterance.audio_path] = entry
-            num_samples[utterance.speaker] += entry["num_samples"]
+    write = functools.partial(_write_utterance, folder)
+    title = "mini corpus" if show_progress else None
+    entries = map_in_processes(write, plan, num_workers, bar_title=title, chunksize=8)
+    for utterance, entry in zip(plan, entries, strict=True):
+        files[utterance.audio_path] = entry
+        num_samples[utterance.speaker] += entry["num_samples"]
     for name, text in _texts(plan, num_samples).items():
         files[name] = {"sha256": _write(folder / name, text.encode())}
     manifest = {
@@ -127,25 +122,6 @@ def write_corpus(folder, options, plan, num_workers, show_progress):
         "files": dict(sorted(files.items())),
     }
     _write(folder / MANIFEST_NAME, (json.dumps(manifest, indent=1) + "\n").encode())
-
-
-@contextlib.contextmanager
-def _worker_map(num_workers):
-    if num_workers == 1:
-        yield map
-        return
-    with concurrent.futures.ProcessPoolExecutor(
-        num_workers,
-        # Forked workers load eSpeak NG themselves; spawned ones would first import torch.
-        multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn"),
-        # Ctrl-C reaches the whole group; the parent alone answers it.
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    ) as pool:
-        try:
-            yield functools.partial(pool.map, chunksize=8)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _write_utterance(folder, utterance):
