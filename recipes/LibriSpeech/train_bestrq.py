@@ -28,9 +28,7 @@ def dataio_prepare(hparams, launch):
     """(dataset, options of its loader) of training and of validation."""
     manifests = run_on_main(prepare_data, args=[hparams, prepare_pretraining, prepare_csvs])
     shared = {"seed": hparams["seed"], "rank": launch.rank, "world_size": launch.world_size}
-    train_data = usable_dataset(
-        manifests.train, hparams, min_duration_s=hparams["min_duration_s"]
-    )
+    train_data = usable_dataset(manifests.train, hparams, min_duration_s=hparams["min_duration_s"])
     train_sampler = make_sampler(
         train_data,
         max_batch_duration_s=hparams["max_batch_duration_s"],

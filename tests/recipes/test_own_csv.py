@@ -178,4 +178,4 @@ def test_a_probe_of_any_column(recipes, own, pretrained_on_own, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["task"] == "label"
-    assert 0 <= results["test"]["error_rate"] <= 100
+    assert 0 <= results["test"]["accuracy"] <= 100
