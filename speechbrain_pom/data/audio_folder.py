@@ -56,16 +56,16 @@ def prepare_audio_folder(
     max_bad_share=0.0,
     check_data="headers",
 ):
-    """Writes ``train.csv`` and ``valid.csv`` for a folder of audio, unless they are up to date.
+    """Write `train.csv` and `valid.csv` for a folder of audio, unless they are up to date.
 
     Each file is one utterance. Its ID is its path in the folder; where that holds other characters
-    than letters, digits and ``_ . / + -``, these become ``_`` and a part of the path's SHA-256 is
+    than letters, digits and `_ . / + -`, these become `_` and a part of the path's SHA-256 is
     added. Files of other sample rates and of several channels are resampled to 16 kHz and mixed
-    down when they are read: ``num_samples`` and ``duration`` are those of the result, and the
-    column ``sample_rate`` is that of the file. Which utterances are for validation depends on
+    down when they are read: `num_samples` and `duration` are those of the result, and the
+    column `sample_rate` is that of the file. Which utterances are for validation depends on
     their IDs alone, so others do not change sides when files are added.
 
-    ``audio.csv`` holds both parts; ``audio.json`` and ``audio.problems.json`` lie beside it as
+    `audio.csv` holds both parts; `audio.json` and `audio.problems.json` lie beside it as
     for `prepare_librispeech`. Hidden files are ignored, and so are files that are not audio by
     their name; the log counts and names those of them that hold audio.
 
@@ -84,19 +84,19 @@ def prepare_audio_folder(
     max_bad_share : float
         The share of utterances that may be left out because they are bad, 0 <= x < 1.
     check_data : str
-        ``"headers"`` or ``"decode"``, as `prepare_librispeech` takes it. MP3 files are always
+        `"headers"` or `"decode"`, as `prepare_librispeech` takes it. MP3 files are always
         decoded.
 
     Returns
     -------
     dict of str to pathlib.Path
-        The manifests ``train`` and ``valid``.
+        The manifests `train` and `valid`.
 
     Raises
     ------
     UserError
         If an argument is wrong, a folder cannot be read or written, it holds fewer than two good
-        audio files, or more are bad than ``max_bad_share`` allows.
+        audio files, or more are bad than `max_bad_share` allows.
 
     Example
     -------
@@ -131,24 +131,9 @@ def prepare_audio_folder(
     return _split(manifest, valid_share)
 
 
-def scan_folder(data_folder):
-    """Lists a folder's audio files, and digests their paths, sizes and times.
+def scan_folder(data_folder: Path) -> FolderScan:
+    """List a folder's audio files, and digest their paths, sizes and times.
 
-    Arguments
-    ---------
-    data_folder : pathlib.Path
-
-    Returns
-    -------
-    FolderScan
-
-    Raises
-    ------
-    UserError
-        If there are no audio files, or a folder cannot be listed.
-
-    Example
-    -------
     >>> (getfixture("tmp_path") / "deep").mkdir()
     >>> (getfixture("tmp_path") / "deep" / "A.WAV").touch()
     >>> scan_folder(getfixture("tmp_path")).files
@@ -174,19 +159,9 @@ def scan_folder(data_folder):
     return FolderScan(sorted(found), digest.hexdigest(), sorted(unread))
 
 
-def describe_unread(files):
+def describe_unread(files: list[str]) -> str:
     """What is said of files that hold audio and are not read, because of how their names end.
 
-    Arguments
-    ---------
-    files : list of str
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> describe_unread(["a.bin"])
     '1 file(s) hold audio, but do not end as audio files do, and are not read: rename a.bin'
     """
@@ -195,7 +170,7 @@ def describe_unread(files):
 
 
 def _walk(data_folder):
-    """Yields the files in a folder and its folders; links are followed, each folder once."""
+    """Yield the files in a folder and its folders; links are followed, each folder once."""
     folders, visited = [Path(data_folder)], set()
     while folders:
         folder = folders.pop()
@@ -244,7 +219,7 @@ def _utterance_id(file):
 
 
 def _split(manifest, valid_share):
-    """Writes the two parts of a manifest."""
+    """Write the two parts of a manifest."""
     rows = [{"ID": key, **row} for key, row in read_manifest(manifest).items()]
     if len(rows) < 2:
         raise UserError(

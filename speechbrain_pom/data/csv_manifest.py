@@ -59,25 +59,9 @@ class CsvSource(NamedTuple):
         return "-".join((Path(self.path).stem, *(value for _, value in self.wanted)))
 
 
-def parse_source(text):
+def parse_source(text: str) -> CsvSource:
     """Take a source apart.
 
-    Arguments
-    ---------
-    text : str
-        `PATH.csv`, or `PATH.csv?COLUMN=VALUE&COLUMN=VALUE`.
-
-    Returns
-    -------
-    CsvSource
-
-    Raises
-    ------
-    UserError
-        If it is not of this form.
-
-    Example
-    -------
     >>> parse_source("an4.csv?split=test").name
     'an4-test'
     """
@@ -91,24 +75,9 @@ def parse_source(text):
     return CsvSource(path, wanted)
 
 
-def parse_sources(value):
+def parse_sources(value: str | list[str]) -> list[CsvSource]:
     """One source or several, as a recipe's key has them.
 
-    Arguments
-    ---------
-    value : str or list of str
-
-    Returns
-    -------
-    list of CsvSource
-
-    Raises
-    ------
-    UserError
-        If there is none, one is malformed, or two have the same name.
-
-    Example
-    -------
     >>> [source.name for source in parse_sources(["a.csv?split=train", "b.csv"])]
     ['a-train', 'b']
     """

@@ -24,19 +24,19 @@ def prepare_librispeech(
     max_bad_share=0.0,
     check_data="headers",
 ):
-    """Writes ``SPLIT.csv`` for each split that is asked for, unless it is there and up to date.
+    """Write `SPLIT.csv` for each split that is asked for, unless it is there and up to date.
 
-    ``SPLIT.json`` records what the manifest was made from (path, size and time of every audio and
+    `SPLIT.json` records what the manifest was made from (path, size and time of every audio and
     transcript file) and how that was checked: it is made again when any of that, the folder, or
-    the manifest itself changed, or when a deeper check is asked for. ``SPLIT.problems.json`` lists
+    the manifest itself changed, or when a deeper check is asked for. `SPLIT.problems.json` lists
     the bad utterances, if any.
 
     Arguments
     ---------
     data_folder : str or pathlib.Path
-        The folder that holds the splits (LibriSpeech's own is called ``LibriSpeech``).
+        The folder that holds the splits (LibriSpeech's own is called `LibriSpeech`).
     splits : list of str
-        Names of folders in ``data_folder``, for example ``["train-clean-100", "dev-clean"]``.
+        Names of folders in `data_folder`, for example `["train-clean-100", "dev-clean"]`.
     manifest_folder : str or pathlib.Path
         Where the manifests go; made if needed.
     num_workers : int, optional
@@ -45,25 +45,25 @@ def prepare_librispeech(
         Whether a progress bar is shown.
     need_transcripts : bool
         Whether each utterance must have a transcript. If not, transcript files are not read,
-        and the column ``wrd`` is empty.
+        and the column `wrd` is empty.
     max_bad_share : float
         The share of a split's utterances that may be left out because they are bad, 0 <= x < 1.
     check_data : str
-        ``"headers"``: the header and the last sample of each file are read (0.1 ms), which finds
-        truncated files. ``"decode"``: every sample is (3 ms), once for each state of the data.
+        `"headers"`: the header and the last sample of each file are read (0.1 ms), which finds
+        truncated files. `"decode"`: every sample is (3 ms), once for each state of the data.
 
     Returns
     -------
     dict of str to pathlib.Path
-        Split to manifest, in the order of ``splits``.
+        Split to manifest, in the order of `splits`.
 
     Raises
     ------
     UserError
-        If an argument is wrong, a folder or split is missing, ``manifest_folder`` cannot be
-        written, or more utterances are bad than ``max_bad_share`` allows: audio that is
+        If an argument is wrong, a folder or split is missing, `manifest_folder` cannot be
+        written, or more utterances are bad than `max_bad_share` allows: audio that is
         missing, unreadable, truncated, empty, not 16 kHz or not mono; a transcript that is
-        missing, empty or given twice; an ID that occurs twice; with ``"decode"`` also damage
+        missing, empty or given twice; an ID that occurs twice; with `"decode"` also damage
         anywhere, silence and samples that are not finite. The message names the first ten of
         each split.
 

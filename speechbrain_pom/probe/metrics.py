@@ -1,6 +1,7 @@
 """Figures of a probe: accuracy with its interval, confusions, equal error rate."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from speechbrain.utils.metric_stats import EER
@@ -43,16 +44,10 @@ class ClassificationScores:
     def __init__(self):
         self._answers = {}
 
-    def append(self, ids, predictions, references):
-        """Add utterances.
-
-        Arguments
-        ---------
-        ids : sequence of str
-            Each utterance counts once.
-        predictions, references : sequence of str
-            Names of classes.
-        """
+    def append(
+        self, ids: Sequence[str], predictions: Sequence[str], references: Sequence[str]
+    ) -> None:
+        """Add utterances."""
         for key, prediction, reference in zip(ids, predictions, references, strict=True):
             self._answers[key] = (reference, prediction)
 
@@ -66,28 +61,11 @@ class ClassificationScores:
         wrong = sum(reference != prediction for reference, prediction in self._answers.values())
         return 100.0 * wrong / len(self._answers)
 
-    def summary(self, num_bootstrap=1000):
+    def summary(self, num_bootstrap: int = 1000) -> dict:
         """Accuracy with its 95 % interval, and where the errors are.
 
         The interval is that of utterances drawn with replacement, as for word error rates: it
         does not show what other speakers would change.
-
-        Arguments
-        ---------
-        num_bootstrap : int
-            Number of bootstrap trials.
-
-        Returns
-        -------
-        dict
-            `accuracy`, `accuracy_low`, `accuracy_high` (%); `commonest_class`, the accuracy (%)
-            of always naming the commonest class; `num_utterances`; `classes`, for each one its
-            number of utterances and of right answers; `confusions`, the worst pairs.
-
-        Raises
-        ------
-        ValueError
-            If nothing has been scored.
         """
         self._check_scored()
         counts = {key: (int(a == b), 1) for key, (a, b) in self._answers.items()}
@@ -113,20 +91,9 @@ class ClassificationScores:
         }
 
 
-def format_scores(summary):
+def format_scores(summary: dict) -> str:
     """A summary in one line.
 
-    Arguments
-    ---------
-    summary : dict
-        From `ClassificationScores.summary`.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> scores = ClassificationScores()
     >>> scores.append(["a", "b"], ["RED", "RED"], ["RED", "RED"])
     >>> format_scores(scores.summary(num_bootstrap=100))
@@ -140,18 +107,8 @@ def format_scores(summary):
     return PROBE_METRICS.format_results(summary) + worst
 
 
-def check_trials(speakers):
-    """Refuse utterances that make no trials: verification needs both kinds of pairs.
-
-    Arguments
-    ---------
-    speakers : list of str
-        The speaker of each utterance.
-
-    Raises
-    ------
-    UserError
-    """
+def check_trials(speakers: list[str]) -> None:
+    """Refuse utterances that make no trials: verification needs both kinds of pairs."""
     counts = Counter(speakers)
     if len(counts) < 2 or max(counts.values()) < 2:
         raise UserError(

@@ -1,10 +1,11 @@
-"""Writes the files of a mini corpus into an empty place, in several processes if asked to."""
+"""Write the files of a mini corpus into an empty place, in several processes if asked to."""
 
 import collections
 import functools
 import hashlib
 import importlib.metadata
 import json
+from pathlib import Path
 
 import soundfile
 
@@ -16,6 +17,7 @@ from speechbrain_pom.data.mini_corpus.plan import (
     SPLIT_SHARES,
     TEST_OTHER_SNRS_DB,
     VOCABULARY,
+    Utterance,
 )
 from speechbrain_pom.utils.processes import map_in_processes
 
@@ -41,19 +43,9 @@ _SPEAKERS_HEADER = """\
 """
 
 
-def expected_files(plan):
+def expected_files(plan: list[Utterance]) -> set[str]:
     """Paths of all files of a corpus, relative to its folder.
 
-    Arguments
-    ---------
-    plan : list of mini_corpus_plan.Utterance
-
-    Returns
-    -------
-    set of str
-
-    Example
-    -------
     >>> sorted(expected_files([]))
     ['README.TXT', 'SPEAKERS.TXT', 'manifest.json']
     """
@@ -71,28 +63,11 @@ def _transcript_path(utterance):
     return f"{utterance.chapter_folder}/{speaker_id}-{utterance.chapter_id}.trans.txt"
 
 
-def write_corpus(folder, options, plan, num_workers, show_progress):
-    """Writes a corpus; the manifest comes last.
+def write_corpus(
+    folder: Path, options: dict, plan: list[Utterance], num_workers: int, show_progress: bool
+) -> None:
+    """Write a corpus; the manifest comes last.
 
-    Arguments
-    ---------
-    folder : pathlib.Path
-        Does not exist yet.
-    options : dict
-        What `plan` was made from, for the manifest.
-    plan : list of mini_corpus_plan.Utterance
-    num_workers : int
-        With 1, everything is done in this process.
-    show_progress : bool
-        Whether to show a progress bar.
-
-    Raises
-    ------
-    ValueError, RuntimeError, OSError
-        As `espeak.synthesize`, and when a file cannot be written or a worker process dies.
-
-    Example
-    -------
     >>> folder = getfixture("tmp_path") / "empty"
     >>> write_corpus(folder, {}, [], num_workers=1, show_progress=False)
     >>> sorted(path.name for path in folder.iterdir())
