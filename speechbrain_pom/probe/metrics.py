@@ -47,7 +47,15 @@ class ClassificationScores:
     def append(
         self, ids: Sequence[str], predictions: Sequence[str], references: Sequence[str]
     ) -> None:
-        """Add utterances."""
+        """Add utterances.
+
+        Arguments
+        ---------
+        ids : sequence of str
+            Each utterance counts once.
+        predictions, references : sequence of str
+            Names of classes.
+        """
         for key, prediction, reference in zip(ids, predictions, references, strict=True):
             self._answers[key] = (reference, prediction)
 
@@ -55,8 +63,8 @@ class ClassificationScores:
         if not self._answers:
             raise UserError("no utterance has been scored: the set is empty")
 
-    def error_rate(self):
-        """Share of wrong answers, in percent; a ValueError if there are none."""
+    def error_rate(self) -> float:
+        """Share of wrong answers, in percent; a UserError if there are no answers."""
         self._check_scored()
         wrong = sum(reference != prediction for reference, prediction in self._answers.values())
         return 100.0 * wrong / len(self._answers)
@@ -66,6 +74,23 @@ class ClassificationScores:
 
         The interval is that of utterances drawn with replacement, as for word error rates: it
         does not show what other speakers would change.
+
+        Arguments
+        ---------
+        num_bootstrap : int
+            Number of bootstrap trials.
+
+        Returns
+        -------
+        dict
+            `accuracy`, `accuracy_low`, `accuracy_high` (%); `commonest_class`, the accuracy (%)
+            of always naming the commonest class; `num_utterances`; `classes`, for each one its
+            number of utterances and of right answers; `confusions`, the worst pairs.
+
+        Raises
+        ------
+        UserError
+            If nothing has been scored.
         """
         self._check_scored()
         counts = {key: (int(a == b), 1) for key, (a, b) in self._answers.items()}
