@@ -1,7 +1,6 @@
 """SpeechBrain's encoders and their layers."""
 
 from speechbrain.lobes.models.transformer import Branchformer, Conformer, Transformer
-from torch import nn
 
 ENCODERS = (
     Conformer.ConformerEncoder,
@@ -15,7 +14,7 @@ LAYERS = (
 )
 
 
-def mixer_of(layer: nn.Module) -> nn.Module | None:
+def mixer_of(layer):
     """The attention module of an encoder layer.
 
     Arguments

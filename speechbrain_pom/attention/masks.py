@@ -3,10 +3,8 @@
 import functools
 import inspect
 import threading
-from collections.abc import Callable
 
 from speechbrain.utils.logger import get_logger
-from torch import nn
 
 from speechbrain_pom.attention.layers import mixer_of
 from speechbrain_pom.attention.positions import NoPositions
@@ -26,7 +24,7 @@ class _Compact(threading.local):
 _compact_masks = _Compact()
 
 
-def takes_chunk_masks(encoder: nn.Module) -> bool:
+def takes_chunk_masks(encoder):
     """Whether all mixers of an encoder accept a `ChunkMask` in place of a (T, T) tensor."""
     return all(getattr(mixer_of(layer), "accepts_chunk_mask", False) for layer in encoder.layers)
 
@@ -37,7 +35,7 @@ def _say_once(message):
 
 
 def _warn_of_hypermixing(masked):
-    """SpeechBrain's own type is not changed, but its masks are not ignored silently."""
+    """SpeechBrain's own type stays as it is, but not without a word."""
     if masked:
         _say_once(
             "attention_type hypermixing ignores causal and chunk masks (SpeechBrain's own): this "
@@ -45,7 +43,7 @@ def _warn_of_hypermixing(masked):
         )
 
 
-def with_compact_masks(original: Callable) -> Callable:
+def with_compact_masks(original):
     """TransformerASR.encode and .forward: no (T, T) tensor where no layer needs one."""
     names = list(inspect.signature(original).parameters)[1:]
 
@@ -75,7 +73,7 @@ def with_compact_masks(original: Callable) -> Callable:
     return method
 
 
-def compact_src_mask(original: Callable) -> Callable:
+def compact_src_mask(original):
     """make_transformer_src_mask: two numbers instead of a (T, T) tensor, where that is enough."""
 
     @functools.wraps(original)
@@ -91,7 +89,7 @@ def compact_src_mask(original: Callable) -> Callable:
     return make_transformer_src_mask
 
 
-def checked_streaming(original: Callable) -> Callable:
+def checked_streaming(original):
     """TransformerASR.encode_streaming: it restarts the sines in every chunk, so refuse those."""
 
     @functools.wraps(original)
@@ -104,8 +102,19 @@ def checked_streaming(original: Callable) -> Callable:
     return encode_streaming
 
 
-def obstacle_to_streaming(transformer: nn.Module) -> str | None:
-    """Why a TransformerASR cannot stream; None if it can, as far as is known."""
+def obstacle_to_streaming(transformer):
+    """Why a model cannot stream.
+
+    Arguments
+    ---------
+    transformer : torch.nn.Module
+        A TransformerASR.
+
+    Returns
+    -------
+    str or None
+        None if it can, as far as is known.
+    """
     encoder = transformer.encoder
     relative = hasattr(encoder, "relative_positions")
     no_positions = isinstance(getattr(transformer, "positional_encoding", None), NoPositions)

@@ -6,6 +6,7 @@ from pathlib import Path
 from speechbrain_pom.encoder.loading import find_saved
 from speechbrain_pom.reports.export import describe_choice, export_model, is_finetuned
 from speechbrain_pom.reports.model_card import loading_snippet
+from speechbrain_pom.utils.errors import UserError
 
 EPILOG = """\
   python -m speechbrain_pom export results/ctc_pom/1000 exported/ctc_pom --licence apache-2.0
@@ -35,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export a model, and say what was written and how it is loaded."""
     saved = find_saved(args.run)
+    if saved.is_export:
+        raise UserError(f"'{args.run}' is an export already: give a run or one of its checkpoints")
     print(f"checkpoint: {saved.checkpoint}{describe_choice(saved)}")
     paths = export_model(saved, args.out, args.licence, args.language, args.overwrite)
     for path in paths:

@@ -7,7 +7,6 @@ from torch import nn
 
 from speechbrain_pom.encoder.encoder import SpeechEncoder
 from speechbrain_pom.nnet.weighted_sum import WeightedSum
-from speechbrain_pom.training.augmentation import Augment, augment_features
 
 
 class CTCModel(nn.Module):
@@ -65,11 +64,7 @@ class CTCModel(nn.Module):
         return self
 
     def forward(
-        self,
-        wavs: torch.Tensor,
-        num_samples: torch.Tensor,
-        epoch: int | None = None,
-        fea_augment: Augment | None = None,
+        self, wavs: torch.Tensor, num_samples: torch.Tensor, epoch: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities of a batch.
 
@@ -81,8 +76,6 @@ class CTCModel(nn.Module):
             (B,) integers.
         epoch : int, optional
             Where the statistics of the features are learnt: see `FeatureExtractor`.
-        fea_augment : callable, optional
-            An `Augmenter` of SpeechBrain, for the features.
 
         Returns
         -------
@@ -91,10 +84,9 @@ class CTCModel(nn.Module):
         num_frames : torch.Tensor
             (B,) integers: the valid frames of each utterance.
         """
-        layers = list(range(self.encoder.num_layers + 1)) if self.weighted_sum else "last"
+        layers = list(range(self.encoder.num_states)) if self.weighted_sum else "last"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
             feats, num_features = self.encoder.features(wavs, num_samples, epoch)
-            feats = augment_features(fea_augment, feats, num_features)
             encoded, num_frames = self.encoder.encode(feats, num_features, layers)
         if self.weighted_sum:
             encoded = self.layer_sum(encoded)

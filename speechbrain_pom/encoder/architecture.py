@@ -1,25 +1,42 @@
-"""The architecture of a saved model, from its hparams file, without running what is in there.
+"""The architecture of an encoder, from an hparams file, without running what is in there.
 
 A YAML for HyperPyYAML can call any function. Of a saved one, only the sections of the model are
 taken, and these may only name the modules that models are made of.
 """
 
+from __future__ import annotations
+
 import io
 import pydoc
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
+import yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.tag import Tag
 from torch import nn
 
-from speechbrain_pom.encoder.encoder import SpeechEncoder
+from speechbrain_pom.attention.hosts import arguments_of
+from speechbrain_pom.encoder.encoder import Layers
+from speechbrain_pom.runs.keys import located, unknown_key_message
 from speechbrain_pom.runs.options import read_tree
+from speechbrain_pom.runs.sections import nested_overrides
 from speechbrain_pom.runs.values import node_tag
 from speechbrain_pom.utils.errors import UserError, one_line
 
-SECTIONS = ("CNN", "Transformer", "compute_features", "normalize")
-OPTIONAL_SECTIONS = ("head", "weighted_sum", "padding")
+ENCODER_TAG = "!new:speechbrain_pom.encoder.SpeechEncoder"
+# The arguments of a SpeechEncoder that are its architecture, and where they stand in files without
+# a section `encoder`: those of SpeechBrain's BEST-RQ recipe, and of version 0.1.
+PARTS = {
+    "compute_features": "compute_features",
+    "normalize": "normalize",
+    "front_end": "CNN",
+    "transformer": "Transformer",
+}
+OPTIONAL_SECTIONS = ("head", "weighted_sum")
 # Not all of speechbrain: some of its classes download and unpickle what their arguments name.
 ALLOWED = (
     "torch.nn.",
@@ -33,25 +50,32 @@ ALLOWED = (
 )
 # Of functions only the one that the recipe's head needs: arithmetic.
 ALLOWED_CALL = "!apply:speechbrain_pom.ctc.tokenizer_store.num_outputs"
-# Names of version 0.1, in the files of its runs: read for one version more.
+# Names of version 0.1, in the files of its runs and exports: read for one version more.
 FORMER_NAMES = {
     "!apply:speechbrain_pom.ctc.unit_store.num_outputs": ALLOWED_CALL,
+    "!new:speechbrain_pom.inference.encoder.SpeechEncoder": ENCODER_TAG,
+    "!new:speechbrain_pom.encoder.encoder.SpeechEncoder": ENCODER_TAG,
 }
+# What other sections may ask of the encoder, and the argument of its Transformer that says it.
+ENCODER_SIZES = {"d_model": "d_model", "num_layers": "num_encoder_layers"}
 
 
-def read_architecture(hparams_file):
+def read_architecture(hparams_file: str | Path, overrides: Mapping | None = None) -> str:
     """The sections of an hparams file that describe the model.
 
     Arguments
     ---------
     hparams_file : str or pathlib.Path
-        Of a run of these recipes or of SpeechBrain's BEST-RQ recipe: with the keys CNN,
-        Transformer, compute_features and normalize, and perhaps head, weighted_sum and padding.
+        With a section `encoder` as in hparams/pom.yaml, or the keys CNN, Transformer,
+        compute_features and normalize as SpeechBrain's BEST-RQ recipe and version 0.1; perhaps
+        with head and weighted_sum.
+    overrides : dict, optional
+        Other values for keys of the file, as on a command line.
 
     Returns
     -------
     str
-        YAML with these keys alone, all references resolved.
+        YAML with these keys alone, the encoder as one section, all references resolved.
 
     Raises
     ------
@@ -61,33 +85,44 @@ def read_architecture(hparams_file):
 
     Example
     -------
-    >>> text = read_architecture("hparams/pom.yaml")
-    >>> sorted(line.partition(":")[0] for line in text.splitlines() if line[:1].isalpha())
-    ['CNN', 'Transformer', 'compute_features', 'normalize', 'padding']
+    >>> text = read_architecture("hparams/pom.yaml", {"d_model": 96, "attention_type": "Mamba"})
+    >>> section = YAML().load(text)["encoder"]
+    >>> list(section), section["transformer"]["d_model"]
+    (['compute_features', 'normalize', 'front_end', 'transformer', 'padding'], 96)
     """
+    tree = _resolved(Path(hparams_file), overrides or {})
+    sections = {"encoder": _encoder_section(tree, hparams_file)}
+    sections |= {key: tree[key] for key in OPTIONAL_SECTIONS if key in tree}
+    for key, node in sections.items():
+        sections[key] = node = _with_sizes(node, sections["encoder"])
+        _check(node, f"{hparams_file}: {key}")
+    return as_text(sections)
+
+
+def as_text(tree: Mapping) -> str:
+    """A YAML tree as text, without its comments, which may say anything of where it comes from."""
+    stream = io.StringIO()
+    YAML().dump(tree, stream)
+    node = yaml.compose(stream.getvalue(), Loader=yaml.SafeLoader)
+    return yaml.serialize(node, Dumper=yaml.SafeDumper, width=4096, allow_unicode=True)
+
+
+def _resolved(hparams_file: Path, overrides: Mapping) -> dict:
     tree = read_tree(hparams_file)
     _refuse_early_calls(tree, hparams_file)
+    for key in overrides:
+        if key.split(".")[0] not in tree:
+            raise UserError(f"{hparams_file}: {unknown_key_message(key, tree, prefix='')}")
     unset = {key: f"unset_{key}" for key, node in tree.items() if node_tag(node) == "!PLACEHOLDER"}
     try:
         with open(hparams_file, encoding="utf-8") as stream:
-            tree = YAML().load(resolve_references(stream, unset))
+            given = nested_overrides(tree, dict(overrides)) if overrides else {}
+            return YAML().load(resolve_references(stream, {**unset, **given}))
     except Exception as error:  # whatever HyperPyYAML meets in resolving references
         raise UserError(f"{hparams_file} cannot be resolved: {one_line(error)}") from error
-    missing = [key for key in SECTIONS if key not in tree]
-    if missing:
-        raise UserError(
-            f"{hparams_file} has no {', '.join(missing)}: an encoder's hparams file has the keys "
-            f"{', '.join(SECTIONS)}, as SpeechBrain's BEST-RQ recipe"
-        )
-    sections = {key: tree[key] for key in SECTIONS + OPTIONAL_SECTIONS if key in tree}
-    for key, node in sections.items():
-        _check(node, f"{hparams_file}: {key}")
-    stream = io.StringIO()
-    YAML().dump(sections, stream)
-    return stream.getvalue()
 
 
-def _refuse_early_calls(tree, hparams_file):
+def _refuse_early_calls(tree: dict, hparams_file: Path) -> None:
     """HyperPyYAML runs these where it resolves references, before anything could be looked at."""
     for node in _nodes(tree):
         kind = node_tag(node).partition(":")[0]
@@ -98,13 +133,60 @@ def _refuse_early_calls(tree, hparams_file):
             )
 
 
-def _check(section, where):
+def _encoder_section(tree: dict, hparams_file: str | Path) -> CommentedMap:
+    """The node of a SpeechEncoder, made of the four older keys where there is none."""
+    tag = node_tag(tree.get("encoder"))
+    is_new = FORMER_NAMES.get(tag, tag) == ENCODER_TAG
+    found = tree["encoder"] if is_new else {new: tree.get(old) for new, old in PARTS.items()}
+    names = {part: f"encoder.{part}" if is_new else old for part, old in PARTS.items()}
+    missing = [names[part] for part in PARTS if found.get(part) is None and part != "normalize"]
+    if not is_new and "normalize" not in tree:
+        missing.append("normalize")
+    if missing:
+        raise UserError(
+            f"{hparams_file} has no {', '.join(missing)}: an encoder's hparams file has a section "
+            f"encoder, as hparams/pom.yaml, or the keys {', '.join(PARTS.values())}, as "
+            "SpeechBrain's BEST-RQ recipe"
+        )
+    section = CommentedMap((part, _as_mapping(found[part])) for part in PARTS)
+    padding = (found if is_new else tree).get("padding")
+    if padding is not None:
+        section["padding"] = padding
+    section.yaml_set_ctag(Tag(suffix=ENCODER_TAG))
+    return section
+
+
+def _as_mapping(node: object) -> object:
+    """A part whose arguments stand in a list, with their names."""
+    if not isinstance(node, list) or located(node) is None:
+        return node
+    named = CommentedMap(zip(arguments_of(located(node))[0], node, strict=False))
+    named.yaml_set_ctag(Tag(suffix=node_tag(node)))
+    return named
+
+
+def _with_sizes(node: object, section: CommentedMap) -> object:
+    """A node in which what is asked of the encoder stands as a number, and former names as new."""
+    tag = node_tag(node)
+    if tag == "!apply:getattr" and isinstance(node, list) and node[-1] in ENCODER_SIZES:
+        return _argument(section["transformer"], ENCODER_SIZES[node[-1]])
+    if tag in FORMER_NAMES:
+        node.yaml_set_ctag(Tag(suffix=FORMER_NAMES[tag]))
+    if isinstance(node, (dict, list)):
+        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+            node[key] = _with_sizes(child, section)
+    return node
+
+
+def _argument(node: CommentedMap, name: str) -> object:
+    """An argument of a part, or else the default of its class."""
+    return node[name] if name in node else arguments_of(located(node))[0][name].default
+
+
+def _check(section: object, where: str) -> None:
     """Refuse a section that names anything but what is allowed."""
     for node in _nodes(section):
         tag = node_tag(node)
-        if tag in FORMER_NAMES:
-            node.yaml_set_ctag(Tag(suffix=FORMER_NAMES[tag]))
-            continue
         if not tag.startswith("!") or tag in ("!tuple", ALLOWED_CALL):
             continue
         kind, _, name = tag.partition(":")
@@ -115,7 +197,7 @@ def _check(section, where):
             )
 
 
-def _nodes(node):
+def _nodes(node: object) -> Iterator[object]:
     """A part of a YAML tree and all that is in it."""
     yield node
     children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
@@ -123,53 +205,24 @@ def _nodes(node):
         yield from _nodes(child)
 
 
-def _is_module_class(name):
+def _is_module_class(name: str) -> bool:
     found = pydoc.locate(name) if name.startswith(ALLOWED) else None
     return isinstance(found, type) and issubclass(found, nn.Module)
 
 
-def build_parts(text, where):
-    """Build the modules that `read_architecture` has read, with random weights.
+def build_parts(text: str, where: str | Path, layers: Layers | None = None) -> dict:
+    """Build what `read_architecture` has read, with random weights.
 
-    Arguments
-    ---------
-    text : str
-        From `read_architecture`.
-    where : str or pathlib.Path
-        Its file, for messages.
-
-    Returns
-    -------
-    dict
-        The sections by key. The state of the random generator is as before.
-
-    Raises
-    ------
-    UserError
-        If a constructor refuses its arguments.
+    The state of the random generator is as before. `layers` is what the encoder returns; by
+    default its last layer, or a weighted sum if the model was fine-tuned with one. Whatever the
+    constructors raise comes as a `UserError` that begins with `where`.
     """
+    if layers is None:
+        layers = "sum" if YAML().load(text).get("weighted_sum") else "last"
     try:
         with torch.random.fork_rng():
-            return load_hyperpyyaml(text)
+            return load_hyperpyyaml(text, {"encoder": {"layers": layers}})
+    except UserError:
+        raise
     except Exception as error:  # whatever the constructors raise
         raise UserError(f"{where}: the model cannot be built: {one_line(error)}") from error
-
-
-def encoder_of(parts, layers="last"):
-    """The encoder that parts make.
-
-    Arguments
-    ---------
-    parts : dict
-        From `build_parts`.
-    layers : str, int or sequence of int
-        As for `SpeechEncoder`.
-
-    Returns
-    -------
-    SpeechEncoder
-        Padding-exact, unless the parts say otherwise.
-
-    """
-    modules = (parts[name] for name in ("compute_features", "normalize", "CNN", "Transformer"))
-    return SpeechEncoder(*modules, layers, parts.get("padding", "exact"))

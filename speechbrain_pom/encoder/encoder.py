@@ -118,7 +118,7 @@ class SpeechEncoder(nn.Module):
         transformer.output_hidden_states = transformer.encoder.output_hidden_states = False
         self.layers = layers if layers == "sum" else self.check_layers(layers)
         if layers == "sum":
-            self.layer_sum = WeightedSum(self.num_layers + 1)
+            self.layer_sum = WeightedSum(self.num_states)
             # The states are taken before it, and DDP wants a gradient for what requires one.
             transformer.encoder.norm.requires_grad_(False)
 
@@ -151,6 +151,11 @@ class SpeechEncoder(nn.Module):
     def num_layers(self) -> int:
         """Layers of the encoder; there is one hidden state more."""
         return len(self.transformer.encoder.layers)
+
+    @property
+    def num_states(self) -> int:
+        """Hidden states: the input of the first layer, and the output of each."""
+        return self.num_layers + 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -271,7 +276,7 @@ class SpeechEncoder(nn.Module):
     def choose(
         self, states: list[torch.Tensor], layers: Layers
     ) -> torch.Tensor | list[torch.Tensor]:
-        """Of all `num_layers` + 1 hidden states (B, T, d_model) those that `layers` asks for."""
+        """Of all hidden states (B, T, d_model) those that `layers` asks for."""
         if layers == "sum":
             return self.layer_sum(states)
         return states[layers] if isinstance(layers, int) else [states[i] for i in layers]

@@ -1,28 +1,24 @@
-"""Models from checkpoints, runs and exports: one line to load, strict, weights only."""
+"""Encoders from runs, checkpoints and exports: one loader, strict, weights only."""
+
+from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import yaml
+from speechbrain.utils.checkpoints import METAFNAME
 from speechbrain.utils.logger import get_logger
 from torch import nn
 
 from speechbrain_pom.attention.registry import is_builtin
-from speechbrain_pom.encoder.architecture import build_parts, encoder_of, read_architecture
-from speechbrain_pom.encoder.weights import read_tensors, strict_load
-from speechbrain_pom.inference.export import (
-    is_export,
-    load_exported_encoder,
-    load_exported_recogniser,
-)
-from speechbrain_pom.inference.recogniser import SpeechRecogniser
-from speechbrain_pom.inference.speechbrain_interface import read_units
-from speechbrain_pom.pretrained import (
-    CHECKPOINT_FILES,
-    MODEL_FILE,
-    NORMALIZE_FILE,
-    find_checkpoints,
-    read_meta,
+from speechbrain_pom.encoder.architecture import build_parts, read_architecture
+from speechbrain_pom.encoder.encoder import Layers, SpeechEncoder
+from speechbrain_pom.encoder.weights import (
+    WEIGHTS_SUFFIX,
+    load_weights,
+    read_tensors,
+    strict_load,
 )
 from speechbrain_pom.runs.checkpoints import CHECKSUMS_FILE, HPARAMS_FILE, find_damage
 from speechbrain_pom.runs.metrics import TaskMetrics, read_metrics
@@ -30,23 +26,57 @@ from speechbrain_pom.utils.errors import UserError
 
 logger = get_logger(__name__)
 
+MODEL_FILE = "model.ckpt"
+NORMALIZE_FILE = "normalize.ckpt"
 HEAD_FILE = "head.ckpt"
 LAYER_SUM_FILE = "layer_sum.ckpt"
-UNITS_FOLDER = "units"
+ENCODER_FILE = "encoder" + WEIGHTS_SUFFIX  # of an export
+CHECKPOINT_FILES = (METAFNAME, MODEL_FILE, NORMALIZE_FILE)
 _FILES = (MODEL_FILE, NORMALIZE_FILE, HEAD_FILE, LAYER_SUM_FILE, HPARAMS_FILE)
 
 
 class Saved(NamedTuple):
-    """Where a model lies that a recipe has saved."""
+    """Where a model is stored.
 
-    checkpoint: Path  # a CKPT+... folder
+    Arguments
+    ---------
+    checkpoint : pathlib.Path
+        A CKPT+... folder, or an export.
+    hparams_file : pathlib.Path
+        What says what the model is.
+    run_folder : pathlib.Path or None
+        None for an export, and for a checkpoint that was taken out of its run.
+    meta : dict or None
+        What was stored with the checkpoint; None for an export.
+    task : TaskMetrics or None
+        What its run measures; None for an export.
+    """
+
+    checkpoint: Path
     hparams_file: Path
-    run_folder: Path | None  # None for a checkpoint that was taken out of its run
-    meta: dict  # what was stored with the checkpoint
-    task: TaskMetrics  # what its run measures
+    run_folder: Path | None = None
+    meta: dict | None = None
+    task: TaskMetrics | None = None
+
+    @property
+    def is_export(self) -> bool:
+        """Whether it is an export."""
+        return self.task is None
+
+    @property
+    def encoder_file(self) -> Path:
+        """The file with the weights of the encoder."""
+        return self.checkpoint / (ENCODER_FILE if self.is_export else MODEL_FILE)
 
 
-def load_encoder(path, device=None, dtype=None, *, hparams_file=None, layers=None):
+def load_encoder(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    hparams_file: str | Path | None = None,
+    layers: Layers | None = None,
+) -> SpeechEncoder:
     """Load a pretrained encoder.
 
     The architecture is the one that was saved. Weights are read as tensors and nothing else, and
@@ -84,66 +114,63 @@ def load_encoder(path, device=None, dtype=None, *, hparams_file=None, layers=Non
     speechbrain_pom.utils.errors.UserError: 'results/none' does not exist: give a run's folder, a \
 CKPT+... folder or an exported folder
     """
-    if is_export(path):
-        _refuse_hparams_file(path, hparams_file)
-        return _ready(load_exported_encoder(Path(path), layers), device, dtype)
     saved = find_saved(path, hparams_file)
-    return _ready(_load_encoder(saved, _build(saved), layers), device, dtype)
+    return ready(load_parts(saved, layers)["encoder"], device, dtype)
 
 
-def load_recogniser(path, device=None, dtype=None):
-    """Load a fine-tuned encoder with its head and units.
+def load_parts(saved: Saved, layers: Layers | None = None) -> dict:
+    """The encoder of a model with its weights, and its head, where there is one, without."""
+    text = read_architecture(saved.hparams_file)
+    parts = build_parts(text, saved.hparams_file, layers)
+    encoder = parts["encoder"]
+    fill_encoder(encoder, saved)
+    sum_file = saved.checkpoint / LAYER_SUM_FILE
+    if encoder.layers == "sum" and parts.get("weighted_sum") and not saved.is_export:
+        strict_load(encoder.layer_sum, read_tensors(sum_file), str(sum_file))
+    if "padding:" not in text and is_builtin(encoder.transformer.attention_type):
+        logger.warning(
+            "%s does not say what it made of padding, as SpeechBrain's recipe and version 0.1: it "
+            "was trained with SpeechBrain's padding, and is loaded without",
+            saved.hparams_file,
+        )
+    return parts
 
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        A run's folder, one CKPT+... folder in it, or an exported folder.
-    device : str or torch.device, optional
-    dtype : torch.dtype, optional
-        Of the weights.
 
-    Returns
-    -------
-    SpeechRecogniser
-        In eval mode.
+def fill_encoder(encoder: SpeechEncoder, saved: Saved) -> None:
+    """Load all weights of an encoder and the statistics of its features, in place."""
+    if saved.is_export:
+        load_weights(encoder, saved.encoder_file)
+        return
+    tensors = read_tensors(saved.encoder_file)
+    strict_load(encoder.checkpoint_modules, tensors, str(saved.encoder_file))
+    encoder.features.load_statistics(saved.checkpoint / NORMALIZE_FILE)
 
-    Raises
-    ------
-    UserError
-        If there is no such model, it is damaged, it was not fine-tuned, or anything in it does not
-        fit.
+
+def ready(model: nn.Module, device: object, dtype: torch.dtype | None) -> nn.Module:
+    """A loaded model on its device, in eval mode."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise UserError(f"dtype is {dtype!r}: give a torch.dtype of floats, as torch.bfloat16")
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def is_export(folder: str | Path) -> bool:
+    """Whether a folder holds an exported model.
 
     Example
     -------
-    >>> load_recogniser("results/none")
-    Traceback (most recent call last):
-    speechbrain_pom.utils.errors.UserError: 'results/none' does not exist: give a run's folder, a \
-CKPT+... folder or an exported folder
+    >>> is_export("hparams")
+    False
     """
-    if is_export(path):
-        return _ready(load_exported_recogniser(Path(path)), device, dtype)
-    saved = find_saved(path)
-    parts = _build(saved)
-    head_file = saved.checkpoint / HEAD_FILE
-    if "head" not in parts or not head_file.is_file():
-        raise UserError(f"{saved.checkpoint} has no CTC head: give a run of train_ctc.py")
-    if saved.run_folder is None:
-        raise UserError(
-            f"{saved.checkpoint} is not in its run's folder, where its units are: give the run"
-        )
-    encoder = _load_encoder(saved, parts, None)
-    strict_load(parts["head"], read_tensors(head_file), str(head_file))
-    units = read_units(saved.run_folder / UNITS_FOLDER)
-    return _ready(SpeechRecogniser(encoder, parts["head"], units), device, dtype)
+    return all((Path(folder) / name).is_file() for name in (HPARAMS_FILE, ENCODER_FILE))
 
 
-def find_saved(path, hparams_file=None):
-    """Find the checkpoint that is meant by a path, and its hparams file.
+def find_saved(path: str | Path, hparams_file: str | Path | None = None) -> Saved:
+    """Find the model that is meant by a path, and its hparams file.
 
     Arguments
     ---------
     path : str or pathlib.Path
-        A run's folder or one CKPT+... folder.
+        A run's folder, one CKPT+... folder or an export.
     hparams_file : str or pathlib.Path, optional
         In place of the hyperparams.yaml of the run.
 
@@ -154,84 +181,61 @@ def find_saved(path, hparams_file=None):
     Raises
     ------
     UserError
-        If there is no checkpoint, it is damaged, or its hparams file is missing.
+        If there is none, it is damaged, or its hparams file is missing.
     """
-    found = find_checkpoints(path)
-    if not found:
-        exists = Path(path).exists()
-        problem = f"holds no {', '.join(CHECKPOINT_FILES)}" if exists else "does not exist"
-        raise UserError(
-            f"'{path}' {problem}: give a run's folder, a CKPT+... folder or an exported folder"
-        )
-    metas = {checkpoint: read_meta(checkpoint) for checkpoint in found}
-    run_folder = found[-1].parent.parent if found[-1].parent.name == "save" else None
-    task = read_metrics(run_folder, logged={name for meta in metas.values() for name in meta})
-    chosen = task.best_of(list(metas.values())) if task.use == "best" else None
-    best = found[-1 if chosen is None else chosen]
-    if (best / CHECKSUMS_FILE).is_file():  # SpeechBrain's own checkpoints have none
-        damage = find_damage(best, only=_FILES)
+    path = Path(path)
+    if is_export(path):
+        if hparams_file is not None:
+            raise UserError(
+                f"'{path}' is an exported folder, with its own {HPARAMS_FILE}: give no other"
+            )
+        return Saved(path, path / HPARAMS_FILE)
+    folder, meta, task = _best_checkpoint(path)
+    if (folder / CHECKSUMS_FILE).is_file():  # SpeechBrain's own checkpoints have none
+        damage = find_damage(folder, only=_FILES)
         if damage:
-            raise UserError(f"{best} is damaged ({damage}): choose another checkpoint")
+            raise UserError(f"{folder} is damaged ({damage}): choose another checkpoint")
+    run_folder = _run_of(folder)
     if hparams_file is None:
-        places = [best / HPARAMS_FILE, *([run_folder / HPARAMS_FILE] if run_folder else [])]
+        places = [folder / HPARAMS_FILE, *([run_folder / HPARAMS_FILE] if run_folder else [])]
         hparams_file = next((place for place in places if place.is_file()), None)
         if hparams_file is None:
             raise UserError(
-                f"{best} has no {HPARAMS_FILE}: give the run's by hparams_file, which says what "
+                f"{folder} has no {HPARAMS_FILE}: give the run's by hparams_file, which says what "
                 "the model is"
             )
-    return Saved(best, Path(hparams_file), run_folder, metas[best], task)
+    return Saved(folder, Path(hparams_file), run_folder, meta, task)
 
 
-def _refuse_hparams_file(path, hparams_file):
-    if hparams_file is not None:
+def find_checkpoints(path: str | Path) -> dict[Path, dict]:
+    """All checkpoints with an encoder, the oldest first, and what was stored with each.
+
+    `path` is a run's folder, its `save` folder, or one CKPT+... folder.
+    """
+    path = Path(path)
+    candidates = [path, *path.glob("CKPT+*"), *path.glob("save/CKPT+*")]
+    metas = {
+        folder: yaml.safe_load((folder / METAFNAME).read_text(encoding="utf-8")) or {}
+        for folder in candidates
+        if all((folder / name).is_file() for name in CHECKPOINT_FILES)
+    }
+    return dict(sorted(metas.items(), key=lambda item: item[1].get("unixtime", 0.0)))
+
+
+def _best_checkpoint(path: Path) -> tuple[Path, dict, TaskMetrics]:
+    """The checkpoint of a run that is used: the best or the newest, as its task says."""
+    found = find_checkpoints(path)
+    if not found:
+        problem = f"holds no {', '.join(CHECKPOINT_FILES)}" if path.exists() else "does not exist"
         raise UserError(
-            f"'{path}' is an exported folder, with its own {HPARAMS_FILE}: give no other"
+            f"'{path}' {problem}: give a run's folder, a CKPT+... folder or an exported folder"
         )
+    folders, metas = list(found), list(found.values())
+    task = read_metrics(_run_of(folders[-1]), logged={name for meta in metas for name in meta})
+    chosen = task.best_of(metas) if task.use == "best" else None
+    best = len(found) - 1 if chosen is None else chosen
+    return folders[best], metas[best], task
 
 
-def _build(saved):
-    return build_parts(read_architecture(saved.hparams_file), saved.hparams_file)
-
-
-def _load_encoder(saved, parts, layers):
-    """The encoder of a checkpoint, from the parts of its hparams file."""
-    # As the recipes save it: front end, and the wrapper around the TransformerASR.
-    wrapper = nn.ModuleDict({"transformer": parts["Transformer"]})
-    model_file = saved.checkpoint / MODEL_FILE
-    strict_load(nn.ModuleList([parts["CNN"], wrapper]), read_tensors(model_file), str(model_file))
-    _load_statistics(parts["normalize"], saved.checkpoint / NORMALIZE_FILE)
-    summed = bool(parts.get("weighted_sum"))
-    if layers is None:
-        layers = "sum" if summed else "last"
-    encoder = encoder_of(parts, layers)
-    if "padding" not in parts and is_builtin(parts["Transformer"].attention_type):
-        logger.warning(
-            "%s does not say what it made of padding, as SpeechBrain's recipe and version 0.1: it "
-            "was trained with SpeechBrain's padding, and is loaded without",
-            saved.hparams_file,
-        )
-    sum_file = saved.checkpoint / LAYER_SUM_FILE
-    if layers == "sum" and summed:
-        strict_load(encoder.layer_sum, read_tensors(sum_file), str(sum_file))
-    return encoder
-
-
-def _load_statistics(normalize, path):
-    """SpeechBrain's statistics file; its own loader would also unpickle."""
-    state = read_tensors(path)
-    if normalize.norm_type != "global":
-        return
-    tensors = [state.get(key) for key in ("glob_mean", "glob_std")]
-    if not state.get("count") or not all(isinstance(one, torch.Tensor) for one in tensors):
-        raise UserError(
-            f"{path} has no statistics of the features, and the hparams file says norm_type "
-            "global: choose a checkpoint that was trained so"
-        )
-    normalize._load_statistics_dict(state)
-
-
-def _ready(model, device, dtype):
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise UserError(f"dtype is {dtype!r}: give a torch.dtype of floats, as torch.bfloat16")
-    return model.to(device=device, dtype=dtype).eval()
+def _run_of(checkpoint: Path) -> Path | None:
+    return checkpoint.parent.parent if checkpoint.parent.name == "save" else None

@@ -4,10 +4,15 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from speechbrain_pom.utils.errors import UserError, one_line
 
+WEIGHTS_SUFFIX = ".safetensors"
+FORMAT_KEY = "speechbrain_pom_export"
+FORMAT_VERSION = "1"
+_LAYER_SUM = "layer_sum."
 _MISSING = re.compile(r"Missing key\(s\) in state_dict: (.*?)\. ?$", re.MULTILINE)
 _UNEXPECTED = re.compile(r"Unexpected key\(s\) in state_dict: (.*?)\. ?$", re.MULTILINE)
 _MISMATCH = re.compile(
@@ -118,3 +123,52 @@ def _likely_cause(missing, unexpected, mismatched, module):
     if mismatched:
         return "another width (d_model, d_ffn, channels)"
     return "another architecture"
+
+
+def load_weights(module: nn.Module, path: str | Path) -> None:
+    """Load a safetensors file of an export into a module: every tensor, none left over.
+
+    The weights of a sum of layers are the exception, since every user of an encoder chooses what
+    it returns: they are left out where there is no sum, and stay as they are if the file has none.
+    A `UserError` if the file is damaged, of another format, or does not fit.
+
+    Example
+    -------
+    >>> from safetensors.torch import save_file
+    >>> path = getfixture("tmp_path") / "head.safetensors"
+    >>> save_file({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, path)
+    >>> head = torch.nn.Linear(2, 1)
+    >>> load_weights(head, path)
+    >>> head.weight.data
+    tensor([[1., 1.]])
+    """
+    state, _ = read_weights(path)
+    own = {key: value for key, value in module.state_dict().items() if key.startswith(_LAYER_SUM)}
+    if own:
+        state = {**own, **state}
+    else:
+        state = {key: value for key, value in state.items() if not key.startswith(_LAYER_SUM)}
+    strict_load(module, state, str(path))
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file of an export.
+
+    A `UserError` if it is damaged, something else (a pickle, for example), or of a newer format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"'{path}' is missing, damaged or no safetensors file ({one_line(error)[:200]}): "
+            "export the model again"
+        ) from error
+    version = metadata.get(FORMAT_KEY, FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"'{path}' is an export of format {version}, this version reads {FORMAT_VERSION}: "
+            "install the speechbrain-pom that wrote it"
+        )
+    return state, metadata

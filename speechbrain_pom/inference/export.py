@@ -9,22 +9,18 @@ import os
 import shutil
 from pathlib import Path
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import TaggedScalar
+from ruamel.yaml.tag import Tag
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from speechbrain_pom._version import __version__
 from speechbrain_pom.ctc import tokenizers as units
-from speechbrain_pom.encoder.architecture import build_parts, encoder_of, read_architecture
-from speechbrain_pom.inference.recogniser import SpeechRecogniser
-from speechbrain_pom.inference.speechbrain_interface import (
-    FORMAT_KEY,
-    FORMAT_VERSION,
-    WEIGHTS_SUFFIX,
-    load_weights,
-    read_units,
-    read_weights,
-)
+from speechbrain_pom.encoder.architecture import as_text
+from speechbrain_pom.encoder.loading import ENCODER_FILE, is_export
+from speechbrain_pom.encoder.weights import FORMAT_KEY, FORMAT_VERSION, read_weights
+from speechbrain_pom.inference.recogniser import EXPORTED_HEAD_FILE, SpeechRecogniser
 from speechbrain_pom.runs.checkpoints import HPARAMS_FILE
 from speechbrain_pom.utils.disks import check_name, why_not_written
 from speechbrain_pom.utils.errors import UserError
@@ -35,11 +31,9 @@ from speechbrain_pom.utils.files import (
     write_atomically,
 )
 
-ENCODER_FILE = "encoder" + WEIGHTS_SUFFIX
-HEAD_FILE = "head" + WEIGHTS_SUFFIX
 ENCODER_HPARAMS_FILE = "encoder.yaml"
 CARD_FILE = "README.md"
-FILES = {HPARAMS_FILE, ENCODER_HPARAMS_FILE, ENCODER_FILE, HEAD_FILE, CARD_FILE}
+FILES = {HPARAMS_FILE, ENCODER_HPARAMS_FILE, ENCODER_FILE, EXPORTED_HEAD_FILE, CARD_FILE}
 FILES |= {units.UNITS_FILE, units.MODEL_FILE}
 RUN_KEY = "run"
 
@@ -50,18 +44,12 @@ _OPENING = """\
 plugin: !apply:speechbrain_pom.register
 
 """
-_ENCODER = """
+_LAYERS = """\
 # last, or a hidden state: 0 (input of the first layer), 1, ...
 layers: {layers}
 
-encoder: !new:speechbrain_pom.encoder.encoder.SpeechEncoder
-  compute_features: !ref <compute_features>
-  normalize: !ref <normalize>
-  front_end: !ref <CNN>
-  transformer: !ref <Transformer>
-  layers: !ref <layers>
-  padding: {padding}
-
+"""
+_AUDIO = """
 audio_normalizer: !new:speechbrain.dataio.preprocess.AudioNormalizer
   sample_rate: {sample_rate}
 
@@ -91,84 +79,6 @@ pretrainer: !new:speechbrain_pom.inference.speechbrain_interface.SafePretrainer
 """
 
 
-def is_export(folder):
-    """Whether a folder holds an exported model.
-
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-
-    Returns
-    -------
-    bool
-
-    Example
-    -------
-    >>> is_export("hparams")
-    False
-    """
-    return all((Path(folder) / name).is_file() for name in (HPARAMS_FILE, ENCODER_FILE))
-
-
-def load_exported_encoder(folder, layers=None):
-    """Load the encoder of an export.
-
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-    layers : str, int or sequence of int, optional
-        As for `SpeechEncoder`; what the model was exported with by default.
-
-    Returns
-    -------
-    SpeechEncoder
-
-    Raises
-    ------
-    UserError
-        If a file is missing or damaged, or does not fit.
-    """
-    return _encoder(Path(folder), _parts(Path(folder)), layers)
-
-
-def load_exported_recogniser(folder):
-    """Load the encoder of an export with its head and units.
-
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-
-    Returns
-    -------
-    SpeechRecogniser
-
-    Raises
-    ------
-    UserError
-        If the model was not fine-tuned, a file is missing or damaged, or anything does not fit.
-    """
-    folder = Path(folder)
-    parts = _parts(folder)
-    if "head" not in parts:
-        raise UserError(f"'{folder}' is an export without a CTC head: export a run of train_ctc.py")
-    encoder = _encoder(folder, parts, None)
-    load_weights(parts["head"], folder / HEAD_FILE)
-    return SpeechRecogniser(encoder, parts["head"], read_units(folder))
-
-
-def _parts(folder):
-    hparams_file = folder / HPARAMS_FILE
-    return build_parts(read_architecture(hparams_file), hparams_file)
-
-
-def _encoder(folder, parts, layers):
-    if layers is None:
-        layers = "sum" if parts.get("weighted_sum") else "last"
-    encoder = encoder_of(parts, layers)
-    load_weights(encoder, folder / ENCODER_FILE)
-    return encoder
-
-
 def write_export(out, model, architecture, card, *, run, commit=None, overwrite=False):
     """Write a model as a folder that can be loaded, moved and shared; whole or not at all.
 
@@ -178,7 +88,7 @@ def write_export(out, model, architecture, card, *, run, commit=None, overwrite=
         The folder: new, empty, or (with `overwrite`) an export of the same run.
     model : SpeechEncoder or SpeechRecogniser
     architecture : str
-        From `read_architecture`; comments are left out.
+        From `read_architecture`.
     card : str
         The model card.
     run : str
@@ -247,16 +157,16 @@ def _write_files(folder, model, architecture, metadata):
     encoder = model.encoder if tuned else model
     _save_weights(encoder, folder / ENCODER_FILE, metadata)
     if tuned:
-        _save_weights(model.head, folder / HEAD_FILE, metadata)
+        _save_weights(model.head, folder / EXPORTED_HEAD_FILE, metadata)
         model.units.save(folder)
     files = sorted(folder.iterdir())
     checksums = {path.name: f"    {path.name}: {sha256_of(path)}\n" for path in files}
-    opening = _opening("WaveformEncoder", plain_yaml(architecture, without=["head"]), encoder)
+    opening = _opening("WaveformEncoder", architecture, encoder, tuned=False)
     encoder_yaml = f"{opening}{_EMBEDDINGS}{checksums[ENCODER_FILE]}"
     write_atomically(folder / ENCODER_HPARAMS_FILE, encoder_yaml)
     hparams = encoder_yaml
     if tuned:
-        opening = _opening("EncoderASR", plain_yaml(architecture), encoder)
+        opening = _opening("EncoderASR", architecture, encoder, tuned=True)
         hparams = f"{opening}{_LOG_PROBS}{''.join(checksums.values())}"
     write_atomically(folder / HPARAMS_FILE, hparams)
 
@@ -266,37 +176,17 @@ def _save_weights(module, path, metadata):
     save_file(state, path, metadata=metadata)
 
 
-def _opening(door, architecture, encoder):
-    opening = _OPENING.format(version=__version__, door=door)
+def _opening(door, architecture, encoder, tuned):
+    tree = YAML().load(architecture)
+    tree["encoder"]["padding"] = encoder.padding
+    tree["encoder"]["layers"] = TaggedScalar("<layers>", tag=Tag(suffix="!ref"))
+    if not tuned:
+        tree.pop("head", None)
     # Of hidden states that were chosen for one use, an export knows nothing.
     layers = "sum" if encoder.layers == "sum" else "last"
     return (
-        opening
-        + architecture
-        + _ENCODER.format(layers=layers, padding=encoder.padding, sample_rate=encoder.sample_rate)
+        _OPENING.format(version=__version__, door=door)
+        + _LAYERS.format(layers=layers)
+        + as_text(tree)
+        + _AUDIO.format(sample_rate=encoder.sample_rate)
     )
-
-
-def plain_yaml(text, without=()):
-    """A YAML text without its comments, which may say anything about where it comes from.
-
-    Arguments
-    ---------
-    text : str
-        A mapping; it is not loaded, its tags stay.
-    without : iterable of str
-        Keys to leave out.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> print(plain_yaml("model: !new:torch.nn.GELU {} # as in /home/me\\nlr: 0.1", ["lr"]))
-    model: !new:torch.nn.GELU {}
-    <BLANKLINE>
-    """
-    tree = yaml.compose(text, Loader=yaml.SafeLoader)
-    tree.value = [(key, value) for key, value in tree.value if key.value not in without]
-    return yaml.serialize(tree, Dumper=yaml.SafeDumper, width=4096, allow_unicode=True)

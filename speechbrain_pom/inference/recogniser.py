@@ -1,9 +1,18 @@
 """A fine-tuned model as one module: waveforms in, log-probabilities of CTC outputs out."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
+from speechbrain_pom.ctc.tokenizer_store import load_units
 from speechbrain_pom.encoder.lengths import padding_mask
+from speechbrain_pom.encoder.loading import HEAD_FILE, find_saved, load_parts, ready
+from speechbrain_pom.encoder.weights import WEIGHTS_SUFFIX, load_weights, read_tensors, strict_load
+from speechbrain_pom.utils.errors import UserError
+
+UNITS_FOLDER = "units"
+EXPORTED_HEAD_FILE = "head" + WEIGHTS_SUFFIX
 
 
 class SpeechRecogniser(nn.Module):
@@ -62,3 +71,58 @@ class SpeechRecogniser(nn.Module):
     def classify(self, frames):
         """Log-probabilities (B, T, outputs) in fp32 of the encoder's frames (B, T, d_model)."""
         return self.head(frames).float().log_softmax(-1)
+
+
+def load_recogniser(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> SpeechRecogniser:
+    """Load a fine-tuned encoder with its head and units.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        A run's folder, one CKPT+... folder in it, or an exported folder.
+    device : str or torch.device, optional
+    dtype : torch.dtype, optional
+        Of the weights.
+
+    Returns
+    -------
+    SpeechRecogniser
+        In eval mode.
+
+    Raises
+    ------
+    UserError
+        If there is no such model, it is damaged, it was not fine-tuned, or anything in it does not
+        fit.
+
+    Example
+    -------
+    >>> load_recogniser("results/none")
+    Traceback (most recent call last):
+    speechbrain_pom.utils.errors.UserError: 'results/none' does not exist: give a run's folder, a \
+CKPT+... folder or an exported folder
+    """
+    saved = find_saved(path)
+    parts = load_parts(saved)
+    if saved.is_export:
+        if "head" not in parts:
+            raise UserError(
+                f"'{path}' is an export without a CTC head: export a run of train_ctc.py"
+            )
+        load_weights(parts["head"], saved.checkpoint / EXPORTED_HEAD_FILE)
+        units = load_units(saved.checkpoint)
+    else:
+        head_file = saved.checkpoint / HEAD_FILE
+        if "head" not in parts or not head_file.is_file():
+            raise UserError(f"{saved.checkpoint} has no CTC head: give a run of train_ctc.py")
+        if saved.run_folder is None:
+            raise UserError(
+                f"{saved.checkpoint} is not in its run's folder, where its units are: give the run"
+            )
+        strict_load(parts["head"], read_tensors(head_file), str(head_file))
+        units = load_units(saved.run_folder / UNITS_FOLDER)
+    return ready(SpeechRecogniser(parts["encoder"], parts["head"], units), device, dtype)

@@ -7,7 +7,6 @@ an export can hold tensors and text, never code.
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from speechbrain.decoders.ctc import ctc_greedy_decode
 from speechbrain.utils.fetching import FetchConfig, FetchFrom, LocalStrategy, fetch, guess_source
 from speechbrain.utils.parameter_transfer import Pretrainer
@@ -15,15 +14,10 @@ from torch import nn
 
 from speechbrain_pom.ctc.tokenizer_store import load_units
 from speechbrain_pom.ctc.tokenizers import UNITS_FILE, Units
-from speechbrain_pom.encoder.weights import strict_load
+from speechbrain_pom.encoder.weights import WEIGHTS_SUFFIX, load_weights
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
-from speechbrain_pom.utils.errors import UserError, one_line
+from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import sha256_of
-
-WEIGHTS_SUFFIX = ".safetensors"
-FORMAT_KEY = "speechbrain_pom_export"
-FORMAT_VERSION = "1"
-_LAYER_SUM = "layer_sum."
 
 
 class Embeddings(nn.Module):
@@ -98,7 +92,7 @@ class Tokenizer:
         UserError
             If it holds no units, or damaged ones.
         """
-        self.units = read_units(folder)
+        self.units = load_units(folder)
 
     def decode_ids(self, labels):
         """The text of labels, without blanks and repetitions; the name is SentencePiece's."""
@@ -204,95 +198,3 @@ class SafePretrainer(Pretrainer):
                 loadable.load(self.collected[UNITS_FILE].parent)
             else:
                 load_weights(loadable, self.collected[name + WEIGHTS_SUFFIX])
-
-
-def load_weights(module, path):
-    """Load a safetensors file into a module: every tensor, none left over.
-
-    The weights of a sum of layers are the exception, since every user of an encoder chooses what
-    it returns: they are left out where there is no sum, and stay as they are if the file has none.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-    path : str or pathlib.Path
-
-    Raises
-    ------
-    UserError
-        If the file is damaged, of another format, or does not fit.
-
-    Example
-    -------
-    >>> from safetensors.torch import save_file
-    >>> path = getfixture("tmp_path") / "head.safetensors"
-    >>> save_file({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, path)
-    >>> head = torch.nn.Linear(2, 1)
-    >>> load_weights(head, path)
-    >>> head.weight.data
-    tensor([[1., 1.]])
-    """
-    state, _ = read_weights(path)
-    own = {key: value for key, value in module.state_dict().items() if key.startswith(_LAYER_SUM)}
-    if own:
-        state = {**own, **state}
-    else:
-        state = {key: value for key, value in state.items() if not key.startswith(_LAYER_SUM)}
-    strict_load(module, state, str(path))
-
-
-def read_weights(path):
-    """Read a safetensors file of an export.
-
-    Arguments
-    ---------
-    path : str or pathlib.Path
-
-    Returns
-    -------
-    state : dict of str to torch.Tensor
-    metadata : dict of str to str
-
-    Raises
-    ------
-    UserError
-        If it is damaged, something else (a pickle, for example), or of a newer format.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"'{path}' is missing, damaged or no safetensors file ({one_line(error)[:200]}): "
-            "export the model again"
-        ) from error
-    version = metadata.get(FORMAT_KEY, FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"'{path}' is an export of format {version}, this version reads {FORMAT_VERSION}: "
-            "install the speechbrain-pom that wrote it"
-        )
-    return state, metadata
-
-
-def read_units(folder):
-    """The units of an export.
-
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-
-    Returns
-    -------
-    speechbrain_pom.ctc.tokenizers.Units
-
-    Raises
-    ------
-    UserError
-        If there are none, or they are damaged.
-    """
-    try:
-        return load_units(folder)
-    except ValueError as error:
-        raise UserError(one_line(error)) from error

@@ -1,14 +1,11 @@
 """The encoder of a probe: as pretrained, or with random weights to compare with; and its hash."""
 
 import hashlib
-from pathlib import Path
 
 import torch
 
-from speechbrain_pom.encoder.architecture import build_parts, encoder_of, read_architecture
+from speechbrain_pom.encoder.architecture import build_parts, read_architecture
 from speechbrain_pom.encoder.loading import find_saved, load_encoder
-from speechbrain_pom.inference.export import is_export
-from speechbrain_pom.runs.checkpoints import HPARAMS_FILE
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.seeding import seeded
 
@@ -48,11 +45,9 @@ def load_frozen_encoder(pretrained, *, random_encoder=False, seed=0):
 
 
 def _randomised(encoder, path, seed):
-    exported = is_export(path)
-    hparams_file = Path(path) / HPARAMS_FILE if exported else find_saved(path).hparams_file
+    hparams_file = find_saved(path).hparams_file
     with seeded("random encoder", seed):
-        parts = build_parts(read_architecture(hparams_file), hparams_file)
-    fresh = encoder_of(parts)
+        fresh = build_parts(read_architecture(hparams_file), hparams_file, "last")["encoder"]
     fresh.features.load_state_dict(encoder.features.state_dict())
     return fresh
 

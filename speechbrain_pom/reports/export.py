@@ -5,14 +5,9 @@ import json
 from pathlib import Path
 
 from speechbrain_pom.encoder.architecture import read_architecture
-from speechbrain_pom.encoder.loading import (
-    HEAD_FILE,
-    Saved,
-    load_encoder,
-    load_recogniser,
-)
+from speechbrain_pom.encoder.loading import HEAD_FILE, MODEL_FILE, Saved, load_encoder
 from speechbrain_pom.inference.export import write_export
-from speechbrain_pom.pretrained import MODEL_FILE
+from speechbrain_pom.inference.recogniser import load_recogniser
 from speechbrain_pom.reports.model_card import (
     read_environment,
     write_card,

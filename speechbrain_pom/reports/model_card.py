@@ -10,9 +10,9 @@ from speechbrain_pom.data.manifest import read_manifest
 from speechbrain_pom.data.mini_corpus.files import read_manifest as read_mini_corpus
 from speechbrain_pom.encoder.describe import describe_layers
 from speechbrain_pom.encoder.encoder import SpeechEncoder
-from speechbrain_pom.encoder.loading import Saved, find_saved
+from speechbrain_pom.encoder.loading import MODEL_FILE, Saved, find_saved
+from speechbrain_pom.encoder.start import FROM_SCRATCH
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
-from speechbrain_pom.pretrained import FROM_SCRATCH, MODEL_FILE
 from speechbrain_pom.runs.documents import git_revision
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.metrics import interval

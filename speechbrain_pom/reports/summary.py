@@ -1,11 +1,10 @@
 """What a run has reached, as text, and where its files are."""
 
 import json
-from contextlib import suppress
 from pathlib import Path
 
 from speechbrain_pom.data.mini_corpus.files import read_manifest
-from speechbrain_pom.pretrained import find_checkpoint
+from speechbrain_pom.encoder.loading import find_checkpoints
 from speechbrain_pom.runs.logs import EpochHistory, training_time
 from speechbrain_pom.runs.metrics import read_metrics
 from speechbrain_pom.runs.options import read_tree
@@ -128,8 +127,8 @@ def _tests(folder, task):
 
 def _places(folder):
     """Where the newest checkpoint and the files to look at are."""
-    with suppress(UserError):  # the first one is not yet written, or has been removed
-        yield "checkpoint", find_checkpoint(folder)
+    if checkpoints := find_checkpoints(folder):
+        yield "checkpoint", list(checkpoints)[-1]
     label = "files"
     for pattern in _FILES:
         for path in sorted(folder.glob(pattern)):

@@ -16,7 +16,12 @@ from speechbrain_pom.runs.experiment import Experiment
 from speechbrain_pom.runs.keys import unknown_key_message
 from speechbrain_pom.runs.legacy import OLD_ROLES
 from speechbrain_pom.runs.options import read_tree
-from speechbrain_pom.runs.values import MAY_CHANGE, NOT_PART_OF_THE_RUN, RUN_OPTION_TYPES
+from speechbrain_pom.runs.values import (
+    DECLARATIONS,
+    MAY_CHANGE,
+    NOT_PART_OF_THE_RUN,
+    RUN_OPTION_TYPES,
+)
 from speechbrain_pom.utils.errors import UserError
 
 # Run options of SpeechBrain, and the keys that this package itself asks for.
@@ -87,7 +92,7 @@ def configuration(
         resolved = resolve_references(stream, {**deepcopy(experiment.overrides), **blank})
     tree = {key.value: _text(node) for key, node in YAML().compose(resolved).value}
     options = {key: value for key, value in experiment.run_opts.items() if key not in tree}
-    no_values = {"demo", NOT_PART_OF_THE_RUN, MAY_CHANGE}
+    no_values = {"demo", *DECLARATIONS}
     return {
         **{key: text for key, text in tree.items() if key not in left_out | no_values},
         **{key: str(value) for key, value in options.items() if key not in left_out},

@@ -20,8 +20,8 @@ from speechbrain.utils.run_opts import HELP_TEXTS
 from speechbrain_pom.runs.keys import find_path, unknown_key_message
 from speechbrain_pom.runs.sections import ATTENTION, nested_overrides
 from speechbrain_pom.runs.values import (
-    MAY_CHANGE,
-    NOT_PART_OF_THE_RUN,
+    DECLARATIONS,
+    OF_THE_ARCHITECTURE,
     RUN_OPTION_TYPES,
     node_tag,
     parse_value,
@@ -138,7 +138,9 @@ def _sort_options(pairs, tree):
     for key, text in pairs:
         if key == "demo":
             raise UserError("--demo is no option: the demo runs when --data_folder is left out")
-        keys = [name for name in tree if name not in (NOT_PART_OF_THE_RUN, MAY_CHANGE)]
+        if key.split(".")[0] in tree.get(OF_THE_ARCHITECTURE, ()):
+            raise UserError(_architecture_message(key, text))
+        keys = [name for name in tree if name not in DECLARATIONS]
         is_key = key in keys or key == ATTENTION or key.split(".")[0] in keys
         if not is_key and key not in RUN_OPTION_TYPES:
             raise UserError(unknown_key_message(key, [*keys, *RUN_OPTION_TYPES]))
@@ -151,6 +153,14 @@ def _sort_options(pairs, tree):
             _check_kind(key, _current(key, tree), value, text)
             values[key] = value
     return nested_overrides(tree, values), run_options
+
+
+def _architecture_message(key, text):
+    return (
+        f"--{key} is a key of the encoder's architecture, which comes from --pretrained; from "
+        "scratch give --pretrained null --architecture hparams/pom.yaml "
+        f"--architecture_overrides '{{{key}: {text}}}'"
+    )
 
 
 def _current(key, tree):

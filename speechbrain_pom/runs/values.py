@@ -19,6 +19,9 @@ RUN_OPTION_TYPES = {
 # Lists of keys in a YAML that are no options; see `speechbrain_pom.runs.configuration`.
 NOT_PART_OF_THE_RUN = "_not_part_of_the_run"
 MAY_CHANGE = "_may_change"
+# Keys of another file, from which the model comes: refused as options, in a line that says so.
+OF_THE_ARCHITECTURE = "_of_the_architecture"
+DECLARATIONS = (NOT_PART_OF_THE_RUN, MAY_CHANGE, OF_THE_ARCHITECTURE)
 _TAG = re.compile(r"!(ref|copy|(new|name|module|apply|applyref|include):\S+)(\s|$)")
 
 

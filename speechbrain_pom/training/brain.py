@@ -13,7 +13,6 @@ import torch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_pom.pretrained import describe_encoder
 from speechbrain_pom.runs.metrics import TaskMetrics
 from speechbrain_pom.training.layer_statistics import LayerStatistics
 from speechbrain_pom.training.progress import (
@@ -290,5 +289,4 @@ class ExactBrain(sb.Brain):
     def _checkpoint_meta(self):
         return {
             "optimizer_step": self.optimizer_step,
-            "encoder": describe_encoder(vars(self.hparams)),
         }

@@ -14,7 +14,7 @@ from speechbrain.utils.fetching import fetch
 from speechbrain_pom.ctc import targets
 from speechbrain_pom.data import chapters
 from speechbrain_pom.data.audio_files import AudioFacts
-from speechbrain_pom.pretrained import MODEL_FILE
+from speechbrain_pom.encoder.loading import MODEL_FILE
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import sha256_of
 

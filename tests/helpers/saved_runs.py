@@ -7,7 +7,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 
 from speechbrain_pom.ctc.tokenizers import CharacterUnits
-from speechbrain_pom.pretrained import describe_encoder
+from speechbrain_pom.runs.options import read_tree
 from tests.helpers import ROOT
 
 SIZE = {"d_model": 16, "d_ffn": 32, "nhead": 2, "num_encoder_layers": 2, "cnn_channels": 4}
@@ -16,9 +16,15 @@ YAMLS = {"bestrq": "pom.yaml", "ctc": "pom_ctc.yaml"}
 
 def write_run(folder, stage="bestrq", seed=0, meta=None, **overrides):
     """A run's folder as the recipe leaves it, with random weights: its newest checkpoint."""
-    overrides = {**SIZE, "seed": seed, "output_folder": str(folder), **overrides}
-    if stage == "ctc":
-        overrides = {"dnn_neurons": 16, **overrides}
+    run = {"seed": seed, "output_folder": str(folder)}
+    if stage == "bestrq":
+        overrides = {**SIZE, **run, **overrides}
+    else:
+        keys = read_tree(ROOT / "hparams" / YAMLS[stage])["_of_the_architecture"]
+        model = {key: overrides.pop(key) for key in list(overrides) if key in keys}
+        scratch = {"architecture": str(ROOT / "hparams/pom.yaml"), "pretrained": None}
+        scratch["architecture_overrides"] = {**SIZE, **model}
+        overrides = {"dnn_neurons": 16, **scratch, **run, **overrides}
     with open(ROOT / "hparams" / YAMLS[stage], encoding="utf-8") as stream:
         text = resolve_references(stream, overrides).getvalue()
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,7 +36,7 @@ def write_run(folder, stage="bestrq", seed=0, meta=None, **overrides):
         CharacterUnits().save(folder / "units")
     record = {"epoch": 1, "steps": 5, "valid": {"loss": 1.5, "accuracy": 0.5, "wer": 50.0}}
     (folder / "history.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
-    facts = {"optimizer_step": 5, "encoder": describe_encoder(hparams), "loss": 1.5}
+    facts = {"optimizer_step": 5, "loss": 1.5}
     meta = {**facts, **({"wer": 50.0} if stage == "ctc" else {}), **(meta or {})}
     return hparams["checkpointer"].save_checkpoint(meta=meta).path
 

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
+from speechbrain_pom.runs.options import read_tree
 from tests.helpers import ROOT
 
 PYTHON = [sys.executable]
@@ -17,7 +18,6 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 ENCODER = {"d_model": 16, "d_ffn": 32, "nhead": 2, "num_encoder_layers": 2, "cnn_channels": 4}
 COMMON = {
-    **ENCODER,
     "train_splits": "[train-clean-100]",
     "number_of_epochs": 2,
     "optimizer_step_limit": "null",
@@ -28,6 +28,7 @@ COMMON = {
     "device": "cpu",
 }
 BESTRQ = {
+    **ENCODER,
     **COMMON,
     "lr": 0.01,
     "n_warmup_steps": 8,
@@ -90,10 +91,20 @@ def arguments(stage, **options):
     """The recipe, its YAML and the options of a tiny run; None leaves one of them out."""
     yaml_name = {"bestrq": "pom.yaml", "ctc": "pom_ctc.yaml"}[stage]
     command = [f"recipes/LibriSpeech/train_{stage}.py", options.pop("yaml", f"hparams/{yaml_name}")]
+    if stage == "ctc" and options.get("pretrained") == "null":
+        options = with_architecture(options)
     for key, value in {**STAGES[stage], **options}.items():
         if value is not None:
             command += [f"--{key}", str(value)]
     return [*command, "--noprogressbar"]
+
+
+def with_architecture(options):
+    """Options of fine-tuning from scratch, with the keys of the model where they belong."""
+    keys = read_tree(ROOT / "hparams/pom_ctc.yaml")["_of_the_architecture"]
+    model = {**ENCODER, **{key: value for key, value in options.items() if key in keys}}
+    given = {"architecture": "hparams/pom.yaml", "architecture_overrides": json.dumps(model)}
+    return {**given, **{key: value for key, value in options.items() if key not in keys}}
 
 
 def run(command, stdin="", forked=True, **environment):

@@ -1,8 +1,11 @@
 """Calls that cannot work: one line, exit code 2, nothing trained."""
 
+import shutil
 import sys
 
 import pytest
+
+from tests.helpers import ROOT
 
 # Stage, options, and what the line says; {...} stands for paths of the session.
 CASES = {
@@ -28,13 +31,32 @@ CASES = {
         ["hparams/pom.yaml", "PoMM", "PoM", "RelPosMHAXL"],
     ),
     "spec without an end": ("bestrq", {"attention_type": "PoM(degree="}, ["PoM(degree="]),
-    "unknown option of a mixer": ("ctc", {"attention_type": "PoM(depth=2)"}, ["depth", "degree"]),
+    "unknown option of a mixer": (
+        "ctc",
+        {"pretrained": "null", "attention_type": "PoM(depth=2)"},
+        ["depth", "degree"],
+    ),
+    "key of the architecture": (
+        "ctc",
+        {"d_model": 16},
+        ["--d_model is a key of the encoder's architecture, which comes from --pretrained"],
+    ),
+    "unknown key of the architecture": (
+        "ctc",
+        {"pretrained": "null", "architecture_overrides": "{{d_modle: 16}}"},
+        ["hparams/pom.yaml: unknown option d_modle", "did you mean d_model?"],
+    ),
+    "from scratch without an architecture": (
+        "ctc",
+        {"pretrained": "null", "architecture": "null", "architecture_overrides": None},
+        ["pretrained is null: give the architecture", "--architecture hparams/pom.yaml"],
+    ),
     "counts that do not add up": (
         "bestrq",
         {"attention_type": "RelPosMHAXL*1 + PoM*4"},
         ["RelPosMHAXL*1 + PoM*4", "5", "2"],
     ),
-    "unknown key": ("ctc", {"d_modle": 16}, ["--d_modle", "did you mean --d_model?"]),
+    "unknown key": ("bestrq", {"d_modle": 16}, ["--d_modle", "did you mean --d_model?"]),
     "no folder to write to": (
         "bestrq",
         {"output_folder": "{tmp}/file/out"},
@@ -49,7 +71,7 @@ CASES = {
     "pretrained without a checkpoint": (
         "ctc",
         {"pretrained": "{corpus}"},
-        ["pretrained: '{corpus}' holds no checkpoint", "--pretrained null"],
+        ["pretrained: '{corpus}' holds no CKPT.yaml", "--pretrained null"],
     ),
     "pretrained that is not there": (
         "ctc",
@@ -85,7 +107,11 @@ CASES = {
         ["utterances lasts from 50 to 60 s"],
     ),
     "unknown order": ("ctc", {"sorting": "up", "pretrained": "null"}, ["'up'", "ascending"]),
-    "unknown units": ("ctc", {"tokenizer": "words"}, ["'words'", "char or bpe"]),
+    "unknown units": (
+        "ctc",
+        {"tokenizer": "words", "pretrained": "null"},
+        ["'words'", "char or bpe"],
+    ),
     "too many pieces": (
         "ctc",
         {"tokenizer": "bpe", "num_pieces": 9000, "pretrained": "null"},
@@ -112,6 +138,7 @@ def outcomes(recipes, corpus, tmp_path_factory):
     (tmp / "CKPT+text").mkdir()
     for name in ("CKPT.yaml", "model.ckpt", "normalize.ckpt"):
         (tmp / "CKPT+text" / name).write_text("unixtime: 1")
+    shutil.copy(ROOT / "hparams/pom.yaml", tmp / "CKPT+text/hyperparams.yaml")
     commands, folders = [], []
     for number, (stage, options, _) in enumerate(CASES.values()):
         given = {"output_folder": tmp / f"run{number}", "data_folder": corpus, **options}

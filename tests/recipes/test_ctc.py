@@ -170,26 +170,6 @@ def test_from_scratch_with_pieces_and_all_layers(recipes, corpus, tmp_path):
     check_results(folder, ["no_lm"])
 
 
-def test_another_architecture_is_refused_in_one_line_that_names_both(
-    recipes, pretrained, corpus, tmp_path
-):
-    calls = {
-        ("'d_model': 16", "'d_model': 24"): {"d_model": 24},
-        ("'PoM(degree=2, expand=2)'", "'RelPosMHAXL'"): {"attention_type": "RelPosMHAXL"},
-        ("'num_encoder_layers': 2", "'num_encoder_layers': 1"): {"num_encoder_layers": 1},
-        ("nhead 2 (here 4)",): {"nhead": 4},
-    }
-    given = {"data_folder": corpus, "pretrained": pretrained[0]}
-    commands = [
-        recipes.arguments("ctc", output_folder=tmp_path / str(number), **given, **call)
-        for number, call in enumerate(calls.values())
-    ]
-    commands = [[str(part) for part in command] for command in commands]
-    for parts, (code, stderr) in zip(calls, recipes.call_all(commands), strict=True):
-        recipes.check_refusal(code, stderr, *parts)
-    assert not any(tmp_path.glob("*/save/CKPT+*"))
-
-
 def test_another_start_is_refused_in_an_old_folder(recipes, pretrained, fine_tuned, corpus):
     older = min((pretrained[0] / "save").glob("CKPT+*"))
     assert older != recipes.newest_checkpoint(pretrained[0])[0]

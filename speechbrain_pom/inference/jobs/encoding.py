@@ -10,14 +10,18 @@ import torch
 
 from speechbrain_pom.data.audio_reader import AudioReader
 from speechbrain_pom.encoder.architecture import read_architecture
-from speechbrain_pom.encoder.loading import LAYER_SUM_FILE, find_saved, load_encoder
+from speechbrain_pom.encoder.loading import (
+    ENCODER_FILE,
+    LAYER_SUM_FILE,
+    MODEL_FILE,
+    NORMALIZE_FILE,
+    find_saved,
+    load_encoder,
+)
 from speechbrain_pom.encoder.windows.overlapping import encode_windows, windows_are_exact
-from speechbrain_pom.inference.export import ENCODER_FILE, is_export
 from speechbrain_pom.inference.jobs.frame_files import new_frames
 from speechbrain_pom.inference.jobs.ledger import Ledger, run_into_folder
 from speechbrain_pom.inference.jobs.outputs import output_names, own_folder
-from speechbrain_pom.pretrained import MODEL_FILE, NORMALIZE_FILE
-from speechbrain_pom.runs.checkpoints import HPARAMS_FILE
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import sha256_of
 
@@ -92,10 +96,8 @@ def _check_settings(ledger):
 
 def _identify(path):
     """The folder that a model is loaded from, and a hash of its architecture and weights."""
-    if is_export(path):
-        folder, hparams_file = Path(path), Path(path) / HPARAMS_FILE
-    else:  # every process loads the same checkpoint of a run that is not finished
-        folder, hparams_file, *_ = find_saved(path)
+    # Every process loads the same checkpoint of a run that is not finished.
+    folder, hparams_file, *_ = find_saved(path)
     digest = hashlib.sha256(read_architecture(hparams_file).encode())
     for name in (ENCODER_FILE, MODEL_FILE, NORMALIZE_FILE, LAYER_SUM_FILE):
         if (folder / name).is_file():

@@ -13,11 +13,11 @@ from tqdm import tqdm
 from speechbrain_pom._version import __version__
 from speechbrain_pom.ctc.decoding import make_beam_searcher
 from speechbrain_pom.data.layout import file_stamp
-from speechbrain_pom.encoder.loading import find_saved, load_recogniser
-from speechbrain_pom.inference.export import is_export
+from speechbrain_pom.encoder.loading import find_saved
 from speechbrain_pom.inference.jobs.ledger import Ledger, run_into_folder
 from speechbrain_pom.inference.jobs.outputs import output_names, own_folder
 from speechbrain_pom.inference.jobs.pool import Worker, report_failures, run_jobs
+from speechbrain_pom.inference.recogniser import load_recogniser
 from speechbrain_pom.inference.transcript_files import TRANSCRIPT_FORMATS, as_json
 from speechbrain_pom.inference.transcription import Transcript, transcribe
 from speechbrain_pom.utils.disks import explain_full_disk
@@ -48,9 +48,7 @@ class Transcribing:
     window_s: float
 
     def __post_init__(self):
-        model = Path(self.model)
-        model = model if is_export(model) else find_saved(model).checkpoint
-        object.__setattr__(self, "model", model)
+        object.__setattr__(self, "model", find_saved(self.model).checkpoint)
 
     def worker(self, write: Callable[[Path, Transcript], object]) -> Worker:
         """Load the model; the worker transcribes a file and hands its transcript to `write`."""

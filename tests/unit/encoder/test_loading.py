@@ -10,6 +10,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.checkpoints import Checkpointer
 
 import speechbrain_pom
+from speechbrain_pom.encoder.loading import find_saved
 from speechbrain_pom.encoder.weights import strict_load
 from speechbrain_pom.inference import load_encoder, load_recogniser
 from speechbrain_pom.nnet.polynomial import PUBLISHED_NAMES
@@ -129,6 +130,21 @@ def test_newest_of_pretraining_and_best_of_fine_tuning(tmp_path, make_run):
         make_run(tmp_path / "pretraining", seed=seed, meta={"score": score})
     make_run(tmp_path / "highest", seed=4)
     assert same(*(load_encoder(tmp_path / run) for run in ("pretraining", "highest")))
+
+
+def test_the_newest_by_its_own_clock_and_complete(tmp_path, make_run):
+    newest = make_run(tmp_path / "run", seed=2)
+    make_run(tmp_path / "run", seed=3)
+    folder = newest.parent
+    for number, (path, unixtime) in enumerate(((newest, 30.0), (find_saved(folder)[0], 20.0))):
+        (path / "CKPT.yaml").write_text(f"unixtime: {unixtime}\n", encoding="utf-8")
+        (path / "checksums.json").unlink()
+        path.rename(folder / f"CKPT+{9 - number}")
+    for name in ("CKPT.yaml", "model.ckpt", "normalize.ckpt"):
+        shutil.copytree(folder / "CKPT+9", folder / f"CKPT+{name}")
+        (folder / f"CKPT+{name}" / name).unlink()
+    for path in (tmp_path / "run", folder, folder / "CKPT+9"):
+        assert find_saved(path).checkpoint == folder / "CKPT+9"
 
 
 @pytest.mark.parametrize("attention_type", ["RelPosMHAXL", "PoM"])
@@ -298,7 +314,7 @@ def test_damage_and_what_is_not_there(tmp_path, make_run, pretrained_run):
     given.write_text("lr: 0.1\n")
     newest = next((pretrained_run / "save").glob("CKPT+*"))
     message = refusal(newest, hparams_file=given)
-    assert "has no CNN, Transformer, compute_features, normalize: an encoder's hparams" in message
+    assert "has no compute_features, CNN, Transformer, normalize: an encoder's hparams" in message
     given.write_text("lr: !ref <rate>\n")
     assert "a.yaml cannot be resolved: " in refusal(newest, hparams_file=given)
 
@@ -321,6 +337,15 @@ def test_statistics_that_are_missing(tmp_path, make_run):
     state = {"count": 0, "glob_mean": torch.empty(0), "glob_std": torch.empty(0)}
     torch.save(state, checkpoint / "normalize.ckpt")
     assert "has no statistics of the features, and the hparams file says" in refusal(checkpoint)
+
+
+@pytest.mark.parametrize("content", [b"", b"half a file", pickle.dumps([1, 2], 2), "cut"])
+@pytest.mark.parametrize("name", ["model.ckpt", "normalize.ckpt"])
+def test_damaged_files_without_checksums(tmp_path, make_run, name, content):
+    path = make_run(tmp_path / "run") / name
+    path.with_name("checksums.json").unlink()
+    path.write_bytes(path.read_bytes()[:1000] if content == "cut" else content)
+    assert f"{path} is damaged or no file of tensors (" in refusal(tmp_path / "run")
 
 
 def test_an_architecture_that_cannot_be_built(tmp_path, make_run):
@@ -387,7 +412,7 @@ def test_a_run_that_does_not_say_what_it_made_of_padding(make_run, tmp_path, cap
     checkpoint = make_run(tmp_path / "run", attention_type=spec)
     for file in (checkpoint / "hyperparams.yaml", tmp_path / "run/hyperparams.yaml"):
         lines = file.read_text().splitlines(keepends=True)
-        file.write_text("".join(line for line in lines if not line.startswith("padding:")))
+        file.write_text("".join(line for line in lines if not line.strip().startswith("padding:")))
         (checkpoint / "checksums.json").unlink(missing_ok=True)
     assert load_encoder(tmp_path / "run").padding == "exact"
     says_so = "does not say what it made of padding" in caplog.text

@@ -18,12 +18,9 @@ from speechbrain.utils.fetching import FetchConfig
 
 from speechbrain_pom.ctc.decoding import greedy_decode
 from speechbrain_pom.encoder.loading import find_saved
+from speechbrain_pom.encoder.weights import load_weights, read_weights
 from speechbrain_pom.inference import load_encoder, load_recogniser
-from speechbrain_pom.inference.speechbrain_interface import (
-    greedy_labels,
-    load_weights,
-    read_weights,
-)
+from speechbrain_pom.inference.speechbrain_interface import greedy_labels
 from speechbrain_pom.reports.export import export_model
 from speechbrain_pom.utils.errors import UserError
 
