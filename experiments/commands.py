@@ -42,6 +42,10 @@ def build_commands(
     """
     check_checkout(row)
     trees = {stage: read_tree(row.files[stage]) for stage in STAGES}
+    known = {*RUN_OPTION_TYPES, *(key for tree in trees.values() for key in tree)}
+    for key in row.options("pretraining"):
+        if key not in known:
+            raise UserError(unknown_key_message(key, sorted(known)))
     given = {stage: [] for stage in STAGES}
     for key, words in _split(options):
         for stage, name in _stages_of(key, trees):
@@ -66,8 +70,9 @@ def build_commands(
 
 
 def row_values(row: Row, stage: str, tree: dict) -> dict:
-    """The values of a row for those keys that the hparams file of a stage has."""
-    return {key: value for key, value in row.options(stage).items() if key in tree}
+    """The values of a row for run options and for those keys that the file of a stage has."""
+    known = {*tree, *RUN_OPTION_TYPES}
+    return {key: value for key, value in row.options(stage).items() if key in known}
 
 
 def text_of(value: object) -> str:

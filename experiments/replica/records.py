@@ -16,6 +16,7 @@ from speechbrain_pom.runs.experiment import Experiment as Run
 from speechbrain_pom.runs.logs import EpochHistory, training_time
 from speechbrain_pom.runs.options import parse_command_line, read_tree
 from speechbrain_pom.runs.record import finished_configuration
+from speechbrain_pom.runs.values import RUN_OPTION_TYPES
 from speechbrain_pom.training.layer_statistics import LAYERS_FILE
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
@@ -83,10 +84,10 @@ def _recorded_run(run, record):
     recorded = next(found, None)
     if recorded is None:
         return None
-    known = read_tree(run.command[2])
-    before = _options(shlex.split(recorded["command"]))
+    now, before = _options(run.command), _options(shlex.split(recorded["command"]))
+    known = {*now, *read_tree(run.command[2]), *RUN_OPTION_TYPES}
     before = {key: value for key, value in before.items() if key in known}
-    return recorded if before == _options(run.command) else None
+    return recorded if before == now else None
 
 
 def _key(run):

@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -120,6 +121,16 @@ def test_a_batch_that_is_given_is_kept():
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         build_commands(find_row("base-pom"), options)
+
+
+def test_a_row_has_keys_of_the_files():
+    row = replace(find_row("base-pom"), overrides={"d_modle": 8})
+    with pytest.raises(ValueError, match="unknown option --d_modle: did you mean --d_model"):
+        build_commands(row)
+    found = build_commands(replace(row, overrides={"device": "cpu", "mask_prob": 0.2}))
+    assert "--device cpu" in " ".join(found["finetuning"])
+    assert "--mask_prob 0.2" in " ".join(found["pretraining"])
+    assert "mask_prob" not in " ".join(found["finetuning"])
 
 
 def test_elsewhere_than_in_a_checkout(monkeypatch, tmp_path):

@@ -249,3 +249,18 @@ def test_runs_are_kept_although_their_command_changed(protocol, folder, record, 
     more = {**protocol.pretraining, "mask_prob": 0.5}
     chains = plan_runs(replace(protocol, pretraining=more), tmp_path)
     assert left_to_run(chains, record).count(True) == len(chains) // 2 + 1
+
+
+@pytest.mark.parametrize("name", load_protocols())
+def test_the_committed_records_are_those_of_the_protocols(name):
+    """No run that is recorded would be run again."""
+    protocol = find_protocol(name)
+    committed = read_record(record_path(protocol))
+    if committed is None:
+        pytest.skip("not run yet")
+    recorded = {(run["mixer"], run["seed"], run["kind"]) for run in committed["runs"]}
+    chains = plan_runs(protocol)
+    assert left_to_run(chains, committed) == [
+        not all((run.mixer, run.seed, run.kind) in recorded for run in chain) for chain in chains
+    ]
+    assert recorded
