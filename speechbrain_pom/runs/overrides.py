@@ -7,6 +7,7 @@ abbreviations of its run options, which then count as not given, and leaves the 
 
 import functools
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
 
@@ -63,7 +64,7 @@ def _dump(overrides):
 
 
 @contextmanager
-def verbatim_command_line():
+def verbatim_command_line() -> Iterator[None]:
     """Context manager: `speechbrain.parse_arguments` keeps values, and takes no abbreviations.
 
     Inside, an option that is not exactly one of SpeechBrain's run options is an override of the

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import speechbrain as sb
 import torch
+from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
@@ -139,7 +140,7 @@ class ExactBrain(sb.Brain):
         """Called before each training epoch; override to keep frozen modules in eval mode."""
         self.modules.train()
 
-    def batch_audio_s(self, batch) -> float:
+    def batch_audio_s(self, batch: PaddedBatch) -> float:
         """Seconds of audio in a batch, without padding; override for other batches than `sig`."""
         num_samples = (batch.sig.lengths * batch.sig.data.shape[1]).round().sum()
         return float(num_samples) / self.hparams.sample_rate
@@ -151,7 +152,7 @@ class ExactBrain(sb.Brain):
         size = min(factor, num_batches - first)
         return size, self.step == first + size
 
-    def fit_batch(self, batch) -> torch.Tensor:
+    def fit_batch(self, batch: PaddedBatch) -> torch.Tensor:
         """Forward, backward and, at the end of an accumulation window, one optimizer step.
 
         Returns

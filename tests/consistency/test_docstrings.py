@@ -137,6 +137,50 @@ def test_classes_say_what_they_are_made_of():
     assert not missing, "\n".join(missing)
 
 
+# Public functions without annotations, by folder of the package: a number that may only fall.
+NOT_YET_ANNOTATED = {
+    "attention": 58,
+    "cli": 2,
+    "data": 102,
+    "encoder": 14,
+    "inference": 17,
+    "nnet": 8,
+    "objectives": 1,
+    "ops": 21,
+    "pretrained": 6,
+    "probe": 24,
+    "training": 7,
+}
+
+
+def is_annotated(node):
+    """Whether a function says the types of its arguments and of what it returns."""
+    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    named = [argument for argument in arguments if argument.arg not in ("self", "cls")]
+    return node.returns is not None and all(argument.annotation for argument in named)
+
+
+def test_public_functions_are_annotated():
+    bare = {}
+    for module in MODULES:
+        for name, node in public_functions(module):
+            if isinstance(node, ast.FunctionDef) and not is_annotated(node):
+                bare.setdefault(module.split(".")[1], []).append(f"{module}.{name}")
+    too_many = [
+        name
+        for folder, names in bare.items()
+        if len(names) > NOT_YET_ANNOTATED.get(folder, 0)
+        for name in names
+    ]
+    assert not too_many, "\n".join(too_many)
+
+
+def test_a_missing_annotation_is_found():
+    for source in ("def f(x) -> int: ...", "def f(x: int): ...", "def f(*, x) -> int: ..."):
+        assert not is_annotated(ast.parse(source).body[0])
+    assert is_annotated(ast.parse("def f(self, x: int, *rest) -> int: ...").body[0])
+
+
 def test_missing_sections_are_found():
     source = 'def scale(x, factor, shift):\n    """Scale."""\n    return x * factor + shift\n'
     assert missing_sections(ast.parse(source).body[0]) == ["Arguments", "Returns"]

@@ -48,8 +48,7 @@ def test_parameters_of_a_mixer(name, mixer):
     request = requests_of(protocol, mixer, 1)["pretraining"]
     with open(request.yaml_path, encoding="utf-8") as stream, torch.device("meta"):
         built = load_hyperpyyaml(stream, request.overrides)
-    encoder = count(built["wrapper"])
-    counts = [encoder, encoder + count(built["CNN"], built["linear"])]
+    counts = [count(built["Transformer"]), count(built["encoder"], built["linear"])]
     assert counts == protocol.mixers[mixer]["parameters"]
     if protocol.mixers[mixer].get("other_size"):
         return
