@@ -14,10 +14,10 @@ from pathlib import Path
 
 from experiments.records import describe_machine, installed_versions
 from experiments.replica.protocols import ReplicaRun
-from speechbrain_pom.data.workers import num_processes
 from speechbrain_pom.runs.record import finished_configuration
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
+from speechbrain_pom.utils.processes import num_processes
 
 CONDITIONS_FILE = "conditions.json"
 

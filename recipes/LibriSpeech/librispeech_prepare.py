@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Manifests for the recipes in this folder: of LibriSpeech, or of your own audio and CSV files.
+"""Manifests of LibriSpeech, or of any folder in its layout, for the recipes in this folder.
 
 By hand, for example to prepare on a machine without a GPU:
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from speechbrain_pom.data.audio_files import CHECKS
 from speechbrain_pom.data.audio_folder import prepare_audio_folder
-from speechbrain_pom.data.csv_manifest import parse_sources, prepare_csv
 from speechbrain_pom.data.librispeech import prepare_librispeech
 from speechbrain_pom.data.manifest import merge_manifests
-from speechbrain_pom.utils.errors import exit_on_user_error
+from speechbrain_pom.data.prepare import OPTIONS, Manifests
+from speechbrain_pom.utils.errors import UserError, exit_on_user_error
 
 
 def prepare(data_folder, manifest_folder, splits, train_splits=None, **options):
@@ -41,16 +41,16 @@ def prepare(data_folder, manifest_folder, splits, train_splits=None, **options):
 
     Raises
     ------
-    ValueError
+    UserError
         If the data cannot be prepared; the message says what to do.
     """
     if train_splits is None:
         train_splits = [split for split in splits if split.startswith("train")]
     for split in train_splits:
         if split not in splits:
-            raise ValueError(f"training split '{split}' is not in splits {splits}: add it there")
+            raise UserError(f"training split '{split}' is not in splits {splits}: add it there")
     if "train" in splits and list(train_splits) != ["train"]:
-        raise ValueError(
+        raise UserError(
             f"split 'train' beside the training splits {train_splits}: its manifest would be "
             "theirs, train.csv; rename that folder"
         )
@@ -61,142 +61,65 @@ def prepare(data_folder, manifest_folder, splits, train_splits=None, **options):
     return manifests
 
 
-def prepare_pretraining(
-    data_folder,
-    manifest_folder,
-    *,
-    data_layout,
-    train_splits,
-    valid_split,
-    valid_share,
-    train_csv=None,
-    valid_csv=None,
-    **options,
-):
-    """Writes ``train.csv`` and ``valid.csv`` for pretraining, which needs no transcripts.
+def prepare_pretraining(hparams, manifest_folder):
+    """The manifests of pretraining, which needs no transcripts, from a layout of `data_folder`.
 
     Arguments
     ---------
-    data_folder : str or pathlib.Path
-        The folder with the audio.
-    manifest_folder : str or pathlib.Path
-        Where the manifests go; what is there and up to date is kept.
-    data_layout : str
-        ``"librispeech"``: ``data_folder`` holds ``train_splits`` and ``valid_split``.
-        ``"folder"``: it holds audio files of any format, sample rate and nesting, of which
-        ``valid_share`` are for validation.
-    train_splits : list of str
-    valid_split : str
-    valid_share : float
-    train_csv, valid_csv : str or list of str, optional
-        CSV files instead of a layout, as `speechbrain_pom.data.csv_manifest` reads them.
-    **options
-        Of both layouts: max_bad_share, check_data, num_workers, show_progress.
+    hparams : dict
+        Of the recipe. With ``data_layout: librispeech``, ``data_folder`` holds ``train_splits``
+        and ``valid_split``; with ``folder``, it holds audio files of any format, sample rate and
+        nesting, of which ``valid_share`` are for validation.
+    manifest_folder : pathlib.Path
+        What is there and up to date is kept.
 
     Returns
     -------
-    dict of str to pathlib.Path
-        The manifests ``train`` and ``valid``.
-
-    Raises
-    ------
-    ValueError
-        If the data cannot be prepared; the message says what to do.
+    speechbrain_pom.data.prepare.Manifests
     """
-    if train_csv is not None:
-        given = {"train": train_csv, "valid": valid_csv}
-        return _prepare_csvs(given, manifest_folder, data_folder=data_folder, **options)
-    if data_layout == "folder":
-        return prepare_audio_folder(
-            data_folder, manifest_folder, valid_share=valid_share, **options
+    layout, train_splits = hparams["data_layout"], hparams["train_splits"]
+    options = {key: hparams[key] for key in OPTIONS}
+    if layout == "folder":
+        paths = prepare_audio_folder(
+            hparams["data_folder"], manifest_folder, valid_share=hparams["valid_share"], **options
         )
-    if data_layout != "librispeech":
-        raise ValueError(f"data_layout is {data_layout!r}: choose librispeech or folder")
+        return Manifests(paths["train"], paths["valid"], {})
+    if layout != "librispeech":
+        raise UserError(f"data_layout is {layout!r}: choose librispeech or folder")
     if "valid" in train_splits:
-        raise ValueError(
+        raise UserError(
             f"training splits {train_splits}: the manifest of 'valid' would be that of "
             "validation, valid.csv; rename that folder"
         )
-    splits = [*train_splits, valid_split]
+    splits = [*train_splits, hparams["valid_split"]]
     options["need_transcripts"] = False
-    manifests = prepare(data_folder, manifest_folder, splits, train_splits, **options)
-    valid = merge_manifests([manifests[valid_split]], Path(manifest_folder) / "valid.csv")
-    return {"train": manifests["train"], "valid": valid}
+    manifests = prepare(hparams["data_folder"], manifest_folder, splits, train_splits, **options)
+    valid = [manifests[hparams["valid_split"]]]
+    valid = merge_manifests(valid, manifest_folder / "valid.csv")
+    return Manifests(manifests["train"], valid, {})
 
 
-def prepare_finetuning(
-    data_folder,
-    manifest_folder,
-    *,
-    train_splits,
-    valid_split,
-    test_splits,
-    train_csv=None,
-    valid_csv=None,
-    test_csv=None,
-    **options,
-):
-    """Writes the manifests of fine-tuning: training, validation, and one for each test set.
+def prepare_finetuning(hparams, manifest_folder):
+    """The manifests of fine-tuning: training, validation, and one for each test split.
 
     Arguments
     ---------
-    data_folder : str or pathlib.Path
-        The folder that holds the splits; None if the CSV files say where the audio is.
-    manifest_folder : str or pathlib.Path
-        Where the manifests go; what is there and up to date is kept.
-    train_splits : list of str
-    valid_split : str
-    test_splits : list of str
-    train_csv, valid_csv, test_csv : str or list of str, optional
-        CSV files instead of splits, as `speechbrain_pom.data.csv_manifest` reads them.
-    **options
-        max_bad_share, check_data, num_workers, show_progress.
+    hparams : dict
+        Of the recipe; ``data_folder`` holds ``train_splits``, ``valid_split`` and ``test_splits``.
+    manifest_folder : pathlib.Path
+        What is there and up to date is kept.
 
     Returns
     -------
-    train : pathlib.Path
-    valid : pathlib.Path
-    tests : dict of str to pathlib.Path
-        By the name of the test set: the split, or that of the CSV source.
-
-    Raises
-    ------
-    ValueError
-        If the data cannot be prepared; the message says what to do.
+    speechbrain_pom.data.prepare.Manifests
     """
-    if train_csv is not None:
-        given = {"train": train_csv, "valid": valid_csv}
-        tests = parse_sources(test_csv) if test_csv else []
-        for source in tests:
-            if source.name in given:
-                raise ValueError(
-                    f"a test set is called '{source.name}', which is the name of another "
-                    "manifest: rename its CSV file"
-                )
-        options |= {"data_folder": data_folder, "need_transcripts": True}
-        paths = _prepare_csvs(given, manifest_folder, **options)
-        prepared = {
-            source.name: prepare_csv(source.name, [source], manifest_folder, **options)
-            for source in tests
-        }
-        return paths["train"], paths["valid"], prepared
-    splits = [*train_splits, valid_split, *test_splits]
-    manifests = prepare(data_folder, manifest_folder, splits, train_splits, **options)
-    return (
-        manifests["train"],
-        manifests[valid_split],
-        {name: manifests[name] for name in test_splits},
+    train_splits, valid, tests = (
+        hparams[key] for key in ("train_splits", "valid_split", "test_splits")
     )
-
-
-def _prepare_csvs(given, manifest_folder, **options):
-    for name, value in given.items():
-        if value is None:
-            raise ValueError(f"train_csv is given, but {name}_csv is not: give both")
-    return {
-        name: prepare_csv(name, parse_sources(value), manifest_folder, **options)
-        for name, value in given.items()
-    }
+    options = {key: hparams[key] for key in OPTIONS}
+    splits = [*train_splits, valid, *tests]
+    paths = prepare(hparams["data_folder"], manifest_folder, splits, train_splits, **options)
+    return Manifests(paths["train"], paths[valid], {name: paths[name] for name in tests})
 
 
 def main(argv=None):

@@ -8,13 +8,12 @@ command resumes. Any key of the YAML is an option; --help lists them. What is mi
 YAML's `objective`: a YAML with another one trains that (CONTRIBUTING.md, "Adding an objective").
 """
 
-from pathlib import Path
-
 from librispeech_prepare import prepare_pretraining
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.data.mini_corpus.make import demo_corpus
+from speechbrain_pom.data.prepare import prepare_csvs, prepare_data
 from speechbrain_pom.objectives.pretraining import PretrainingBrain
 from speechbrain_pom.runs.folder import mark_finished
 from speechbrain_pom.runs.report import describe
@@ -27,24 +26,16 @@ logger = get_logger(__name__)
 
 def dataio_prepare(hparams, launch):
     """(dataset, options of its loader) of training and of validation."""
-    manifest_folder = Path(hparams["output_folder"]) / "manifests"
-    keys = ("data_layout", "train_splits", "valid_split", "valid_share", "train_csv", "valid_csv")
-    manifests = run_on_main(
-        prepare_pretraining,
-        args=[hparams["data_folder"], manifest_folder],
-        kwargs={key: hparams[key] for key in (*keys, "max_bad_share", "check_data")},
-    )
+    manifests = run_on_main(prepare_data, args=[hparams, prepare_pretraining, prepare_csvs])
     shared = {"seed": hparams["seed"], "rank": launch.rank, "world_size": launch.world_size}
-    train_data = usable_dataset(
-        manifests["train"], hparams, min_duration_s=hparams["min_duration_s"]
-    )
+    train_data = usable_dataset(manifests.train, hparams, min_duration_s=hparams["min_duration_s"])
     train_sampler = make_sampler(
         train_data,
         max_batch_duration_s=hparams["max_batch_duration_s"],
         num_buckets=hparams["num_buckets"],
         **shared,
     )
-    valid_data = usable_dataset(manifests["valid"], hparams)
+    valid_data = usable_dataset(manifests.valid, hparams)
     valid_sampler = make_sampler(
         valid_data,
         max_batch_duration_s=hparams["valid_batch_duration_s"],

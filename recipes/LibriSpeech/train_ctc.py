@@ -8,6 +8,7 @@ train_bestrq.py. The same command resumes. Any key of the YAML is an option; --h
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import speechbrain as sb
@@ -23,11 +24,13 @@ from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.ctc.targets import check_targets
 from speechbrain_pom.ctc.tokenizer_store import make_units
 from speechbrain_pom.data.mini_corpus.make import demo_corpus
+from speechbrain_pom.data.prepare import prepare_csvs, prepare_data
 from speechbrain_pom.encoder.lengths import relative_lengths
 from speechbrain_pom.encoder.start import start_encoder
 from speechbrain_pom.runs.folder import mark_finished
 from speechbrain_pom.runs.report import describe
 from speechbrain_pom.runs.start import start_experiment
+from speechbrain_pom.training.augmentation import batch_waveforms
 from speechbrain_pom.training.brain import ExactBrain
 from speechbrain_pom.training.dataset import add_transcripts, audio_dataset, make_sampler
 from speechbrain_pom.utils.errors import exit_on_user_error
@@ -44,14 +47,15 @@ class CTCBrain(ExactBrain):
     def compute_forward(self, batch, stage):
         """Log-probabilities (B, T, outputs) and their relative lengths (B,)."""
         hparams = self.hparams
-        wavs, lengths = batch.sig.data.to(self.device), batch.sig.lengths.to(self.device)
-        if stage == sb.Stage.TRAIN:
-            wavs, lengths = hparams.wav_augment(wavs, lengths)
+        training = stage == sb.Stage.TRAIN
+        augment = hparams.wav_augment if training else None
+        wavs, num_samples = batch_waveforms(batch.sig, self.device, augment)
         log_probs, num_frames = self.modules.ctc(
             wavs,
-            (lengths * wavs.shape[1]).round().long(),
+            num_samples,
             # Pretrained statistics of the features stay as they are.
             epoch=hparams.epoch_counter.current if hparams.pretrained is None else None,
+            fea_augment=hparams.fea_augment if training else None,
         )
         return log_probs, relative_lengths(num_frames, log_probs.shape[1])
 
@@ -151,16 +155,11 @@ class CTCBrain(ExactBrain):
 
 def dataio_prepare(hparams, rank, world_size):
     """Datasets with waveforms and labels, checked; those of the tests; the training sampler."""
-    manifest_folder = Path(hparams["output_folder"]) / "manifests"
-    keys = ("train_splits", "valid_split", "test_splits", "train_csv", "valid_csv", "test_csv")
-    train, valid, tests = run_on_main(
-        prepare_finetuning,
-        args=[hparams["data_folder"], manifest_folder],
-        kwargs={key: hparams[key] for key in (*keys, "max_bad_share", "check_data")},
-    )
+    from_csv = partial(prepare_csvs, need_transcripts=True)
+    manifests = run_on_main(prepare_data, args=[hparams, prepare_finetuning, from_csv])
+    paths = {"train": manifests.train, "valid": manifests.valid, **manifests.tests}
     datasets = {
-        name: audio_dataset(manifest, hparams["data_folder"])
-        for name, manifest in {"train": train, "valid": valid, **tests}.items()
+        name: audio_dataset(manifest, hparams["data_folder"]) for name, manifest in paths.items()
     }
     units_folder = Path(hparams["output_folder"]) / "units"
     texts = [row["wrd"] for row in datasets["train"].data.values()]
@@ -189,7 +188,7 @@ def dataio_prepare(hparams, rank, world_size):
         rank=rank,
         world_size=world_size,
     )
-    return datasets, list(tests), sampler
+    return datasets, list(manifests.tests), sampler
 
 
 def check_split(dataset, hparams, speed):

@@ -17,6 +17,7 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.data.mini_corpus.words import mini_words
+from speechbrain_pom.data.prepare import prepare_data
 from speechbrain_pom.probe import (
     ClassificationScores,
     equal_error_rate,
@@ -40,10 +41,6 @@ from speechbrain_pom.utils.errors import exit_on_user_error
 from speechbrain_pom.utils.files import sha256_of, write_atomically
 
 logger = get_logger(__name__)
-
-DATA_KEYS = ("task", "data_layout", "keywords", "train_splits", "valid_split", "test_splits")
-DATA_KEYS += ("verification_splits", "valid_share", "test_share", "verification_share")
-DATA_KEYS += ("check_data", "max_bad_share")
 
 
 class ProbeBrain(ExactBrain):
@@ -167,11 +164,7 @@ class ProbeBrain(ExactBrain):
 
 def dataio_prepare(hparams):
     """Datasets with classes, checked: train, valid, the tests by name, and perhaps trials."""
-    data = run_on_main(
-        prepare_probe,
-        args=[hparams["data_folder"], Path(hparams["output_folder"]) / "manifests"],
-        kwargs={key: hparams[key] for key in DATA_KEYS},
-    )
+    data = run_on_main(prepare_data, args=[hparams, prepare_probe, prepare_probe])
     paths = {"train": data.train, "valid": data.valid, **data.tests}
     if data.trials is not None:
         paths["trials"] = data.trials

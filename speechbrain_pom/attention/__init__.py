@@ -1,4 +1,4 @@
-"""Attention types for SpeechBrain's encoders: registry, spec parser, seams, versions."""
+"""Attention types for SpeechBrain's encoders: registry, spec parser, patches of SpeechBrain."""
 
 from speechbrain_pom.attention.convert import convert_attention
 from speechbrain_pom.attention.patches import mixer_of, register, unregister

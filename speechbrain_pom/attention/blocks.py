@@ -1,8 +1,13 @@
-"""SpeechBrain's models that are no TransformerASR: what their constructors do with a spec.
+"""SpeechBrain's models other than TransformerASR: what their constructors do with a spec.
 
 Each works with every spec or refuses it when it is built;
 `tests/unit/attention/test_every_class.py` walks over all of SpeechBrain's classes that take one.
 """
+
+from collections.abc import Callable
+from inspect import BoundArguments
+
+from torch import nn
 
 from speechbrain_pom.attention.positions import ExtendedSinePositions
 from speechbrain_pom.attention.registry import OWN_POSITIONS, STAND_IN, is_builtin
@@ -12,16 +17,8 @@ from speechbrain_pom.utils.errors import UserError
 
 
 @bound_init
-def conformer_block_init(original, self, call):
-    """SBConformerEncoderBlock: the specs beside the two names that it knows.
-
-    Arguments
-    ---------
-    original : callable
-        Its `__init__`.
-    self : torch.nn.Module
-    call : inspect.BoundArguments
-    """
+def conformer_block_init(original: Callable, self: nn.Module, call: BoundArguments) -> None:
+    """SBConformerEncoderBlock: accept specs besides the two names that it knows."""
     named = call.arguments
     layers = parse_spec(named["attention_type"], named["num_layers"])
     builtin = one_builtin(layers)
@@ -38,16 +35,8 @@ def conformer_block_init(original, self, call):
 
 
 @bound_init
-def sines_or_none_init(original, self, call):
-    """Classes that add sines or nothing to the input of their encoder.
-
-    Arguments
-    ---------
-    original : callable
-        The `__init__` of a dual-path block or a TransformerLM.
-    self : torch.nn.Module
-    call : inspect.BoundArguments
-    """
+def sines_or_none_init(original: Callable, self: nn.Module, call: BoundArguments) -> None:
+    """Dual-path blocks and TransformerLM, which add sines or nothing to their encoder's input."""
     named = call.arguments
     spec = named["attention_type"]
     layers = parse_spec(spec, named.get("num_layers", named.get("num_encoder_layers")))
@@ -68,16 +57,8 @@ def _extend_sines(block):
 
 
 @bound_init
-def fast_block_init(original, self, call):
-    """FastTransformerBlock: it builds no encoder of SpeechBrain's.
-
-    Arguments
-    ---------
-    original : callable
-        Its `__init__`.
-    self : torch.nn.Module
-    call : inspect.BoundArguments
-    """
+def fast_block_init(original: Callable, self: nn.Module, call: BoundArguments) -> None:
+    """FastTransformerBlock: refuse specs, as it builds no encoder of SpeechBrain's."""
     spec = call.arguments["attention_type"]
     try:
         parse_spec(spec, call.arguments["num_layers"])

@@ -1,9 +1,13 @@
-"""The last look before training: whether the attention type of the hparams file was built at all.
+"""A last check before training: whether the attention type of the hparams file was built at all.
 
 A recipe that is started without `run` is not asked which keys its models refer to.
 """
 
 import re
+from collections.abc import Callable
+from inspect import BoundArguments
+
+from speechbrain import Brain
 
 from speechbrain_pom.attention.layers import ENCODERS
 from speechbrain_pom.attention.registry import BUILTIN_TYPES, attention_types
@@ -12,16 +16,8 @@ from speechbrain_pom.utils.errors import UserError
 
 
 @bound_init
-def checked_brain_init(original, self, call):
-    """Brain: refuse an attention spec in the hparams when all its encoders are SpeechBrain's own.
-
-    Arguments
-    ---------
-    original : callable
-        Its `__init__`.
-    self : speechbrain.Brain
-    call : inspect.BoundArguments
-    """
+def checked_brain_init(original: Callable, self: Brain, call: BoundArguments) -> None:
+    """Brain: refuse an attention spec in the hparams that none of its encoders was built with."""
     spec = (call.arguments["hparams"] or {}).get("attention_type")
     encoders = {
         path: part
@@ -31,7 +27,7 @@ def checked_brain_init(original, self, call):
     }
     if encoders and _names_a_type_of_ours(spec) and all(map(_is_speechbrains, encoders.values())):
         raise UserError(
-            f"attention_type {spec!r} stands in the hparams file, but none of its encoders "
+            f"attention_type {spec!r} is in the hparams file, but none of its encoders "
             f"({', '.join(encoders)}) was built with it: write `attention_type: !ref "
             "<attention_type>` into the section of the model"
         )

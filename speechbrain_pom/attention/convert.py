@@ -1,12 +1,13 @@
-"""Other mixers for a model that exists: all its other weights stay.
+"""Other mixers for an existing model, whose other weights all stay.
 
 What a spec needs around the mixers (positions, hooks, attributes) comes from the functions that the
-constructors use (seams.py), so a converted model is the one that would have been built.
+constructors use (patches.py), so the converted model is the one that would have been built.
 """
 
 import inspect
 
 from speechbrain.lobes.models.transformer.Transformer import TransformerInterface
+from torch import nn
 
 from speechbrain_pom.attention.patches import (
     ENCODERS,
@@ -27,7 +28,7 @@ POSITIONS = ("positional_encoding", "positional_encoding_decoder")
 """Parts of a TransformerInterface that depend on the spec."""
 
 
-def convert_attention(model, spec):
+def convert_attention(model: nn.Module, spec: str) -> list[int]:
     """Replace mixers of a SpeechBrain model in place; all its other weights stay as they are.
 
     Afterwards the model is what its constructor would have built with this spec: state dicts have
@@ -89,9 +90,9 @@ def convert_attention(model, spec):
     }
     for index, new_layer in fresh.items():
         _put_mixer(encoder.layers[index], new_layer)
-    _see_to_encoder(encoder, spec, layers)
+    _update_encoder(encoder, spec, layers)
     if transformer is not None:
-        _see_to_positions(transformer, spec, layers)
+        _update_positions(transformer, spec, layers)
     return list(fresh)
 
 
@@ -157,7 +158,7 @@ def _put_mixer(layer, new_layer):
     layer.built_from = new_layer.built_from
 
 
-def _see_to_encoder(encoder, spec, layers):
+def _update_encoder(encoder, spec, layers):
     """Hooks and attributes of an encoder and its layers."""
     builtin = one_builtin(layers)
     if hasattr(encoder, "relative_positions"):
@@ -174,7 +175,7 @@ def _see_to_encoder(encoder, spec, layers):
         encoder.attention_type = builtin or spec
 
 
-def _see_to_positions(transformer, spec, layers):
+def _update_positions(transformer, spec, layers):
     """Attributes and positions of the model around the encoder."""
     builtin = one_builtin(layers)
     sines = getattr(transformer, "positional_encoding", None)

@@ -2,12 +2,14 @@
 
 SpeechBrain's convolutions reflect the end of the batch, and a shorter utterance ends in padding
 instead. Here are its modules with a second argument, the lengths, by which each utterance is
-reflected at its own end, where a convolution reaches beyond it: one with a kernel of 3 and a stride
-of 2, as in the recipes, does not. As in padding.py, nothing of a call is kept on a module.
+reflected at its own end wherever a convolution reaches beyond it; one with a kernel of 3 and a
+stride of 2, as in the recipes, does not. As in padding.py, no module stores anything of a call.
 """
 
+import torch
 from speechbrain.lobes.models import convolution
 from speechbrain.nnet import containers
+from torch import nn
 
 from speechbrain_pom.attention.parts import (
     InCall,
@@ -31,8 +33,8 @@ class ConvBlock(convolution.ConvBlock):
 
     original = convolution.ConvBlock
 
-    def forward(self, x, lengths=None):
-        """SpeechBrain's. Its other branch has a kernel of 1."""
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """As SpeechBrain's; its other branch has a kernel of 1."""
         if lengths is None:
             return super().forward(x)
 
@@ -47,8 +49,8 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
 
     original = convolution.ConvolutionFrontEnd
 
-    def forward(self, x, lengths=None):
-        """SpeechBrain's without lengths; else every utterance ends as it would alone."""
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """As SpeechBrain's without lengths; else every utterance ends as it would alone."""
         if lengths is None:
             return super().forward(x)
         for block, (reaches, stride) in zip(self.children(), self.blocks, strict=True):
@@ -57,21 +59,11 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         return x
 
 
-def take_lengths(front_end):
+def take_lengths(front_end: nn.Module) -> None:
     """Let a front end be called with lengths; nothing else about it changes.
 
-    Arguments
-    ---------
-    front_end : torch.nn.Module
-        SpeechBrain's `ConvolutionFrontEnd`.
+    A front end that is not SpeechBrain's `ConvolutionFrontEnd` is refused.
 
-    Raises
-    ------
-    UserError
-        For another front end.
-
-    Example
-    -------
     >>> front_end = convolution.ConvolutionFrontEnd((8, 30, 10), strides=[1, 2, 2])
     >>> take_lengths(front_end)
     >>> front_end(torch.rand(2, 32, 10), torch.tensor([32, 20])).shape
@@ -80,8 +72,8 @@ def take_lengths(front_end):
     own = inside(front_end, convolution.ConvolutionFrontEnd)
     if own is None:
         raise UserError(
-            f"the front end is a {type(front_end).__name__}, of which it is not known how its "
-            "utterances end: take SpeechBrain's ConvolutionFrontEnd, or padding: speechbrain"
+            f"the front end is a {type(front_end).__name__}, which cannot end each utterance "
+            "as it would alone: take SpeechBrain's ConvolutionFrontEnd, or padding: speechbrain"
         )
     become(own, ConvolutionFrontEnd)
     own.blocks = []
@@ -95,13 +87,15 @@ def take_lengths(front_end):
         become(block, ConvBlock)
 
 
-def front_end_lengths(padding, num_frames, stride):
-    """What a front end is called with, beside the features.
+def front_end_lengths(
+    padding: str, num_frames: torch.Tensor, stride: int
+) -> tuple[torch.Tensor, ...]:
+    """What a front end is called with besides the features: their lengths (B,), or nothing.
 
     Arguments
     ---------
     padding : str
-        As it was set by `speechbrain_pom.attention.padding.set_padding`.
+        As given to `speechbrain_pom.attention.padding.set_padding`.
     num_frames : torch.Tensor
         (B,) integers, encoder frames.
     stride : int
@@ -110,7 +104,6 @@ def front_end_lengths(padding, num_frames, stride):
     Returns
     -------
     tuple
-        The lengths (B,) in feature frames, or nothing.
 
     Example
     -------
@@ -120,13 +113,8 @@ def front_end_lengths(padding, num_frames, stride):
     return (num_frames * stride,) if padding == "exact" else ()
 
 
-def take_no_lengths(front_end):
-    """Take `take_lengths` back.
-
-    Arguments
-    ---------
-    front_end : torch.nn.Module
-    """
+def take_no_lengths(front_end: nn.Module) -> None:
+    """Undo `take_lengths`."""
     own = inside(front_end, ConvolutionFrontEnd)
     if own is not None:
         become_itself(own, ConvolutionFrontEnd)

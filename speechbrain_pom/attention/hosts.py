@@ -1,12 +1,13 @@
 """Which classes and functions take an attention type, SpeechBrain's and those of others."""
 
 import inspect
+from collections.abc import Callable
 
 from speechbrain.lobes.models import dual_path
 from speechbrain.lobes.models.transformer import Conformer, Transformer
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 
-# They have a parameter attention_type, but no encoder that a spec could be for.
+# They have a parameter attention_type, but no encoder to apply a spec to.
 REFUSING = (
     Transformer.TransformerDecoder,
     Transformer.TransformerDecoderLayer,
@@ -17,23 +18,11 @@ REFUSING = (
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def arguments_of(target):
-    """The arguments that a class or function takes by name.
+def arguments_of(target: Callable) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The arguments that a class or function takes by name, and whether it takes others too.
 
-    Arguments
-    ---------
-    target : type or callable
-        Of a class with `**kwargs`, those of its parents count as well.
+    They are in order of position; for a class with `**kwargs` those of its parents count as well.
 
-    Returns
-    -------
-    arguments : dict of str to inspect.Parameter
-        In order of position.
-    takes_others : bool
-        Whether any other name is taken too.
-
-    Example
-    -------
     >>> arguments, takes_others = arguments_of(TransformerLM)
     >>> list(arguments)[:2], arguments["attention_type"].default, takes_others
     (['vocab', 'd_model'], 'regularMHA', False)
@@ -53,19 +42,9 @@ def arguments_of(target):
     return arguments, True
 
 
-def takes_spec(target):
+def takes_spec(target: object) -> bool:
     """Whether a class or function takes an attention spec.
 
-    Arguments
-    ---------
-    target : object
-
-    Returns
-    -------
-    bool
-
-    Example
-    -------
     >>> takes_spec(Transformer.TransformerEncoder), takes_spec(Transformer.TransformerDecoder)
     (True, False)
     """
@@ -74,19 +53,9 @@ def takes_spec(target):
     return "attention_type" in arguments_of(target)[0]
 
 
-def is_language_model(target):
+def is_language_model(target: object) -> bool:
     """Whether a class or function builds a language model, not an encoder of the input.
 
-    Arguments
-    ---------
-    target : object
-
-    Returns
-    -------
-    bool
-
-    Example
-    -------
     >>> is_language_model(TransformerLM)
     True
     """

@@ -1,6 +1,7 @@
 """SpeechBrain's encoders and their layers."""
 
 from speechbrain.lobes.models.transformer import Branchformer, Conformer, Transformer
+from torch import nn
 
 ENCODERS = (
     Conformer.ConformerEncoder,
@@ -14,7 +15,7 @@ LAYERS = (
 )
 
 
-def mixer_of(layer):
+def mixer_of(layer: nn.Module) -> nn.Module | None:
     """The attention module of an encoder layer.
 
     Arguments

@@ -3,8 +3,10 @@
 import functools
 import inspect
 import threading
+from collections.abc import Callable
 
 from speechbrain.utils.logger import get_logger
+from torch import nn
 
 from speechbrain_pom.attention.layers import mixer_of
 from speechbrain_pom.attention.positions import NoPositions
@@ -24,7 +26,7 @@ class _Compact(threading.local):
 _compact_masks = _Compact()
 
 
-def takes_chunk_masks(encoder):
+def takes_chunk_masks(encoder: nn.Module) -> bool:
     """Whether all mixers of an encoder accept a `ChunkMask` in place of a (T, T) tensor."""
     return all(getattr(mixer_of(layer), "accepts_chunk_mask", False) for layer in encoder.layers)
 
@@ -35,7 +37,7 @@ def _say_once(message):
 
 
 def _warn_of_hypermixing(masked):
-    """SpeechBrain's own type stays as it is, but not without a word."""
+    """SpeechBrain's own type is not changed, but its masks are not ignored silently."""
     if masked:
         _say_once(
             "attention_type hypermixing ignores causal and chunk masks (SpeechBrain's own): this "
@@ -43,7 +45,7 @@ def _warn_of_hypermixing(masked):
         )
 
 
-def with_compact_masks(original):
+def with_compact_masks(original: Callable) -> Callable:
     """TransformerASR.encode and .forward: no (T, T) tensor where no layer needs one."""
     names = list(inspect.signature(original).parameters)[1:]
 
@@ -73,7 +75,7 @@ def with_compact_masks(original):
     return method
 
 
-def compact_src_mask(original):
+def compact_src_mask(original: Callable) -> Callable:
     """make_transformer_src_mask: two numbers instead of a (T, T) tensor, where that is enough."""
 
     @functools.wraps(original)
@@ -89,7 +91,7 @@ def compact_src_mask(original):
     return make_transformer_src_mask
 
 
-def checked_streaming(original):
+def checked_streaming(original: Callable) -> Callable:
     """TransformerASR.encode_streaming: it restarts the sines in every chunk, so refuse those."""
 
     @functools.wraps(original)
@@ -102,19 +104,8 @@ def checked_streaming(original):
     return encode_streaming
 
 
-def obstacle_to_streaming(transformer):
-    """Why a model cannot stream.
-
-    Arguments
-    ---------
-    transformer : torch.nn.Module
-        A TransformerASR.
-
-    Returns
-    -------
-    str or None
-        None if it can, as far as is known.
-    """
+def obstacle_to_streaming(transformer: nn.Module) -> str | None:
+    """Why a TransformerASR cannot stream; None if it can, as far as is known."""
     encoder = transformer.encoder
     relative = hasattr(encoder, "relative_positions")
     no_positions = isinstance(getattr(transformer, "positional_encoding", None), NoPositions)

@@ -1,14 +1,14 @@
-"""No padding leak: the convolutions of an encoder layer see an utterance as if it were alone.
+"""Padding stays out of the convolutions of an encoder layer: each utterance encodes as if alone.
 
 SpeechBrain's convolutions read the frames of padding before the layer masks them. Here are its
-modules with a `forward` that repairs what each convolution is given: zeros where SpeechBrain pads
-the end of a sequence with zeros, the utterance's own reflection where it reflects it. Nothing is
-added where there is no padding mask.
+modules with a `forward` that changes what each convolution reads: zeros where SpeechBrain pads the
+end of a sequence with zeros, the utterance's own reflection where it reflects the end. Without a
+padding mask nothing changes.
 
-The mask of a call is an argument all the way, and no module keeps it: threads may share a model,
-and what activation checkpointing computes again sees the same mask. It is applied around the parts
-that convolve and not inside of them, so those may be wrapped. The classes have the names of
-SpeechBrain's, by which tools look for them.
+The mask is passed along as an argument and no module stores it, so threads may share a model, and
+activation checkpointing recomputes with the same mask. It is applied around the convolutions and
+not inside them, so they may be wrapped. The classes keep the names of SpeechBrain's, by which
+tools look for them.
 """
 
 from speechbrain.lobes.models.transformer import Branchformer, Conformer, Transformer
@@ -30,12 +30,12 @@ PADDINGS = ("exact", "speechbrain")
 
 
 class ConvolutionModule(Conformer.ConvolutionModule):
-    """Of a Conformer layer: zeros in the padding of what the depthwise convolution reads."""
+    """A Conformer layer's convolutions: zeros in the padding that the depthwise one reads."""
 
     original = Conformer.ConvolutionModule
 
     def forward(self, x, mask=None, dynchunktrain_config=None):
-        """SpeechBrain's, for frames (B, T, d) and a mask (B, T, 1), True = padding."""
+        """As SpeechBrain's, for frames (B, T, d) and a mask (B, T, 1), True = padding."""
         if mask is None:
             return super().forward(x, mask, dynchunktrain_config)
 
@@ -48,15 +48,15 @@ class ConvolutionModule(Conformer.ConvolutionModule):
 
 
 class BranchformerEncoderLayer(Branchformer.BranchformerEncoderLayer):
-    """A Branchformer layer: the convolution branch reads the utterance's own reflection.
+    """A Branchformer layer: its convolution branch reads the utterance's own reflection.
 
-    All that lies before its convolution sees frames one by one, so it may have them reflected.
+    Everything before the branch's convolution sees single frames, so those may be reflected.
     """
 
     original = Branchformer.BranchformerEncoderLayer
 
     def forward(self, x, src_mask=None, src_key_padding_mask=None, pos_embs=None):
-        """SpeechBrain's."""
+        """As SpeechBrain's."""
         if src_key_padding_mask is None:
             return super().forward(x, src_mask, src_key_padding_mask, pos_embs)
         lengths = _lengths(src_key_padding_mask)
@@ -81,7 +81,7 @@ class TransformerEncoderLayer(Transformer.TransformerEncoderLayer):
     original = Transformer.TransformerEncoderLayer
 
     def forward(self, src, src_mask=None, src_key_padding_mask=None, pos_embs=None):
-        """SpeechBrain's."""
+        """As SpeechBrain's."""
         if src_key_padding_mask is None:
             return super().forward(src, src_mask, src_key_padding_mask, pos_embs)
         lengths = _lengths(src_key_padding_mask)
@@ -98,7 +98,7 @@ def _lengths(key_padding_mask):
     return (~key_padding_mask).sum(1)
 
 
-def stop_leaks(layer, only_for_spec=False):
+def isolate_padding(layer: nn.Module, only_for_spec: bool = False) -> None:
     """Keep the padding out of the convolutions of a SpeechBrain encoder layer.
 
     Arguments
@@ -106,9 +106,8 @@ def stop_leaks(layer, only_for_spec=False):
     layer : torch.nn.Module
         Layer of SpeechBrain's Conformer, Branchformer or Transformer encoder.
     only_for_spec : bool
-        Whether this is for the sake of the encoder's attention spec: `allow_leaks` may take it
-        back, and it does not count for a layer that was told to leak. A call without it settles
-        the matter.
+        True: the encoder's attention spec asks for it, so a later spec may undo it, and a layer
+        whose padding was set by `set_padding` keeps that setting.
     """
     if only_for_spec and getattr(layer, "padding_is_settled", False):
         return
@@ -117,15 +116,8 @@ def stop_leaks(layer, only_for_spec=False):
         become(module, kind)
 
 
-def allow_leaks(layer, only_for_spec=False):
-    """Take `stop_leaks` back.
-
-    Arguments
-    ---------
-    layer : torch.nn.Module
-    only_for_spec : bool
-        As for `stop_leaks`.
-    """
+def restore_padding(layer: nn.Module, only_for_spec: bool = False) -> None:
+    """Undo `isolate_padding`; `only_for_spec` as there."""
     if only_for_spec and getattr(layer, "padding_is_settled", False):
         return
     layer.padding_is_settled = not only_for_spec
@@ -133,45 +125,43 @@ def allow_leaks(layer, only_for_spec=False):
         become_itself(module, kind)
 
 
-def set_padding(padding, front_end, transformer):
-    """Say for a whole encoder, of any attention type, what it makes of padding.
+def set_padding(padding: str, front_end: nn.Module | None, transformer: nn.Module) -> None:
+    """Choose how a whole encoder, of any attention type, treats padding.
 
     Arguments
     ---------
     padding : str
-        "exact": an utterance encodes the same alone and in any batch. "speechbrain": the
-        convolutions read the padding of the batch, as they do in SpeechBrain, to reproduce what
-        was trained so.
+        "exact": an utterance encodes the same alone and in any batch. "speechbrain": convolutions
+        read the padding of the batch, as in SpeechBrain, to reproduce models that were trained so.
     front_end : torch.nn.Module or None
-        SpeechBrain's `ConvolutionFrontEnd`; it is called with `front_end_lengths`. None for one
-        that sees to its padding itself.
+        SpeechBrain's `ConvolutionFrontEnd`, called with `front_end_lengths` from then on. None for
+        one that handles its padding itself.
     transformer : torch.nn.Module
         SpeechBrain's `TransformerASR`.
 
     Raises
     ------
     UserError
-        For another word, or a front end of which it is not known how to make it exact.
+        For another word, or a front end that cannot be made exact.
 
     Example
     -------
-    >>> set_padding("same", None, None)
+    >>> set_padding("same", None, None)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    speechbrain_pom.utils.errors.UserError: padding is 'same': choose exact, or speechbrain to \
-reproduce what was trained so
+    speechbrain_pom.utils.errors.UserError: padding is 'same': choose exact, or speechbrain to ...
     """
     if padding not in PADDINGS:
         raise UserError(
             f"padding is {padding!r}: choose exact, or speechbrain to reproduce what was trained so"
         )
     for layer in transformer.encoder.layers:
-        stop_leaks(layer) if padding == "exact" else allow_leaks(layer)
+        isolate_padding(layer) if padding == "exact" else restore_padding(layer)
     if front_end is not None:
         take_lengths(front_end) if padding == "exact" else take_no_lengths(front_end)
 
 
 def _repaired(layer):
-    """The modules of a layer whose `forward` has to be another, with their classes."""
+    """The modules of a layer that need another `forward`, with their new classes."""
     for part in list(layer.modules()):
         if isinstance(part, Conformer.ConvolutionModule):
             yield part, ConvolutionModule

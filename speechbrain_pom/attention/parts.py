@@ -1,22 +1,26 @@
-"""Ways to change what a module of SpeechBrain does in a call, without keeping the call on it."""
+"""Ways to change what a module of SpeechBrain does in a call, without storing the call on it."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from speechbrain.nnet.CNN import Conv1d, Conv2d
+from torch import nn
 
 
 class InCall:
-    """Stands for a module as the `self` of one call, in which some of its parts are others.
+    """Stands in for a module as the `self` of one call, with some of its parts replaced.
 
-    SpeechBrain's own `forward` runs, and finds the other parts; the module itself stays as it is,
-    so any number of threads may call it.
+    SpeechBrain's own `forward` runs and finds the replacements. The module itself does not change:
+    any number of threads may call it.
 
     Arguments
     ---------
     module : torch.nn.Module
+        The module.
     **parts : callable
-        By the names that `forward` calls them.
+        Replacements, by the names that `forward` uses.
 
     Example
     -------
@@ -25,22 +29,28 @@ class InCall:
     ('here', True)
     """
 
-    def __init__(self, module, **parts):
+    def __init__(self, module: nn.Module, **parts: Any) -> None:
         self.module = module
         self.parts = parts
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         parts = self.__dict__["parts"]
         return parts[name] if name in parts else getattr(self.__dict__["module"], name)
 
 
-def with_own_ends(part, frames, lengths, reach, stride=1):
-    """Call a part that convolves, and give it each utterance continued by its own reflection.
+def with_own_ends(
+    part: Callable[[torch.Tensor], torch.Tensor],
+    frames: torch.Tensor,
+    lengths: torch.Tensor,
+    reach: int,
+    stride: int = 1,
+) -> torch.Tensor:
+    """Call a part that convolves with each utterance continued by its own reflection.
 
     Arguments
     ---------
     part : callable
-        Reflects the end of the batch by itself, which is then too far away to matter.
+        It reflects the end of the batch itself, which is then too far away to matter.
     frames : torch.Tensor
         (B, T, ...)
     lengths : torch.Tensor
@@ -68,24 +78,12 @@ def with_own_ends(part, frames, lengths, reach, stride=1):
     return part(extended)[:, : num_frames // stride]
 
 
-def reflected_indices(lengths, num_frames):
-    """Where each frame comes from when every utterance is continued by its own reflection.
+def reflected_indices(lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """Indices (B, num_frames) that continue utterances with lengths (B,) by their own reflection.
 
-    Arguments
-    ---------
-    lengths : torch.Tensor
-        (B,) integers, the frames of each utterance.
-    num_frames : int
-        Frames after the continuation.
+    They count up inside an utterance, then mirror at its last frame (and again at its first one, if
+    the utterance is shorter than what is added).
 
-    Returns
-    -------
-    torch.Tensor
-        (B, num_frames) integers: t inside the utterance, then mirrored at its last frame (and
-        again at its first one, if it is shorter than what is added).
-
-    Example
-    -------
     >>> reflected_indices(torch.tensor([3]), 6)
     tensor([[0, 1, 2, 1, 0, 1]])
     """
@@ -96,26 +94,14 @@ def reflected_indices(lengths, num_frames):
 
 
 class TellsLengths:
-    """Mixed into a sequence of modules: a second argument of the call, the utterances' lengths.
+    """Mixin for a sequence of modules, whose call gets a second argument: the utterances' lengths.
 
-    `reaches` says for each part how far it reads beyond the end of an utterance, and its stride.
-    It is found before anything can wrap the parts.
+    `reaches` holds, for each part, how far it reads beyond the end of an utterance, and its stride.
+    It is determined before anything can wrap the parts.
     """
 
-    def forward(self, x, lengths=None):
-        """Call the parts one after the other, each with the utterances' own ends if it needs them.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            (B, T, ...)
-        lengths : torch.Tensor, optional
-            (B,) integers, in frames of x.
-
-        Returns
-        -------
-        torch.Tensor
-        """
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Call the parts in turn on (B, T, ...), with lengths (B,) in frames where needed."""
         if lengths is None:
             return super().forward(x)
         for part, (reach, stride) in zip(self.children(), self.reaches, strict=True):
@@ -124,21 +110,12 @@ class TellsLengths:
         return x
 
 
-def reach_and_stride(module):
-    """How far a part reads beyond the last frame of an utterance, and its frames per output.
+def reach_and_stride(module: nn.Module) -> tuple[int, int]:
+    """Frames that a part reads beyond the last one of an utterance, and its frames per output.
 
-    Arguments
-    ---------
-    module : torch.nn.Module
+    (0, 1) for a part without a convolution. Nothing has to be reflected where a convolution pads
+    with zeros, or does not pad the end.
 
-    Returns
-    -------
-    (int, int)
-        In frames; (0, 1) for what has no convolution. Nothing needs to be reflected where a
-        convolution pads with zeros, or does not pad at the end.
-
-    Example
-    -------
     >>> from speechbrain.nnet.CNN import Conv1d
     >>> reach_and_stride(Conv1d(8, 5, in_channels=4)), reach_and_stride(torch.nn.ReLU())
     ((2, 1), (0, 1))
@@ -155,72 +132,38 @@ def reach_and_stride(module):
 
 
 def _time(size):
-    """Of the sizes of a 2d convolution the one in time, which SpeechBrain has last."""
+    """The size in time of a 2-d convolution's sizes, which SpeechBrain has last."""
     return size[-1] if isinstance(size, (list, tuple)) else size
 
 
-def inside(module, kind):
-    """What a wrapper, such as that of activation checkpointing, is around.
+def inside(module: nn.Module, kind: type | tuple[type, ...]) -> nn.Module | None:
+    """The outermost module of a kind in a module, which may be itself or what it wraps; or None.
 
-    Arguments
-    ---------
-    module : torch.nn.Module
-    kind : type or tuple of type
-
-    Returns
-    -------
-    torch.nn.Module or None
-        The outermost module of the kind, most often the module itself.
-
-    Example
-    -------
     >>> inside(torch.nn.Sequential(torch.nn.ReLU()), torch.nn.ReLU)
     ReLU()
     """
     return next((part for part in module.modules() if isinstance(part, kind)), None)
 
 
-def become(module, kind):
-    """Give a module another class in place; its weights, names, hooks and attributes stay.
+def become(module: nn.Module, kind: type) -> None:
+    """Change a module's class in place; its weights, names, hooks and attributes stay.
 
-    Arguments
-    ---------
-    module : torch.nn.Module
-    kind : type
-        Derived from its class `original`, of which the module is, or which somebody else has
-        derived the module's class from.
+    The kind is derived from its attribute `original`, the module's class or a parent of it.
     """
     if not isinstance(module, kind):
         own = type(module)
         module.__class__ = kind if own is kind.original else _mixed(kind, own)
 
 
-def become_itself(module, kind):
-    """Take `become` back.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-    kind : type
-        As it was given there.
-    """
+def become_itself(module: nn.Module, kind: type) -> None:
+    """Undo `become`."""
     if isinstance(module, kind):
         module.__class__ = original_class(module)
 
 
-def original_class(module):
+def original_class(module: nn.Module) -> type:
     """The class that a module had before `become`.
 
-    Arguments
-    ---------
-    module : torch.nn.Module
-
-    Returns
-    -------
-    type
-
-    Example
-    -------
     >>> original_class(torch.nn.ReLU())
     <class 'torch.nn.modules.activation.ReLU'>
     """
@@ -229,7 +172,7 @@ def original_class(module):
 
 @functools.cache
 def _mixed(kind, own):
-    """A class that somebody has derived, with the kind in the place of SpeechBrain's."""
+    """A class derived by somebody else, with the kind in place of SpeechBrain's."""
 
     def reduce(self):  # what has no name in a file cannot be pickled by its name
         return _new, (kind, own), self.__dict__

@@ -1,14 +1,16 @@
-"""Where we meet SpeechBrain: the few places that are wrapped, and nothing else.
+"""The patches of SpeechBrain: the few places that are wrapped, and nothing else.
 
 SpeechBrain 1.1 has no registry of attention types: `TransformerInterface` compares the name with a
 fixed list, and the encoder layers build no mixer for a name that they do not know. So constructors
-are wrapped (never copied): specs that are one built-in name go through untouched; for others the
-interface is built with a stand-in name, and each layer gets the mixer that its spec says. All
-names used here are in `tests/unit/attention/test_contract.py`.
+are wrapped, never copied. A spec that is one built-in name passes through unchanged; for others the
+interface is built with a stand-in name, and each layer gets the mixer of its spec. All names used
+here are in `tests/unit/attention/test_contract.py`.
 """
 
 import functools
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 from packaging.version import Version
 from speechbrain import Brain
@@ -16,6 +18,7 @@ from speechbrain import __version__ as speechbrain_version
 from speechbrain.lobes.models import dual_path, resepformer
 from speechbrain.lobes.models.transformer import Conformer, Transformer, TransformerLM
 from speechbrain.lobes.models.transformer import TransformerASR as asr
+from torch import nn
 
 from speechbrain_pom.attention.blocks import (
     conformer_block_init,
@@ -25,7 +28,7 @@ from speechbrain_pom.attention.blocks import (
 from speechbrain_pom.attention.brains import checked_brain_init
 from speechbrain_pom.attention.layers import ENCODERS, LAYERS, mixer_of
 from speechbrain_pom.attention.masks import checked_streaming, compact_src_mask, with_compact_masks
-from speechbrain_pom.attention.padding import allow_leaks, stop_leaks
+from speechbrain_pom.attention.padding import isolate_padding, restore_padding
 from speechbrain_pom.attention.positions import RelativePositions, set_positions
 from speechbrain_pom.attention.registry import OWN_POSITIONS, STAND_IN, get_type, is_builtin
 from speechbrain_pom.attention.spec import LayerSpec, one_builtin, parse_spec
@@ -37,19 +40,8 @@ SUPPORTED_SPEECHBRAIN = ("1.1.2", "1.2")  # first version that works, first that
 _layer_queue = ContextVar("layer_queue", default=None)
 
 
-def check_version(version=speechbrain_version):
-    """Refuse a SpeechBrain that the seams were not tested with.
-
-    Arguments
-    ---------
-    version : str
-        SpeechBrain's version.
-
-    Raises
-    ------
-    ImportError
-        Outside of the supported range.
-    """
+def check_version(version: str = speechbrain_version) -> None:
+    """Refuse, by an ImportError, a SpeechBrain that the patches were not tested with."""
     first, end = SUPPORTED_SPEECHBRAIN
     if not Version(first) <= Version(version) < Version(end):
         raise ImportError(
@@ -60,7 +52,7 @@ def check_version(version=speechbrain_version):
 
 @bound_init
 def _interface_init(original, self, call):
-    """TransformerInterface: accept specs, and see to the positions."""
+    """TransformerInterface: accept specs, and set the positions."""
     named = call.arguments
     spec = named["attention_type"]
     layers = None if is_builtin(spec) else parse_spec(spec, named["num_encoder_layers"])
@@ -70,7 +62,7 @@ def _interface_init(original, self, call):
             "decoders have attention; the attention spec is for encoders"
         )
     builtin = spec if layers is None else one_builtin(layers)
-    _see_to_initialisation(type(self))
+    _patch_initialisation(type(self))
     named["attention_type"] = builtin or STAND_IN
     with set_while(encoder_spec, None if builtin else spec):
         original(*call.args, **call.kwargs)
@@ -82,17 +74,8 @@ def _interface_init(original, self, call):
         give_positions(self, spec, layers)
 
 
-def give_positions(transformer, spec, layers):
-    """Set what a TransformerInterface with the stand-in needs for a spec, beside its encoder.
-
-    Arguments
-    ---------
-    transformer : torch.nn.Module
-        With the positions of the stand-in.
-    spec : str
-    layers : list of LayerSpec
-        What the spec says; not one built-in type.
-    """
+def give_positions(transformer: nn.Module, spec: str, layers: Sequence[LayerSpec]) -> None:
+    """Give a TransformerInterface with the stand-in the positions for a spec of several types."""
     transformer.attention_type = spec
     set_positions(
         transformer,
@@ -121,14 +104,8 @@ def _encoder_init(original, self, call):
     return None
 
 
-def give_relative_positions(encoder, layers):
-    """Install `RelativePositions` in an encoder with several types, RelPosMHAXL among them.
-
-    Arguments
-    ---------
-    encoder : torch.nn.Module
-    layers : list of LayerSpec
-    """
+def give_relative_positions(encoder: nn.Module, layers: Sequence[LayerSpec]) -> None:
+    """Install `RelativePositions` in an encoder with several types, RelPosMHAXL among them."""
     if any(layer.name == "RelPosMHAXL" for layer in layers):
         RelativePositions(encoder.layers[0].built_from[1]["d_model"]).install(encoder, mixer_of)
 
@@ -158,53 +135,28 @@ def _layer_init(original, self, call):
         )
 
 
-def build_layer(layer_class, arguments, layer_spec):
-    """Make an encoder layer as an encoder with a spec makes it.
-
-    Arguments
-    ---------
-    layer_class : type
-        One of `LAYERS`.
-    arguments : dict
-        Of its constructor; `attention_type` is that of `layer_spec`.
-    layer_spec : LayerSpec
-
-    Returns
-    -------
-    torch.nn.Module
-    """
+def build_layer(
+    layer_class: type[nn.Module], arguments: Mapping[str, Any], layer_spec: LayerSpec
+) -> nn.Module:
+    """An encoder layer of a class in `LAYERS`, built as an encoder with a spec builds it."""
     with set_while(_layer_queue, iter([layer_spec])):
         return layer_class(**arguments)
 
 
-def guard_layer(layer, layer_spec):
-    """Install what a layer of an encoder that is not of one built-in type needs around its mixer.
-
-    Arguments
-    ---------
-    layer : torch.nn.Module
-    layer_spec : LayerSpec
-        Of its mixer.
-    """
-    stop_leaks(layer, only_for_spec=True)
+def guard_layer(layer: nn.Module, layer_spec: LayerSpec) -> None:
+    """Install what a layer of an encoder with a mixed spec needs around its mixer."""
+    isolate_padding(layer, only_for_spec=True)
     if layer_spec.name == "hypermixing":
         layer.mask_refusal = layer.register_forward_pre_hook(_refuse_mask, with_kwargs=True)
 
 
-def unguard_layer(layer, keep_padding):
-    """Take away what `guard_layer` installed.
-
-    Arguments
-    ---------
-    layer : torch.nn.Module
-    keep_padding : bool
-        Whether `stop_leaks` stays.
-    """
+def unguard_layer(layer: nn.Module, keep_padding: bool) -> None:
+    """Undo `guard_layer`, except for the padding if `keep_padding`."""
     if hasattr(layer, "mask_refusal"):
         layer.mask_refusal.remove()
         del layer.mask_refusal
     if not keep_padding:
-        allow_leaks(layer, only_for_spec=True)
+        restore_padding(layer, only_for_spec=True)
 
 
 def _refuse_mask(layer, args, kwargs):
@@ -240,8 +192,8 @@ def _decoder_layer_init(original, self, call):
     original(*call.args, **call.kwargs)
 
 
-def _see_to_initialisation(model_class):
-    """Models draw every matrix anew at the end of their constructor, each in a way of its own."""
+def _patch_initialisation(model_class):
+    """Models draw every matrix anew at the end of their constructor, each in its own way."""
     for owner in model_class.__mro__:
         for name in ("_init_params", "_reset_params"):
             method = vars(owner).get(name)
@@ -250,7 +202,7 @@ def _see_to_initialisation(model_class):
 
 
 def _keep_own_initialisation(original):
-    """Of some mixers the first numbers have a meaning."""
+    """The initial values of some mixers have a meaning."""
 
     @functools.wraps(original)
     def _init_params(self):
@@ -283,7 +235,7 @@ PATCHES = (
 _originals = []
 
 
-def register():
+def register() -> None:
     """Make the attention types known to SpeechBrain. Importing `speechbrain_pom` does it.
 
     Idempotent; built-in types stay bit-identical.
@@ -318,13 +270,13 @@ def _replace(owner, name, wrap):
     setattr(owner, name, wrap(original))
 
 
-def unregister():
-    """Give SpeechBrain back its own functions. Models that exist keep working.
+def unregister() -> None:
+    """Restore SpeechBrain's own functions. Existing models keep working.
 
     Example
     -------
     >>> unregister()
-    >>> unregister()  # nothing more to give back
+    >>> unregister()  # nothing left to restore
     >>> register()
     """
     while _originals:

@@ -5,6 +5,9 @@ at `max_length` (2500 frames, 100 s) and crashes beyond; and its encoders know e
 relative positions of RelPosMHAXL, not both in one stack.
 """
 
+from collections.abc import Callable
+
+import torch
 from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
 from speechbrain.nnet.attention import RelPosEncXL, RelPosMHAXL
 from torch import nn
@@ -28,7 +31,7 @@ class ExtendedSinePositions(PositionalEncoding):
     True
     """
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Positions for frames x (B, T, d): (1, T, d)."""
         num_frames = x.size(1)
         if num_frames <= self.max_len:
@@ -43,7 +46,7 @@ class NoPositions(nn.Module):
     a zero through the branch of the sines is the same as no positions.
     """
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """A zero that broadcasts."""
         return x.new_zeros(1, 1, 1)
 
@@ -57,20 +60,14 @@ class RelativePositions(nn.Module):
         Width of the frames.
     """
 
-    def __init__(self, d_model):
+    def __init__(self, d_model: int) -> None:
         super().__init__()
         self.encoding = RelPosEncXL(d_model)
 
-    def install(self, encoder, mixer_of):
-        """Hook an encoder and its layers.
-
-        Arguments
-        ---------
-        encoder : torch.nn.Module
-            A SpeechBrain encoder with `layers`.
-        mixer_of : callable
-            Gives the attention module of a layer.
-        """
+    def install(
+        self, encoder: nn.Module, mixer_of: Callable[[nn.Module], nn.Module | None]
+    ) -> None:
+        """Hook an encoder and its layers; `mixer_of` gives the attention module of a layer."""
         encoder.add_module("relative_positions", self)
         self._handles = [encoder.register_forward_pre_hook(_compute_positions, with_kwargs=True)]
         for layer in encoder.layers:
@@ -79,14 +76,8 @@ class RelativePositions(nn.Module):
                 handle = layer.register_forward_pre_hook(_drop_positions, with_kwargs=True)
                 self._handles.append(handle)
 
-    def remove(self, encoder):
-        """Take itself and all hooks away.
-
-        Arguments
-        ---------
-        encoder : torch.nn.Module
-            Where it was installed.
-        """
+    def remove(self, encoder: nn.Module) -> None:
+        """Remove itself and all hooks from the encoder that it was installed in."""
         for handle in self._handles:
             handle.remove()
         del encoder.relative_positions
@@ -104,7 +95,13 @@ def _drop_positions(layer, args, kwargs):
     return args, {**kwargs, "pos_embs": None}
 
 
-def set_positions(transformer, d_model, max_length, positional_encoding, needs_sines):
+def set_positions(
+    transformer: nn.Module,
+    d_model: int,
+    max_length: int,
+    positional_encoding: str | None,
+    needs_sines: bool,
+) -> None:
     """Give a TransformerInterface whose spec is not one built-in type its positions.
 
     Arguments
@@ -131,14 +128,8 @@ def set_positions(transformer, d_model, max_length, positional_encoding, needs_s
         transformer.positional_encoding = ExtendedSinePositions(d_model, max_length)
 
 
-def extend_positions(transformer):
-    """Let a model with SpeechBrain's own sines read more than its table; the rest stays as it is.
-
-    Arguments
-    ---------
-    transformer : torch.nn.Module
-        A TransformerInterface.
-    """
+def extend_positions(transformer: nn.Module) -> None:
+    """Let a TransformerInterface with SpeechBrain's own sines read more than its table."""
     sines = getattr(transformer, "positional_encoding", None)
     if type(sines) is PositionalEncoding:
         extended = ExtendedSinePositions(sines.pe.shape[2], sines.max_len)

@@ -1,7 +1,11 @@
 """The attention types: SpeechBrain's own, ours, and those that others add."""
 
 import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
 
 from speechbrain_pom.utils.errors import UserError
 
@@ -27,19 +31,9 @@ LAYER_ARGUMENTS = ("nhead", "dropout", "causal", "d_ffn")
 _registered = {}
 
 
-def is_builtin(spec):
+def is_builtin(spec: object) -> bool:
     """Whether an attention spec is just the name of one of SpeechBrain's own types.
 
-    Arguments
-    ---------
-    spec : object
-
-    Returns
-    -------
-    bool
-
-    Example
-    -------
     >>> is_builtin("RoPEMHA"), is_builtin("RoPEMHA*2")
     (True, False)
     """
@@ -59,53 +53,40 @@ class AttentionType:
     description : str
         One line.
     option_names : tuple of str
-        What may stand in the parentheses of the spec, in order of position.
+        Options of the spec, in order of position.
     layer_argument_names : tuple of str
         Which of `LAYER_ARGUMENTS` the factory takes.
     """
 
     name: str
-    factory: object
+    factory: Callable[..., nn.Module]
     description: str
-    option_names: tuple
-    layer_argument_names: tuple
+    option_names: tuple[str, ...]
+    layer_argument_names: tuple[str, ...]
 
-    def build(self, d_model, options, layer_arguments):
-        """Make the mixer of one layer.
-
-        Arguments
-        ---------
-        d_model : int
-            Width of the frames.
-        options : mapping
-            From the spec.
-        layer_arguments : mapping
-            Some or all of `LAYER_ARGUMENTS`.
-
-        Returns
-        -------
-        torch.nn.Module
-            With the call signature of SpeechBrain's attention modules.
-        """
+    def build(
+        self, d_model: int, options: Mapping[str, Any], layer_arguments: Mapping[str, Any]
+    ) -> nn.Module:
+        """The mixer of one layer, from options of the spec and some or all of `LAYER_ARGUMENTS`."""
         taken = {name: layer_arguments[name] for name in self.layer_argument_names}
         return self.factory(d_model, **taken, **options)
 
 
-def register_attention(name, factory, description=None):
+def register_attention(
+    name: str, factory: Callable[..., nn.Module], description: str | None = None
+) -> None:
     """Add an attention type for the encoders of SpeechBrain.
 
     Arguments
     ---------
     name : str
-        How the spec calls it: a Python identifier.
+        Its name in the spec: a Python identifier.
     factory : callable
-        A module class or a function. It is called as `factory(d_model, **options)`; if its
-        signature names any of nhead, dropout, causal or d_ffn, it gets the encoder layer's. The
-        module is called as `module(x, x, x, attn_mask=, key_padding_mask=, pos_embs=)` and
-        returns `(output, weights or None)`. If it has `accepts_chunk_mask = True`, `attn_mask`
-        may be a `speechbrain_pom.ops.ChunkMask`; `can_stream = False` refuses `encode_streaming`;
-        parts with `keeps_own_initialisation = True` keep what their `reset_parameters` draws,
-        where `TransformerASR` initialises all matrices.
+        A class derived from `speechbrain_pom.TokenMixer`, whose docstring is the contract; or any
+        callable that returns such a module, or one with the same call: `module(x, x, x,
+        attn_mask=, key_padding_mask=, pos_embs=)` gives `(output, weights or None)`. The factory
+        is called as `factory(d_model, **options)`; if its signature names any of nhead, dropout,
+        causal or d_ffn, it gets the encoder layer's.
     description : str, optional
         One line; the first line of the factory's docstring when not given.
 
@@ -117,14 +98,13 @@ def register_attention(name, factory, description=None):
     Example
     -------
     >>> import speechbrain_pom
-    >>> class Identity(torch.nn.Module):
+    >>> class Identity(speechbrain_pom.TokenMixer):
     ...     def __init__(self, d_model, scale=1.0):
     ...         super().__init__()
     ...         self.scale = scale
     ...
-    ...     def forward(self, query, key, value, attn_mask=None, key_padding_mask=None, **_):
-    ...         return query * self.scale, None
-    >>> import torch
+    ...     def mix_frames(self, query, key, attn_mask, key_padding_mask):
+    ...         return query * self.scale
     >>> speechbrain_pom.register_attention("Identity", Identity, "scales its input")
     >>> speechbrain_pom.attention_types()["Identity"]
     'scales its input'
@@ -149,7 +129,7 @@ def register_attention(name, factory, description=None):
     )
 
 
-def unregister_attention(name):
+def unregister_attention(name: str) -> None:
     """Remove an attention type that `register_attention` added.
 
     Arguments
@@ -174,12 +154,12 @@ def unregister_attention(name):
     del _registered[name]
 
 
-def get_type(name):
+def get_type(name: str) -> AttentionType:
     """The `AttentionType` of a registered name."""
     return _registered[name]
 
 
-def attention_types():
+def attention_types() -> dict[str, str]:
     """All attention types, SpeechBrain's own included.
 
     Returns

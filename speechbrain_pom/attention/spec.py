@@ -11,7 +11,9 @@ the column of the part it is about, and lists what exists.
 import ast
 import difflib
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from speechbrain_pom.attention.registry import BUILTIN_TYPES, attention_types, get_type
 from speechbrain_pom.utils.errors import UserError
@@ -35,20 +37,20 @@ class LayerSpec:
     """
 
     name: str
-    options: tuple = field(default=())
+    options: tuple[tuple[str, Any], ...] = ()
 
     @property
-    def is_builtin(self):
+    def is_builtin(self) -> bool:
         """Whether SpeechBrain itself builds this mixer."""
         return self.name in BUILTIN_TYPES
 
-    def __str__(self):
+    def __str__(self) -> str:
         if not self.options:
             return self.name
         return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.options)})"
 
 
-def parse_spec(spec, num_layers):
+def parse_spec(spec: str, num_layers: int) -> list[LayerSpec]:
     """Resolve an attention spec to one mixer per layer.
 
     Arguments
@@ -90,17 +92,8 @@ def parse_spec(spec, num_layers):
     return layers
 
 
-def one_builtin(layers):
-    """The name of the built-in type that all layers have, or None.
-
-    Arguments
-    ---------
-    layers : list of LayerSpec
-
-    Returns
-    -------
-    str or None
-    """
+def one_builtin(layers: Sequence[LayerSpec]) -> str | None:
+    """The name of the built-in type that all layers have, or None."""
     names = {layer.name for layer in layers}
     return names.pop() if len(names) == 1 and layers[0].is_builtin else None
 

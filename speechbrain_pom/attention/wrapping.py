@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -9,22 +10,14 @@ from contextvars import ContextVar
 encoder_spec = ContextVar("encoder_spec", default=None)
 
 
-def bound_init(wrap):
-    """Make a wrapper of __init__ that sees the call's arguments by name, defaults included.
+def bound_init(
+    wrap: Callable[[Callable, object, inspect.BoundArguments], None],
+) -> Callable[[Callable], Callable]:
+    """Make a wrapper of __init__ that sees the arguments of the call by name, defaults included.
 
-    Arguments
-    ---------
-    wrap : callable
-        `wrap(original, self, call)`; it calls `original(*call.args, **call.kwargs)` itself, and
-        `call.arguments` holds what the two are made of.
+    `wrap(original, self, call)` calls `original(*call.args, **call.kwargs)` itself, and
+    `call.arguments` holds what those two are made of.
 
-    Returns
-    -------
-    callable
-        Takes the original `__init__` and returns the one to put in its place.
-
-    Example
-    -------
     >>> @bound_init
     ... def doubled(original, self, call):
     ...     call.arguments["size"] *= 2
@@ -52,17 +45,9 @@ def bound_init(wrap):
 
 
 @contextmanager
-def set_while(variable, value):
-    """Context manager: a `ContextVar` has a value inside, and its former one afterwards.
+def set_while(variable: ContextVar, value: object) -> Iterator[None]:
+    """Context manager: a `ContextVar` has a value inside it, and its former one afterwards.
 
-    Arguments
-    ---------
-    variable : contextvars.ContextVar
-    value : object
-
-    Example
-    -------
-    >>> from contextvars import ContextVar
     >>> depth = ContextVar("depth", default=0)
     >>> with set_while(depth, 2):
     ...     inside = depth.get()

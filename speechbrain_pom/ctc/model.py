@@ -7,6 +7,7 @@ from torch import nn
 
 from speechbrain_pom.encoder.encoder import SpeechEncoder
 from speechbrain_pom.nnet.weighted_sum import WeightedSum
+from speechbrain_pom.training.augmentation import Augment, augment_features
 
 
 class CTCModel(nn.Module):
@@ -64,7 +65,11 @@ class CTCModel(nn.Module):
         return self
 
     def forward(
-        self, wavs: torch.Tensor, num_samples: torch.Tensor, epoch: int | None = None
+        self,
+        wavs: torch.Tensor,
+        num_samples: torch.Tensor,
+        epoch: int | None = None,
+        fea_augment: Augment | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities of a batch.
 
@@ -76,6 +81,8 @@ class CTCModel(nn.Module):
             (B,) integers.
         epoch : int, optional
             Where the statistics of the features are learnt: see `FeatureExtractor`.
+        fea_augment : callable, optional
+            An `Augmenter` of SpeechBrain, for the features.
 
         Returns
         -------
@@ -87,6 +94,7 @@ class CTCModel(nn.Module):
         layers = list(range(self.encoder.num_states)) if self.weighted_sum else "last"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
             feats, num_features = self.encoder.features(wavs, num_samples, epoch)
+            feats = augment_features(fea_augment, feats, num_features)
             encoded, num_frames = self.encoder.encode(feats, num_features, layers)
         if self.weighted_sum:
             encoded = self.layer_sum(encoded)

@@ -38,7 +38,7 @@ class AudioFacts(NamedTuple):
 
 
 def inspect_audio(path, check_data="headers"):
-    """Looks at an audio file: the one judgement of a file, whoever reads it.
+    """Look at an audio file: the one judgement of a file, whoever reads it.
 
     The length of a file is what decoding yields. Its header is a quick guess, which is taken where
     the last sample is found to be where the header says, and nothing follows it. Where there is any
@@ -49,10 +49,10 @@ def inspect_audio(path, check_data="headers"):
     path : str, bytes or pathlib.Path
         A file of any format that soundfile reads.
     check_data : str
-        ``"headers"``: the header, whether the file is as long as it says, and whether its last
+        `"headers"`: the header, whether the file is as long as it says, and whether its last
         sample can be decoded: finds every truncated FLAC, WAV, AIFF, AU and Ogg file. MP3 files
         and codecs in which nothing can be sought (such as GSM 6.10) are decoded.
-        ``"decode"``: every sample, so damage anywhere, digital silence (of the mean of the
+        `"decode"`: every sample, so damage anywhere, digital silence (of the mean of the
         channels, which is what models read) and samples that are not finite are found too.
 
     Returns
@@ -100,19 +100,9 @@ def _file_problems(path):
     return {}
 
 
-def format_problems(facts):
+def format_problems(facts: AudioFacts) -> dict[str, str]:
     """What keeps a file from being read as it is: 16 kHz, mono.
 
-    Arguments
-    ---------
-    facts : AudioFacts
-
-    Returns
-    -------
-    dict of str to str
-
-    Example
-    -------
     >>> format_problems(AudioFacts(800, 8000, 1, {}))
     {'sample rate': 'sample rate 8000 Hz is not 16000 Hz: resample it'}
     """
@@ -125,19 +115,9 @@ def format_problems(facts):
     return problems
 
 
-def resampling_problems(facts):
+def resampling_problems(facts: AudioFacts) -> dict[str, str]:
     """What keeps a file from being resampled when it is read.
 
-    Arguments
-    ---------
-    facts : AudioFacts
-
-    Returns
-    -------
-    dict of str to str
-
-    Example
-    -------
     >>> resampling_problems(AudioFacts(800, 44100, 2, {}))
     {}
     >>> list(resampling_problems(AudioFacts(800, 44101, 2, {})))
@@ -150,40 +130,18 @@ def resampling_problems(facts):
     return {"sample rate": f"{sentence} {SAMPLE_RATE} Hz, too costly on reading: resample it"}
 
 
-def resampled_length(num_samples, sample_rate):
+def resampled_length(num_samples: int, sample_rate: int) -> int:
     """Samples at 16 kHz of a signal at another rate: exact, rounded up.
 
-    Arguments
-    ---------
-    num_samples : int
-    sample_rate : int
-        In Hz.
-
-    Returns
-    -------
-    int
-
-    Example
-    -------
     >>> resampled_length(44101, 44100), resampled_length(500, 16000)
     (16001, 500)
     """
     return -(-num_samples * SAMPLE_RATE // sample_rate)
 
 
-def path_problems(file):
+def path_problems(file: str) -> dict[str, str]:
     """What keeps a path out of a manifest.
 
-    Arguments
-    ---------
-    file : str
-
-    Returns
-    -------
-    dict of str to str
-
-    Example
-    -------
     >>> path_problems("19/198/19-198-0000.flac")
     {}
     """
@@ -192,38 +150,18 @@ def path_problems(file):
     return {}
 
 
-def has_placeholder(text):
+def has_placeholder(text: str) -> bool:
     """Whether SpeechBrain would replace a part of a manifest's value.
 
-    Arguments
-    ---------
-    text : str
-
-    Returns
-    -------
-    bool
-
-    Example
-    -------
     >>> has_placeholder("$5"), has_placeholder("5 $")
     (True, False)
     """
     return bool(_PLACEHOLDER.search(text))
 
 
-def check_choice(check_data):
-    """Refuses a way of checking that there is not.
+def check_choice(check_data: str) -> None:
+    """Refuse an unknown way of checking.
 
-    Arguments
-    ---------
-    check_data : str
-
-    Raises
-    ------
-    UserError
-
-    Example
-    -------
     >>> check_choice("headers")
     """
     if check_data not in CHECKS:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from speechbrain_pom.data.audio_files import (
     SAMPLE_RATE,
-    check_choice,
     inspect_audio,
     path_problems,
     resampled_length,
@@ -26,13 +25,12 @@ from speechbrain_pom.data.layout import check_is_folder, file_stamp, list_entrie
 from speechbrain_pom.data.manifest import COLUMNS, read_manifest, write_manifest
 from speechbrain_pom.data.records import (
     BadUtterance,
-    check_max_bad_share,
-    check_writable,
-    is_up_to_date,
-    save_manifest,
+    check_options,
+    sort_out,
+    update_manifest,
 )
-from speechbrain_pom.data.workers import map_in_processes, num_processes
 from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.processes import map_in_processes
 
 _RECORD_VERSION = 2  # raise it when the same folder would give another manifest
 _UNSAFE = re.compile(r"[^\w./+-]")
@@ -58,16 +56,16 @@ def prepare_audio_folder(
     max_bad_share=0.0,
     check_data="headers",
 ):
-    """Writes ``train.csv`` and ``valid.csv`` for a folder of audio, unless they are up to date.
+    """Write `train.csv` and `valid.csv` for a folder of audio, unless they are up to date.
 
     Each file is one utterance. Its ID is its path in the folder; where that holds other characters
-    than letters, digits and ``_ . / + -``, these become ``_`` and a part of the path's SHA-256 is
+    than letters, digits and `_ . / + -`, these become `_` and a part of the path's SHA-256 is
     added. Files of other sample rates and of several channels are resampled to 16 kHz and mixed
-    down when they are read: ``num_samples`` and ``duration`` are those of the result, and the
-    column ``sample_rate`` is that of the file. Which utterances are for validation depends on
+    down when they are read: `num_samples` and `duration` are those of the result, and the
+    column `sample_rate` is that of the file. Which utterances are for validation depends on
     their IDs alone, so others do not change sides when files are added.
 
-    ``audio.csv`` holds both parts; ``audio.json`` and ``audio.problems.json`` lie beside it as
+    `audio.csv` holds both parts; `audio.json` and `audio.problems.json` lie beside it as
     for `prepare_librispeech`. Hidden files are ignored, and so are files that are not audio by
     their name; the log counts and names those of them that hold audio.
 
@@ -86,19 +84,19 @@ def prepare_audio_folder(
     max_bad_share : float
         The share of utterances that may be left out because they are bad, 0 <= x < 1.
     check_data : str
-        ``"headers"`` or ``"decode"``, as `prepare_librispeech` takes it. MP3 files are always
+        `"headers"` or `"decode"`, as `prepare_librispeech` takes it. MP3 files are always
         decoded.
 
     Returns
     -------
     dict of str to pathlib.Path
-        The manifests ``train`` and ``valid``.
+        The manifests `train` and `valid`.
 
     Raises
     ------
     UserError
         If an argument is wrong, a folder cannot be read or written, it holds fewer than two good
-        audio files, or more are bad than ``max_bad_share`` allows.
+        audio files, or more are bad than `max_bad_share` allows.
 
     Example
     -------
@@ -114,9 +112,7 @@ def prepare_audio_folder(
     data_folder, manifest_folder = Path(data_folder), Path(manifest_folder)
     if not isinstance(valid_share, (int, float)) or not 0 < valid_share < 1:
         raise UserError(f"valid_share is {valid_share!r}: it must be a share, 0 < x < 1")
-    num_workers = num_processes(num_workers)
-    check_max_bad_share(max_bad_share)
-    check_choice(check_data)
+    num_workers = check_options(max_bad_share, check_data, num_workers)
     check_is_folder(data_folder, "the folder that holds your audio files")
 
     files, fingerprint, unread = scan_folder(data_folder)
@@ -129,32 +125,15 @@ def prepare_audio_folder(
         "fingerprint": fingerprint,
     }
     manifest = manifest_folder / "audio.csv"
-    if not is_up_to_date(manifest, source, max_bad_share):
-        check_writable(manifest_folder)
-        title = data_folder.name if show_progress else None
-        rows, bad = read_files(data_folder, files, check_data, num_workers, title)
-        save_manifest(manifest, rows, bad, source, max_bad_share)
+    title = data_folder.name if show_progress else None
+    read = partial(read_files, data_folder, files, check_data, num_workers, title)
+    update_manifest(manifest, source, read, max_bad_share)
     return _split(manifest, valid_share)
 
 
-def scan_folder(data_folder):
-    """Lists a folder's audio files, and digests their paths, sizes and times.
+def scan_folder(data_folder: Path) -> FolderScan:
+    """List a folder's audio files, and digest their paths, sizes and times.
 
-    Arguments
-    ---------
-    data_folder : pathlib.Path
-
-    Returns
-    -------
-    FolderScan
-
-    Raises
-    ------
-    UserError
-        If there are no audio files, or a folder cannot be listed.
-
-    Example
-    -------
     >>> (getfixture("tmp_path") / "deep").mkdir()
     >>> (getfixture("tmp_path") / "deep" / "A.WAV").touch()
     >>> scan_folder(getfixture("tmp_path")).files
@@ -180,19 +159,9 @@ def scan_folder(data_folder):
     return FolderScan(sorted(found), digest.hexdigest(), sorted(unread))
 
 
-def describe_unread(files):
+def describe_unread(files: list[str]) -> str:
     """What is said of files that hold audio and are not read, because of how their names end.
 
-    Arguments
-    ---------
-    files : list of str
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> describe_unread(["a.bin"])
     '1 file(s) hold audio, but do not end as audio files do, and are not read: rename a.bin'
     """
@@ -201,7 +170,7 @@ def describe_unread(files):
 
 
 def _walk(data_folder):
-    """Yields the files in a folder and its folders; links are followed, each folder once."""
+    """Yield the files in a folder and its folders; links are followed, each folder once."""
     folders, visited = [Path(data_folder)], set()
     while folders:
         folder = folders.pop()
@@ -217,36 +186,13 @@ def _walk(data_folder):
 
 
 def read_files(data_folder, files, check_data, num_workers, bar_title):
-    """Looks at the files of a folder, in several processes.
+    """Look at the files of a folder, in several processes.
 
-    Arguments
-    ---------
-    data_folder : pathlib.Path
-    files : list of str
-        From `scan_folder`.
-    check_data : str
-        As `inspect_audio` takes it.
-    num_workers : int
-        Processes.
-    bar_title : str or None
-        Of the progress bar; None shows none.
-
-    Returns
-    -------
-    rows : list of dict
-        Of a manifest, in the order of the files.
-    bad : list of BadUtterance
+    The rows of a manifest, in the order of the files, and the bad utterances. Without a
+    `bar_title` there is no progress bar.
     """
     read = partial(_read_file, str(data_folder), check_data)
-    rows, bad = [], []
-    for row, problem in map_in_processes(
-        read, files, num_workers, bar_title=bar_title, chunksize=16
-    ):
-        if problem:
-            bad.append(problem)
-        else:
-            rows.append(row)
-    return rows, bad
+    return sort_out(map_in_processes(read, files, num_workers, bar_title=bar_title, chunksize=16))
 
 
 def _read_file(data_folder, check_data, file):
@@ -273,7 +219,7 @@ def _utterance_id(file):
 
 
 def _split(manifest, valid_share):
-    """Writes the two parts of a manifest."""
+    """Write the two parts of a manifest."""
     rows = [{"ID": key, **row} for key, row in read_manifest(manifest).items()]
     if len(rows) < 2:
         raise UserError(

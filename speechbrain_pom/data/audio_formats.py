@@ -1,6 +1,7 @@
-"""Formats of audio by the names of files and their first bytes, and advice for those not read."""
+"""Format of audio by the names of files and their first bytes, and advice for those not read."""
 
 import os
+from pathlib import Path
 
 from speechbrain_pom.data.mp3_frames import read_mp3_frame
 
@@ -41,57 +42,27 @@ _NOT_READ = {
 }
 
 
-def extension_of(path):
+def extension_of(path: str | bytes | Path) -> str:
     """The ending of a file's name, in small letters.
 
-    Arguments
-    ---------
-    path : str, bytes or pathlib.Path
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> extension_of("talks/A.WAV")
     '.wav'
     """
     return os.path.splitext(os.fsdecode(path))[1].lower()
 
 
-def is_audio_name(path):
+def is_audio_name(path: str | bytes | Path) -> bool:
     """Whether a file is audio by the ending of its name.
 
-    Arguments
-    ---------
-    path : str, bytes or pathlib.Path
-
-    Returns
-    -------
-    bool
-
-    Example
-    -------
     >>> is_audio_name("a.WAV"), is_audio_name("a.m4a"), is_audio_name("a.txt")
     (True, True, False)
     """
     return extension_of(path) in EXTENSIONS | OTHER_EXTENSIONS
 
 
-def first_names(files):
+def first_names(files: list[str]) -> str:
     """The first few of many files, and how many more there are, as text that can be printed.
 
-    Arguments
-    ---------
-    files : list of str
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> first_names([f"{number}.wav" for number in range(12)])[-23:]
     '8.wav, 9.wav and 2 more'
     """
@@ -99,20 +70,9 @@ def first_names(files):
     return names + (f" and {len(files) - _NUM_NAMED} more" if len(files) > _NUM_NAMED else "")
 
 
-def looks_like_audio(path):
+def looks_like_audio(path: str | bytes | Path) -> str:
     """What format of audio a file has by its first bytes, whatever its name.
 
-    Arguments
-    ---------
-    path : str, bytes or pathlib.Path
-
-    Returns
-    -------
-    str
-        Empty if none is known, or the file cannot be read.
-
-    Example
-    -------
     >>> path = getfixture("tmp_path") / "talk.bin"
     >>> _ = path.write_bytes(b"fLaC" + bytes(100))
     >>> looks_like_audio(path)
@@ -130,22 +90,9 @@ def _read_head(path):
         return b""
 
 
-def unreadable_problems(path, cause):
+def unreadable_problems(path: str | bytes | Path, cause: str) -> dict[str, str]:
     """Advice for a file that soundfile does not read, by what it is.
 
-    Arguments
-    ---------
-    path : str, bytes or pathlib.Path
-    cause : str
-        The decoder's words.
-
-    Returns
-    -------
-    dict of str to str
-        Kind of problem to sentence.
-
-    Example
-    -------
     >>> unreadable_problems("talk.m4a", "Format not recognised")
     {'format': '.m4a files cannot be read: convert it, for example to FLAC'}
     """

@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -20,24 +21,8 @@ _CUT_CHUNK = re.compile(
 )
 
 
-def judge(audio, path, whole):
-    """How long an open file is, and what is wrong with it.
-
-    Arguments
-    ---------
-    audio : AudioStream
-    path : str, bytes or pathlib.Path
-        Of this file.
-    whole : bool
-        Whether every sample is looked at; else where there is doubt.
-
-    Returns
-    -------
-    num_samples : int
-        Per channel, at the file's own sample rate; 0 where unknown.
-    problems : dict of str to str
-        Kind of problem to sentence with advice.
-    """
+def judge(audio, path: str | bytes | Path, whole: bool):
+    """How long an open file is, and what is wrong with it."""
     problems, num_samples = _header_problems(audio, path), audio.num_claimed
     if not problems and (whole or not _ends_as_claimed(audio)):
         num_samples, problems = _decode(audio)
@@ -118,15 +103,6 @@ def _sample_problems(num_samples, loudest, mixed):
     return {}
 
 
-def decoder_message(error):
-    """What libsndfile says of an error.
-
-    Arguments
-    ---------
-    error : soundfile.LibsndfileError
-
-    Returns
-    -------
-    str
-    """
+def decoder_message(error: soundfile.LibsndfileError) -> str:
+    """What libsndfile says of an error."""
     return error.error_string.strip().rstrip(".") or "the decoder failed"

@@ -7,7 +7,7 @@ the header of an MP3 stream may be absent, or of what was there before somebody 
 import os
 import re
 import struct
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from speechbrain_pom.data.mp3_frames import (
     endless_table,
@@ -36,22 +36,9 @@ class Part(NamedTuple):
     padding: int = 0  # and after it
 
 
-def find_parts(stream):
+def find_parts(stream: BinaryIO) -> list[Part]:
     """The parts of a file, where it has to be read by parts.
 
-    Arguments
-    ---------
-    stream : file object
-        Of an audio file, opened in binary mode.
-
-    Returns
-    -------
-    list of Part
-        Of MP3 files, joined Ogg files, and joined files of a format that has no joining; empty for
-        others, which are read as they are.
-
-    Example
-    -------
     >>> path = getfixture("tmp_path") / "a.ogg"
     >>> import soundfile
     >>> soundfile.write(path, [0.0] * 800, 8000)
@@ -81,19 +68,8 @@ def find_parts(stream):
     return _mp3_parts(stream, start, size)
 
 
-def end_of_container(stream):
-    """Where a WAV or AIFF file ends by its own header.
-
-    Arguments
-    ---------
-    stream : file object
-
-    Returns
-    -------
-    int
-        A place in the file: the first one that is in none of its chunks. 0 for other formats, or
-        where the header does not say.
-    """
+def end_of_container(stream: BinaryIO) -> int:
+    """Where a WAV or AIFF file ends by its own header."""
     opening = read_at(stream, 0, 8)
     order = {b"RIFF": "<", b"FORM": ">"}.get(opening[:4])
     if order is None or len(opening) < 8:
@@ -111,18 +87,8 @@ def end_of_container(stream):
     return end
 
 
-def largest_flac(stream):
-    """The greatest size of a FLAC file by its header.
-
-    Arguments
-    ---------
-    stream : file object
-
-    Returns
-    -------
-    int or None
-        In bytes; None where the header does not say.
-    """
+def largest_flac(stream: BinaryIO) -> int | None:
+    """The greatest size of a FLAC file by its header."""
     opening = read_at(stream, 0, 42)
     if opening[:5] not in (b"fLaC\0", b"fLaC\x80") or len(opening) < 42:
         return None
@@ -139,18 +105,8 @@ def largest_flac(stream):
     return place + -(-num_samples // shortest_block) * largest_frame
 
 
-def end_of_sound(stream):
-    """Where the tags at the end of a file begin: ID3, APE, Lyrics3.
-
-    Arguments
-    ---------
-    stream : file object
-
-    Returns
-    -------
-    int
-        A place in the file; its end if there are none.
-    """
+def end_of_sound(stream: BinaryIO) -> int:
+    """Where the tags at the end of a file begin: ID3, APE, Lyrics3."""
     end, before = os.fstat(stream.fileno()).st_size, None
     while end != before:
         before, tail = end, read_at(stream, max(0, end - 128), min(end, 128))
@@ -177,7 +133,7 @@ def _synchsafe(data):
 
 
 def _find_all(stream, pattern, start, stop):
-    """Yields (place, bytes around it, its offset in them) for all matches in a range."""
+    """Yield (place, bytes around it, its offset in them) for all matches in a range."""
     place = start
     while place < stop:
         first = max(start, place - _LONGEST_HEAD)

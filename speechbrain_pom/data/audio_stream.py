@@ -121,13 +121,8 @@ class AudioStream:
         self.position += len(block)
         return block
 
-    def go_to(self, start):
-        """Make a sample the next one, by decoding all that is before it if need be.
-
-        Arguments
-        ---------
-        start : int
-        """
+    def go_to(self, start: int) -> None:
+        """Make a sample the next one, by decoding all that is before it if need be."""
         if self.has_exact_seeks:
             try:
                 self._reader.file.seek(start)
@@ -145,17 +140,8 @@ class AudioStream:
         self.has_exact_seeks = False
         self.rewind()
 
-    def try_at(self, place):
-        """Whether a sample can be sought and decoded.
-
-        Arguments
-        ---------
-        place : int
-
-        Returns
-        -------
-        bool
-        """
+    def try_at(self, place: int) -> bool:
+        """Whether a sample can be sought and decoded."""
         try:
             self._reader.file.seek(place)
             return len(self._reader.file.read(1, dtype="float32")) == 1
@@ -167,14 +153,8 @@ class AudioStream:
         """Samples that headers claim and that were not there, once all was read in order."""
         return self._missing + self._reader.num_missing
 
-    def count_unread(self):
-        """Bytes that may be sound, and that follow what was decoded, up to now, in each part.
-
-        Returns
-        -------
-        int
-            Tags, other metadata and little else are not counted.
-        """
+    def count_unread(self) -> int:
+        """Bytes that may be sound, and that follow what was decoded, up to now, in each part."""
         unread = self._unread + self._reader.count_unread()
         if self.format == "OGG" or (self.format == "MP3" and self.has_parts):
             return unread
@@ -190,13 +170,8 @@ class AudioStream:
         is_much = num_bytes > min(_STRAY_BYTES, _STRAY_SHARE * size) and any(rest)
         return num_bytes if is_much or rest[:4] in _MAGIC else 0
 
-    def fits_its_header(self):
-        """Whether the file is not larger than its header allows, where that can be told.
-
-        Returns
-        -------
-        bool
-        """
+    def fits_its_header(self) -> bool:
+        """Whether the file is not larger than its header allows, where that can be told."""
         limit = largest_flac(self._stream) if self.format == "FLAC" else None
         return limit is None or end_of_sound(self._stream) <= limit
 

@@ -16,8 +16,8 @@ from speechbrain_pom.data.audio_formats import first_names, is_audio_name, looks
 from speechbrain_pom.data.layout import file_stamp, list_entries, list_subfolders
 from speechbrain_pom.data.manifest import COLUMNS
 from speechbrain_pom.data.records import BadUtterance
-from speechbrain_pom.data.workers import map_in_processes
 from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.processes import map_in_processes
 
 
 class Chapter(NamedTuple):
@@ -37,30 +37,13 @@ class SplitScan(NamedTuple):
 
     @property
     def unread(self):
-        """Paths, in the data folder, of audio files that are no ``.flac``, and are not read."""
+        """Paths, in the data folder, of audio files that are no `.flac`, and are not read."""
         return [f"{item.folder}/{name}" for item in self.chapters for name in item.unread]
 
 
-def scan_split(data_folder, split):
-    """Lists a split's chapters, and digests paths, sizes and times of their files.
+def scan_split(data_folder: Path, split: str) -> SplitScan:
+    """List a split's chapters, and digest paths, sizes and times of their files.
 
-    Arguments
-    ---------
-    data_folder : pathlib.Path
-        The folder that holds the splits.
-    split : str
-
-    Returns
-    -------
-    SplitScan
-
-    Raises
-    ------
-    UserError
-        If there is no audio in it, or a folder cannot be listed.
-
-    Example
-    -------
     >>> chapter = getfixture("tmp_path") / "dev-clean" / "84" / "121123"
     >>> chapter.mkdir(parents=True)
     >>> (chapter / "84-121123-0000.flac").touch()
@@ -95,19 +78,9 @@ def _is_audio(entry):
     return is_audio_name(entry.name) or (entry.is_file() and looks_like_audio(entry.path) != "")
 
 
-def describe_unread_in_layout(files):
-    """What is said of audio in LibriSpeech's layout that is no ``.flac``.
+def describe_unread_in_layout(files: list[str]) -> str:
+    """What is said of audio in LibriSpeech's layout that is no `.flac`.
 
-    Arguments
-    ---------
-    files : list of str
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> describe_unread_in_layout(["dev/1/2/a.wav"])
     '1 audio file(s) are no .flac, and are not read: convert dev/1/2/a.wav'
     """
@@ -116,30 +89,15 @@ def describe_unread_in_layout(files):
     )
 
 
-def read_chapters(data_folder, chapters, need_transcripts, check_data, num_workers, bar_title):
-    """Checks the utterances of chapters, in several processes.
-
-    Arguments
-    ---------
-    data_folder : pathlib.Path
-        The folder that holds the splits.
-    chapters : list of Chapter
-        From `scan_split`.
-    need_transcripts : bool
-        Whether each utterance must have a transcript.
-    check_data : str
-        As `inspect_audio` takes it.
-    num_workers : int
-        Processes.
-    bar_title : str or None
-        Of the progress bar; None shows none.
-
-    Returns
-    -------
-    rows : list of dict
-        The good utterances, in the order of their paths, with the keys of ``COLUMNS``.
-    bad : list of BadUtterance
-    """
+def read_chapters(
+    data_folder: Path,
+    chapters: list[Chapter],
+    need_transcripts: bool,
+    check_data: str,
+    num_workers: int,
+    bar_title: str | None,
+):
+    """Check the utterances of chapters, in several processes."""
     read = partial(_read_chapter, str(data_folder), need_transcripts, check_data)
     rows, bad = {}, []
     sizes = [len(chapter.audio) for chapter in chapters]
@@ -157,7 +115,7 @@ def read_chapters(data_folder, chapters, need_transcripts, check_data, num_worke
 
 
 def _read_chapter(data_folder, need_transcripts, check_data, chapter):
-    """Returns the chapter's manifest rows and its bad utterances."""
+    """Return the chapter's manifest rows and its bad utterances."""
     speaker = chapter.folder.split("/")[-2]
     texts, absent = _read_transcripts(data_folder, chapter) if need_transcripts else ({}, "")
     rows, bad = [], []
@@ -183,7 +141,7 @@ def _read_chapter(data_folder, need_transcripts, check_data, chapter):
 
 
 def _read_transcripts(data_folder, chapter):
-    """Returns {utterance: [each transcript given for it]}, and why one that is absent is so."""
+    """Return {utterance: [each transcript given for it]}, and why one that is absent is so."""
     if not chapter.transcripts:
         name = "-".join(chapter.folder.split("/")[-2:]) + ".trans.txt"
         return {}, f"no transcript: {chapter.folder}/{name} is missing, restore it"

@@ -18,8 +18,8 @@ from speechbrain_pom.data.layout import (
     find_splits,
 )
 from speechbrain_pom.data.records import BadUtterance, check_max_bad_share
-from speechbrain_pom.data.workers import map_in_processes, num_processes
 from speechbrain_pom.utils.errors import UserError, one_line
+from speechbrain_pom.utils.processes import map_in_processes, num_processes
 
 LAYOUTS = ("librispeech", "folder")
 """How a folder is arranged: SPLIT/SPEAKER/CHAPTER, or audio of any format at any depth."""
@@ -40,29 +40,29 @@ def check_data(
     num_workers=None,
     show_progress=True,
 ):
-    """Decodes every file of a folder in LibriSpeech's layout, of any other, or of a manifest.
+    """Decode every file of a folder in LibriSpeech's layout, of any other, or of a manifest.
 
     Listed are files that are missing, unreadable, truncated or damaged, empty, silent, of another
     format than 16 kHz mono, too short or too long, or hold samples that are not finite;
     transcripts that are missing, empty or given twice; and, of a manifest, lengths that are not
-    those of the files: exact with a column ``num_samples``, else within 0.01 s of ``duration``.
+    those of the files: exact with a column `num_samples`, else within 0.01 s of `duration`.
     A folder of own audio has no transcripts; its files may have any sample rate and several
-    channels, and so may those of a manifest with a column ``sample_rate`` (see
+    channels, and so may those of a manifest with a column `sample_rate` (see
     `prepare_audio_folder`). Audio that is not read, because of the ending of its name, is counted
     and named in the report.
 
     Arguments
     ---------
     data_folder : str or pathlib.Path
-        The folder that holds the splits, or the audio; with a manifest, what its ``$data_root``
-        (CSV) or ``{data_root}`` (JSON) stands for.
+        The folder that holds the splits, or the audio; with a manifest, what its `$data_root`
+        (CSV) or `{data_root}` (JSON) stands for.
     splits : list of str, optional
         Folders in it; all that look like splits by default. Not with a manifest.
     manifest : str or pathlib.Path, optional
-        A ``.csv`` or ``.json`` file as SpeechBrain's `DynamicItemDataset` reads them, with ID,
-        ``duration`` (seconds), ``wav`` and optionally ``wrd``.
+        A `.csv` or `.json` file as SpeechBrain's `DynamicItemDataset` reads them, with ID,
+        `duration` (seconds), `wav` and optionally `wrd`.
     data_layout : str, optional
-        ``"librispeech"`` or ``"folder"``: own audio of any format, at any depth, as the recipes
+        `"librispeech"` or `"folder"`: own audio of any format, at any depth, as the recipes
         take it; by default the former where there are splits. Not with a manifest.
     need_transcripts : bool
         Whether each utterance must have a transcript. A manifest that has none at all is one for

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from speechbrain_pom.data.records import count_utterances, json_text
+from speechbrain_pom.data.records import BadUtterance, count_utterances, json_text
 from speechbrain_pom.utils.disks import check_name, why_not_written
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
@@ -49,29 +49,17 @@ class CheckReport:
         """Whether no more utterances are bad than allowed."""
         return self.totals["bad_share"] <= self.max_bad_share
 
-    def kinds(self):
-        """Bad utterances by kind of problem, the most frequent first.
-
-        Returns
-        -------
-        dict of str to list of BadUtterance
-            An utterance with two problems is in two lists.
-        """
+    def kinds(self) -> dict[str, list[BadUtterance]]:
+        """Bad utterances by kind of problem, the most frequent first."""
         found = {}
         for item in self.bad:
             for kind in item.problems:
                 found.setdefault(kind, []).append(item)
         return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
 
-    def table(self):
+    def table(self) -> str:
         """The report as text: a row per kind of problem, then kept and dropped hours.
 
-        Returns
-        -------
-        str
-
-        Example
-        -------
         >>> from speechbrain_pom.data.records import BadUtterance
         >>> bad = BadUtterance("a", "a.wav", 3600.0, {"silence": "all its samples are zero"})
         >>> print(CheckReport("mine", [3600.0], [bad], 0.5).table())
@@ -97,20 +85,9 @@ class CheckReport:
         )
         return "\n".join(lines)
 
-    def write(self, path):
-        """Writes all problems of all bad utterances as JSON.
+    def write(self, path: str | Path) -> None:
+        """Write all problems of all bad utterances as JSON.
 
-        Arguments
-        ---------
-        path : str or pathlib.Path
-
-        Raises
-        ------
-        ValueError
-            If it cannot be written.
-
-        Example
-        -------
         >>> CheckReport("mine", [1.0], []).write(getfixture("tmp_path") / "check.json")
         """
         content = {"checked": self.title, "max_bad_share": self.max_bad_share, **self.totals}
@@ -124,19 +101,9 @@ class CheckReport:
             write_atomically(path, json_text(content))
 
 
-def check_writable(path):
+def check_writable(path: str | Path) -> None:
     """Refuse a place for a report that cannot be written, before the work.
 
-    Arguments
-    ---------
-    path : str or pathlib.Path
-
-    Raises
-    ------
-    UserError
-
-    Example
-    -------
     >>> check_writable(getfixture("tmp_path") / "check.json")
     """
     check_name(path)

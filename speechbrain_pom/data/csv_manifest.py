@@ -13,22 +13,15 @@ from typing import NamedTuple
 
 from speechbrain_pom.data.audio_files import (
     SAMPLE_RATE,
-    check_choice,
     has_placeholder,
     inspect_audio,
     path_problems,
     resampled_length,
     resampling_problems,
 )
-from speechbrain_pom.data.records import (
-    BadUtterance,
-    check_max_bad_share,
-    check_writable,
-    is_up_to_date,
-    save_manifest,
-)
-from speechbrain_pom.data.workers import map_in_processes, num_processes
+from speechbrain_pom.data.records import BadUtterance, check_options, sort_out, update_manifest
 from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.processes import map_in_processes
 
 # Column of our manifests to the names that it may have in a CSV: SpeechBrain's, and those of most
 # published lists.
@@ -66,25 +59,9 @@ class CsvSource(NamedTuple):
         return "-".join((Path(self.path).stem, *(value for _, value in self.wanted)))
 
 
-def parse_source(text):
+def parse_source(text: str) -> CsvSource:
     """Take a source apart.
 
-    Arguments
-    ---------
-    text : str
-        `PATH.csv`, or `PATH.csv?COLUMN=VALUE&COLUMN=VALUE`.
-
-    Returns
-    -------
-    CsvSource
-
-    Raises
-    ------
-    UserError
-        If it is not of this form.
-
-    Example
-    -------
     >>> parse_source("an4.csv?split=test").name
     'an4-test'
     """
@@ -98,24 +75,9 @@ def parse_source(text):
     return CsvSource(path, wanted)
 
 
-def parse_sources(value):
+def parse_sources(value: str | list[str]) -> list[CsvSource]:
     """One source or several, as a recipe's key has them.
 
-    Arguments
-    ---------
-    value : str or list of str
-
-    Returns
-    -------
-    list of CsvSource
-
-    Raises
-    ------
-    UserError
-        If there is none, one is malformed, or two have the same name.
-
-    Example
-    -------
     >>> [source.name for source in parse_sources(["a.csv?split=train", "b.csv"])]
     ['a-train', 'b']
     """
@@ -137,6 +99,7 @@ def prepare_csv(
     *,
     data_folder=None,
     need_transcripts=False,
+    label_columns=None,
     max_bad_share=0.0,
     check_data="headers",
     num_workers=None,
@@ -162,6 +125,8 @@ def prepare_csv(
         Stands for `$data_root` too.
     need_transcripts : bool
         Whether each row must have a transcript.
+    label_columns : sequence of str, optional
+        What the column of the labels may be called, if there must be one.
     max_bad_share, check_data, num_workers, show_progress
         As `speechbrain_pom.data.librispeech.prepare_librispeech` takes them.
 
@@ -187,9 +152,8 @@ def prepare_csv(
     >>> path.read_text().splitlines()[1].split(",")[:3]
     ['u1', '0.5', '8000']
     """
-    check_max_bad_share(max_bad_share)
-    check_choice(check_data)
-    rows = [row for source in sources for row in _read_rows(source, data_folder)]
+    num_workers = check_options(max_bad_share, check_data, num_workers)
+    rows = [row for source in sources for row in _read_rows(source, data_folder, label_columns)]
     _check_ids(rows)
     manifest = Path(manifest_folder) / f"{name}.csv"
     source = {
@@ -198,27 +162,19 @@ def prepare_csv(
         "check_data": check_data,
         "fingerprint": _fingerprint(rows),
     }
-    if not is_up_to_date(manifest, source, max_bad_share):
-        check_writable(manifest.parent)
-        read = partial(_read_row, need_transcripts, check_data)
-        found = map_in_processes(
-            read,
-            rows,
-            num_processes(num_workers),
-            bar_title=name if show_progress else None,
-            chunksize=16,
+    read_row = partial(_read_row, need_transcripts, check_data)
+    title = name if show_progress else None
+
+    def read():
+        return sort_out(
+            map_in_processes(read_row, rows, num_workers, bar_title=title, chunksize=16)
         )
-        good, bad = [], []
-        for row, problem in found:
-            if problem:
-                bad.append(problem)
-            else:
-                good.append(row)
-        save_manifest(manifest, good, bad, source, max_bad_share)
+
+    update_manifest(manifest, source, read, max_bad_share)
     return manifest
 
 
-def _read_rows(source, data_folder):
+def _read_rows(source, data_folder, label_columns):
     """The rows of a source, with our names of columns and absolute paths of audio."""
     path = Path(data_folder or "", source.path)
     if not path.is_file():
@@ -226,7 +182,7 @@ def _read_rows(source, data_folder):
     with open(path, newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream, skipinitialspace=True)
         present = reader.fieldnames or []
-        columns = _columns(path, present)
+        columns = _columns(path, present, label_columns)
         for column, _ in source.wanted:
             if column not in present:
                 raise UserError(
@@ -257,17 +213,18 @@ def _advice(path, data_folder):
     return "check the path"
 
 
-def _columns(path, present):
+def _columns(path, present, label_columns):
     """Our names of the columns that a CSV has, and its own."""
+    names = COLUMN_NAMES | ({"label": label_columns} if label_columns else {})
     found = {
-        ours: next(name for name in names if name in present)
-        for ours, names in COLUMN_NAMES.items()
-        if any(name in present for name in names)
+        ours: next(name for name in theirs if name in present)
+        for ours, theirs in names.items()
+        if any(name in present for name in theirs)
     }
-    for column in _REQUIRED:
+    for column in (*_REQUIRED, "label") if label_columns else _REQUIRED:
         if column not in found:
             raise UserError(
-                f"'{path}' has no column {' or '.join(COLUMN_NAMES[column])}: its first line must "
+                f"'{path}' has no column {' or '.join(names[column])}: its first line must "
                 f"name it (it has {', '.join(present) or 'nothing'})"
             )
     return found

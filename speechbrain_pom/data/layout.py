@@ -1,7 +1,7 @@
 """LibriSpeech's layout: which folders are splits, and where they are if not where expected.
 
-The layout is ``SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac`` (16 kHz, mono) with one
-``SPEAKER-CHAPTER.trans.txt`` per chapter, whose lines are ``UTTERANCE TRANSCRIPT``.
+The layout is `SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac` (16 kHz, mono) with one
+`SPEAKER-CHAPTER.trans.txt` per chapter, whose lines are `UTTERANCE TRANSCRIPT`.
 """
 
 import os
@@ -11,24 +11,9 @@ from pathlib import Path
 from speechbrain_pom.utils.errors import UserError
 
 
-def list_entries(folder):
+def list_entries(folder: str | Path) -> list[os.DirEntry]:
     """What a folder holds, without hidden files, sorted by name.
 
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-
-    Returns
-    -------
-    list of os.DirEntry
-
-    Raises
-    ------
-    UserError
-        If it cannot be listed.
-
-    Example
-    -------
     >>> (getfixture("tmp_path") / ".hidden").touch()
     >>> list_entries(getfixture("tmp_path"))
     []
@@ -43,38 +28,18 @@ def list_entries(folder):
     return sorted(found, key=lambda entry: entry.name)
 
 
-def list_subfolders(folder):
+def list_subfolders(folder: str | Path) -> list[str]:
     """Paths of a folder's folders, sorted, without hidden ones.
 
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
     >>> list_subfolders(getfixture("tmp_path"))
     []
     """
     return [entry.path for entry in list_entries(folder) if entry.is_dir()]
 
 
-def file_stamp(entry):
+def file_stamp(entry: os.DirEntry) -> str:
     """Size and time of a file, for fingerprints of folders.
 
-    Arguments
-    ---------
-    entry : os.DirEntry
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> (getfixture("tmp_path") / "a").touch()
     >>> file_stamp(list_entries(getfixture("tmp_path"))[0]).split()[0]
     '0'
@@ -86,24 +51,9 @@ def file_stamp(entry):
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def check_splits(splits):
-    """Refuses names that are no names of folders.
+def check_splits(splits: list[str]) -> list[str]:
+    """Refuse names that cannot be folder names.
 
-    Arguments
-    ---------
-    splits : list of str
-
-    Returns
-    -------
-    list of str
-        Each name once.
-
-    Raises
-    ------
-    UserError
-
-    Example
-    -------
     >>> check_splits(["dev-clean", "dev-clean"])
     ['dev-clean']
     """
@@ -115,21 +65,9 @@ def check_splits(splits):
     return list(dict.fromkeys(splits))
 
 
-def check_is_folder(data_folder, expected):
-    """Refuses a data folder that is none.
+def check_is_folder(data_folder: str | Path, expected: str) -> None:
+    """Refuse a data folder that is not a folder.
 
-    Arguments
-    ---------
-    data_folder : str or pathlib.Path
-    expected : str
-        What it should be, for the message.
-
-    Raises
-    ------
-    UserError
-
-    Example
-    -------
     >>> check_is_folder(getfixture("tmp_path"), "the folder that holds dev-clean")
     """
     if not os.path.isdir(data_folder):
@@ -137,20 +75,9 @@ def check_is_folder(data_folder, expected):
         raise UserError(f"data folder '{data_folder}' {state}: pass {expected}")
 
 
-def check_data_folder(data_folder, splits):
-    """Refuses a folder without the splits; says where they are if near.
+def check_data_folder(data_folder: Path, splits: list[str]) -> None:
+    """Refuse a folder without the splits; say where they are if near.
 
-    Arguments
-    ---------
-    data_folder : pathlib.Path
-    splits : list of str
-
-    Raises
-    ------
-    UserError
-
-    Example
-    -------
     >>> (getfixture("tmp_path") / "dev-clean").mkdir()
     >>> check_data_folder(getfixture("tmp_path"), ["dev-clean"])
     """
@@ -170,25 +97,9 @@ def check_data_folder(data_folder, splits):
     raise UserError(f"{problem} ({has}): unpack what is missing there, or ask for other splits")
 
 
-def find_splits(data_folder):
+def find_splits(data_folder: str | Path) -> list[str]:
     """The splits in a folder.
 
-    Arguments
-    ---------
-    data_folder : str or pathlib.Path
-
-    Returns
-    -------
-    list of str
-        Names, sorted.
-
-    Raises
-    ------
-    UserError
-        If the folder cannot be listed.
-
-    Example
-    -------
     >>> find_splits(getfixture("tmp_path"))
     []
     """

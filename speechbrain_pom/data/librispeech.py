@@ -1,18 +1,12 @@
 """Manifests of LibriSpeech, or of any folder in its layout (see `layout`)."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
-from speechbrain_pom.data.audio_files import check_choice
 from speechbrain_pom.data.chapters import describe_unread_in_layout, read_chapters, scan_split
 from speechbrain_pom.data.layout import check_data_folder, check_splits
-from speechbrain_pom.data.records import (
-    check_max_bad_share,
-    check_writable,
-    is_up_to_date,
-    save_manifest,
-)
-from speechbrain_pom.data.workers import num_processes
+from speechbrain_pom.data.records import check_options, update_manifest
 from speechbrain_pom.utils.errors import UserError
 
 _RECORD_VERSION = 2  # raise it when the same folder would give another manifest
@@ -30,19 +24,19 @@ def prepare_librispeech(
     max_bad_share=0.0,
     check_data="headers",
 ):
-    """Writes ``SPLIT.csv`` for each split that is asked for, unless it is there and up to date.
+    """Write `SPLIT.csv` for each split that is asked for, unless it is there and up to date.
 
-    ``SPLIT.json`` records what the manifest was made from (path, size and time of every audio and
+    `SPLIT.json` records what the manifest was made from (path, size and time of every audio and
     transcript file) and how that was checked: it is made again when any of that, the folder, or
-    the manifest itself changed, or when a deeper check is asked for. ``SPLIT.problems.json`` lists
+    the manifest itself changed, or when a deeper check is asked for. `SPLIT.problems.json` lists
     the bad utterances, if any.
 
     Arguments
     ---------
     data_folder : str or pathlib.Path
-        The folder that holds the splits (LibriSpeech's own is called ``LibriSpeech``).
+        The folder that holds the splits (LibriSpeech's own is called `LibriSpeech`).
     splits : list of str
-        Names of folders in ``data_folder``, for example ``["train-clean-100", "dev-clean"]``.
+        Names of folders in `data_folder`, for example `["train-clean-100", "dev-clean"]`.
     manifest_folder : str or pathlib.Path
         Where the manifests go; made if needed.
     num_workers : int, optional
@@ -51,25 +45,25 @@ def prepare_librispeech(
         Whether a progress bar is shown.
     need_transcripts : bool
         Whether each utterance must have a transcript. If not, transcript files are not read,
-        and the column ``wrd`` is empty.
+        and the column `wrd` is empty.
     max_bad_share : float
         The share of a split's utterances that may be left out because they are bad, 0 <= x < 1.
     check_data : str
-        ``"headers"``: the header and the last sample of each file are read (0.1 ms), which finds
-        truncated files. ``"decode"``: every sample is (3 ms), once for each state of the data.
+        `"headers"`: the header and the last sample of each file are read (0.1 ms), which finds
+        truncated files. `"decode"`: every sample is (3 ms), once for each state of the data.
 
     Returns
     -------
     dict of str to pathlib.Path
-        Split to manifest, in the order of ``splits``.
+        Split to manifest, in the order of `splits`.
 
     Raises
     ------
     UserError
-        If an argument is wrong, a folder or split is missing, ``manifest_folder`` cannot be
-        written, or more utterances are bad than ``max_bad_share`` allows: audio that is
+        If an argument is wrong, a folder or split is missing, `manifest_folder` cannot be
+        written, or more utterances are bad than `max_bad_share` allows: audio that is
         missing, unreadable, truncated, empty, not 16 kHz or not mono; a transcript that is
-        missing, empty or given twice; an ID that occurs twice; with ``"decode"`` also damage
+        missing, empty or given twice; an ID that occurs twice; with `"decode"` also damage
         anywhere, silence and samples that are not finite. The message names the first ten of
         each split.
 
@@ -88,9 +82,7 @@ def prepare_librispeech(
     """
     data_folder, manifest_folder = Path(data_folder), Path(manifest_folder)
     splits = check_splits(splits)
-    num_workers = num_processes(num_workers)
-    check_max_bad_share(max_bad_share)
-    check_choice(check_data)
+    num_workers = check_options(max_bad_share, check_data, num_workers)
     check_data_folder(data_folder, splits)
 
     scans = {split: scan_split(data_folder, split) for split in splits}
@@ -104,18 +96,15 @@ def prepare_librispeech(
         "need_transcripts": bool(need_transcripts),
         "check_data": check_data,
     }
-    sources = {split: source | {"fingerprint": scans[split].fingerprint} for split in splits}
-    stale = [s for s in splits if not is_up_to_date(manifests[s], sources[s], max_bad_share)]
-    if stale:
-        check_writable(manifest_folder)
     errors = []
-    for split in stale:
-        chapters = scans[split].chapters
+    for split, scan in scans.items():
         options = (bool(need_transcripts), check_data, num_workers)
-        rows, bad = read_chapters(data_folder, chapters, *options, split if show_progress else None)
+        title = split if show_progress else None
+        read = partial(read_chapters, data_folder, scan.chapters, *options, title)
+        fingerprint = {"fingerprint": scan.fingerprint}
         try:
-            save_manifest(manifests[split], rows, bad, sources[split], max_bad_share)
-        except ValueError as error:  # the other splits' problems belong in the same message
+            update_manifest(manifests[split], source | fingerprint, read, max_bad_share)
+        except UserError as error:  # the other splits' problems belong in the same message
             errors.append(str(error))
     if errors:
         raise UserError(" | ".join(errors))

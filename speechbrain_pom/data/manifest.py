@@ -1,11 +1,12 @@
-"""Manifests: the CSV files that SpeechBrain's ``DynamicItemDataset.from_csv`` reads.
+"""Manifests: the CSV files that SpeechBrain's `DynamicItemDataset.from_csv` reads.
 
-One row is one utterance, sorted by ID. Audio paths start with ``$data_root``, so that the
-audio folder can move: ``from_csv(path, replacements={"data_root": folder})``.
+One row is one utterance, sorted by ID. Audio paths start with `$data_root`, so that the
+audio folder can move: `from_csv(path, replacements={"data_root": folder})`.
 """
 
 import csv
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 from speechbrain_pom.utils.errors import UserError
@@ -15,21 +16,9 @@ COLUMNS = ("ID", "duration", "num_samples", "wav", "spk_id", "wrd")
 """Columns of a manifest: utterance, seconds, samples, audio path, speaker, transcript."""
 
 
-def manifest_bytes(rows):
-    """Formats rows as a manifest, sorted by ID.
+def manifest_bytes(rows: Iterable[dict]) -> bytes:
+    """Format rows as a manifest, sorted by ID.
 
-    Arguments
-    ---------
-    rows : iterable of dict
-        One dict per utterance, with the keys of ``COLUMNS``; all with the same keys besides.
-
-    Returns
-    -------
-    bytes
-        The CSV file's content (UTF-8, header line first).
-
-    Example
-    -------
     >>> row = dict(ID="1-2-3", duration=0.5, num_samples=8000, wav="a", spk_id="1", wrd="HI")
     >>> manifest_bytes([row]).decode().splitlines()[1]
     '1-2-3,0.5,8000,a,1,HI'
@@ -44,18 +33,18 @@ def manifest_bytes(rows):
 
 
 def read_manifest(path):
-    """Reads a manifest, with typed values.
+    """Read a manifest, with typed values.
 
     Arguments
     ---------
     path : str or pathlib.Path
-        A CSV file with at least the columns of ``COLUMNS``.
+        A CSV file with at least the columns of `COLUMNS`.
 
     Returns
     -------
     dict of str to dict
-        Utterance ID to its other columns; ``duration`` is a float (seconds), ``num_samples``
-        an int, everything else a str (``wav`` with its ``$data_root`` in place).
+        Utterance ID to its other columns; `duration` is a float (seconds), `num_samples`
+        an int, everything else a str (`wav` with its `$data_root` in place).
 
     Raises
     ------
@@ -98,29 +87,9 @@ def read_manifest(path):
     return manifest
 
 
-def merge_manifests(paths, out):
-    """Merges manifests into one, sorted by ID; the file is left alone if it is that already.
+def merge_manifests(paths: Iterable[str | Path], out: str | Path) -> Path:
+    """Merge manifests into one, sorted by ID; the file is left alone if it is that already.
 
-    Arguments
-    ---------
-    paths : iterable of str or pathlib.Path
-        Manifests with the columns of ``COLUMNS``, for example of train-clean-100, train-clean-360
-        and train-other-500.
-    out : str or pathlib.Path
-        The file to write.
-
-    Returns
-    -------
-    pathlib.Path
-        ``out``.
-
-    Raises
-    ------
-    UserError
-        If there is no manifest to merge, one is not readable, or two hold the same ID.
-
-    Example
-    -------
     >>> folder = getfixture("tmp_path")
     >>> row = dict(ID="1-2-3", duration=0.5, num_samples=8000, wav="a", spk_id="1", wrd="HI")
     >>> _ = (folder / "a.csv").write_bytes(manifest_bytes([row]))
@@ -144,22 +113,9 @@ def merge_manifests(paths, out):
     return write_manifest(out, rows)
 
 
-def write_manifest(path, rows):
-    """Writes a manifest; the file is left alone if it is that already.
+def write_manifest(path: str | Path, rows: Iterable[dict]) -> Path:
+    """Write a manifest; the file is left alone if it is that already.
 
-    Arguments
-    ---------
-    path : str or pathlib.Path
-    rows : iterable of dict
-        As `manifest_bytes` takes them.
-
-    Returns
-    -------
-    pathlib.Path
-        ``path``.
-
-    Example
-    -------
     >>> row = dict(ID="1-2-3", duration=0.5, num_samples=8000, wav="a", spk_id="1", wrd="HI")
     >>> write_manifest(getfixture("tmp_path") / "a.csv", [row]).name
     'a.csv'

@@ -5,7 +5,7 @@ extension of it).
 """
 
 import struct
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 _FIRST_FRAME_WITHIN = 2**17  # bytes after the tags
 _ENDLESS = 2**31 - 1  # MP3 frames: the decoder stops at the end of the file
@@ -24,38 +24,15 @@ class Mp3Frame(NamedTuple):
     side_bytes: int  # between the header and the data, where a table begins
 
 
-def read_at(stream, start, num_bytes):
-    """Read bytes from a place.
-
-    Arguments
-    ---------
-    stream : file object
-    start, num_bytes : int
-
-    Returns
-    -------
-    bytes
-        Fewer at the end.
-    """
+def read_at(stream: BinaryIO, start: int, num_bytes: int) -> bytes:
+    """Read bytes from a place."""
     stream.seek(start)
     return stream.read(num_bytes)
 
 
-def read_mp3_frame(header):
+def read_mp3_frame(header: bytes) -> Mp3Frame | None:
     """Read the header of an MPEG layer III frame.
 
-    Arguments
-    ---------
-    header : bytes
-        Four of them.
-
-    Returns
-    -------
-    Mp3Frame or None
-        None if it is none, or of a free bit rate.
-
-    Example
-    -------
     >>> read_mp3_frame(b"\\xff\\xfb\\x90\\x00")[1:]
     (417, 1152, 32)
     """
@@ -75,19 +52,8 @@ def read_mp3_frame(header):
     return Mp3Frame(kind, num_bytes, num_samples, side_bytes)
 
 
-def find_mp3_frame(stream, start, stop):
-    """Find the first of two MP3 frames that follow each other.
-
-    Arguments
-    ---------
-    stream : file object
-    start, stop : int
-        Where to look, in bytes.
-
-    Returns
-    -------
-    int or None
-    """
+def find_mp3_frame(stream: BinaryIO, start: int, stop: int) -> int | None:
+    """Find the first of two MP3 frames that follow each other."""
     data = read_at(stream, start, min(stop - start, _FIRST_FRAME_WITHIN))
     place = data.find(b"\xff")
     while place >= 0:
@@ -101,21 +67,8 @@ def find_mp3_frame(stream, start, stop):
     return None
 
 
-def find_table(block, offset):
-    """How far a table is from the start of its frame.
-
-    Arguments
-    ---------
-    block : bytes
-        Of a file.
-    offset : int
-        Of what may be a table, in these bytes.
-
-    Returns
-    -------
-    int or None
-        In bytes; None if it is no table.
-    """
+def find_table(block: bytes, offset: int) -> int | None:
+    """How far a table is from the start of its frame."""
     for side_bytes in (32, 17, 9):
         begin = offset - side_bytes - 4
         frame = read_mp3_frame(block[begin : begin + 4]) if begin >= 0 else None
@@ -126,22 +79,8 @@ def find_table(block, offset):
     return None
 
 
-def read_table(data, frame):
-    """What the table of an MP3 stream states.
-
-    Arguments
-    ---------
-    data : bytes
-        The frame that holds it.
-    frame : Mp3Frame
-        Its header.
-
-    Returns
-    -------
-    tuple of int
-        Samples of sound, and the encoder's delay and padding before and after them; empty where
-        it does not state the number of frames.
-    """
+def read_table(data: bytes, frame: Mp3Frame) -> tuple[int, ...]:
+    """What the table of an MP3 stream states."""
     place = 4 + frame.side_bytes + 4
     flags, num_frames = struct.unpack(">II", data[place : place + 8].ljust(8, b"\0"))
     if not flags & 1:
@@ -155,19 +94,10 @@ def read_table(data, frame):
     return max(0, decoded - delay - padding), delay, padding
 
 
-def endless_table(header):
+def endless_table(header: bytes) -> bytes:
     """A frame with a table that states more frames than any file has, and nothing else.
 
     A decoder that is given this in front of a stream reads up to the stream's end.
-
-    Arguments
-    ---------
-    header : bytes
-        Of a frame of the stream.
-
-    Returns
-    -------
-    bytes
     """
     # No checksum; a bit rate at which the table fits into the frame.
     header = bytes((header[0], header[1] | 1, 0x90 | header[2] & 0x0C, header[3]))

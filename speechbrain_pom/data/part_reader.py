@@ -122,13 +122,8 @@ class PartReader:
                 self._failure = error
         return np.concatenate(blocks)
 
-    def count_unread(self):
-        """Bytes in which there are frames of MP3 that the decoder did not reach.
-
-        Returns
-        -------
-        int
-        """
+    def count_unread(self) -> int:
+        """Bytes in which there are frames of MP3 that the decoder did not reach."""
         if not self._is_endless:
             return 0
         start = self._part.start + max(0, self._slice.tell() - len(self._part.head))

@@ -5,12 +5,15 @@ import json
 import logging
 import math
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from speechbrain_pom.data.audio_files import check_choice
 from speechbrain_pom.data.manifest import manifest_bytes
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
+from speechbrain_pom.utils.processes import num_processes
 
 _MAX_LISTED = 10  # bad utterances in an error message; the file beside the manifest lists all
 
@@ -26,39 +29,18 @@ class BadUtterance(NamedTuple):
     problems: dict  # kind, such as "sample rate", to a sentence that says what to do
 
 
-def check_max_bad_share(max_bad_share):
-    """Refuses what is no share.
+def check_max_bad_share(max_bad_share: float) -> None:
+    """Refuse a share of bad utterances that is not in 0 <= x < 1.
 
-    Arguments
-    ---------
-    max_bad_share : float
-        The share of utterances that may be left out, 0 <= x < 1.
-
-    Raises
-    ------
-    UserError
-
-    Example
-    -------
     >>> check_max_bad_share(0.01)
     """
     if not isinstance(max_bad_share, (int, float)) or not 0 <= max_bad_share < 1:
         raise UserError(f"max_bad_share is {max_bad_share!r}: it must be a share, 0 <= x < 1")
 
 
-def check_writable(folder):
-    """Makes a folder for manifests, and refuses one that cannot be written.
+def check_writable(folder: Path) -> None:
+    """Make a folder for manifests, and refuse one that cannot be written.
 
-    Arguments
-    ---------
-    folder : pathlib.Path
-
-    Raises
-    ------
-    UserError
-
-    Example
-    -------
     >>> check_writable(getfixture("tmp_path") / "manifests")
     """
     try:
@@ -71,28 +53,11 @@ def check_writable(folder):
         ) from None
 
 
-def is_up_to_date(path, source, max_bad_share=0.0):
-    """Whether a manifest is still what ``save_manifest`` wrote for this source.
+def is_up_to_date(path: str | Path, source: dict, max_bad_share: float = 0.0) -> bool:
+    """Whether a manifest is still what `save_manifest` wrote for this source.
 
     If so, the log says which one is kept, as a warning where utterances were left out of it.
 
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        The manifest; its record lies beside it as ``.json``.
-    source : dict
-        What the manifest depends on, as given to ``save_manifest``. A record whose
-        ``check_data`` is ``"decode"`` also serves where less is asked for.
-    max_bad_share : float
-        The share of utterances that may have been left out.
-
-    Returns
-    -------
-    bool
-        False too if there is no manifest or no valid record.
-
-    Example
-    -------
     >>> is_up_to_date(getfixture("tmp_path") / "a.csv", {"fingerprint": "0"})
     False
     """
@@ -110,32 +75,53 @@ def is_up_to_date(path, source, max_bad_share=0.0):
     return True
 
 
-def save_manifest(path, rows, bad, source, max_bad_share=0.0):
-    """Writes a manifest and its record, or raises if too many utterances are bad.
+def check_options(max_bad_share: float, check_data: str, num_workers: int | None) -> int:
+    """Refuse options of a preparation that cannot work; the number of worker processes."""
+    check_max_bad_share(max_bad_share)
+    check_choice(check_data)
+    return num_processes(num_workers)
 
-    The record (``.json``) is written last, so that an interrupted call is repeated. All bad
-    utterances are listed in ``.problems.json``.
 
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        The manifest, ``NAME.csv``.
-    rows : list of dict
-        The good utterances, with the keys of ``COLUMNS``.
-    bad : list of BadUtterance
-        The others.
-    source : dict
-        What the manifest depends on (JSON values); compared by ``is_up_to_date``.
-    max_bad_share : float
-        The share of utterances that may be left out, 0 <= x < 1.
+def update_manifest(
+    path: Path,
+    source: dict,
+    read: Callable[[], tuple[list[dict], list[BadUtterance]]],
+    max_bad_share: float = 0.0,
+) -> None:
+    """Write a manifest of what `read()` finds, unless it is up to date.
 
-    Raises
-    ------
-    UserError
-        If more than ``max_bad_share`` of the utterances are bad; the manifest is not touched.
+    `read` returns the rows of the good utterances, and the bad ones, as `save_manifest` takes them.
+    """
+    if not is_up_to_date(path, source, max_bad_share):
+        check_writable(path.parent)
+        save_manifest(path, *read(), source, max_bad_share)
 
-    Example
-    -------
+
+def sort_out(
+    found: Iterable[tuple[dict | None, BadUtterance | None]],
+) -> tuple[list[dict], list[BadUtterance]]:
+    """The rows of good utterances, and the bad ones, of pairs of which one is None."""
+    rows, bad = [], []
+    for row, problem in found:
+        if problem is None:
+            rows.append(row)
+        else:
+            bad.append(problem)
+    return rows, bad
+
+
+def save_manifest(
+    path: str | Path,
+    rows: list[dict],
+    bad: list[BadUtterance],
+    source: dict,
+    max_bad_share: float = 0.0,
+) -> None:
+    """Write a manifest and its record, or raise if too many utterances are bad.
+
+    The record (`.json`) is written last, so that an interrupted call is repeated. All bad
+    utterances are listed in `.problems.json`.
+
     >>> path = getfixture("tmp_path") / "a.csv"
     >>> row = dict(ID="1-2-3", duration=0.5, num_samples=8000, wav="a", spk_id="1", wrd="HI")
     >>> save_manifest(path, [row], [], {"fingerprint": "0"})
@@ -163,22 +149,9 @@ def save_manifest(path, rows, bad, source, max_bad_share=0.0):
     logger.log(logging.WARNING if bad else logging.INFO, "%s; written to '%s'", summary, path)
 
 
-def count_utterances(durations_s, bad):
+def count_utterances(durations_s: list[float], bad: list[BadUtterance]) -> dict:
     """Counts and hours of good and bad utterances.
 
-    Arguments
-    ---------
-    durations_s : list of float
-        Of the good utterances.
-    bad : list of BadUtterance
-
-    Returns
-    -------
-    dict
-        kept_utterances, kept_h, dropped_utterances, dropped_h, bad_share.
-
-    Example
-    -------
     >>> count_utterances([1800.0], [])["kept_h"]
     0.5
     """
@@ -191,19 +164,9 @@ def count_utterances(durations_s, bad):
     }
 
 
-def json_text(value):
+def json_text(value: Any) -> str:
     """A value as the text of a JSON file.
 
-    Arguments
-    ---------
-    value : object
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> json_text({"bad": []})
     '{\\n "bad": []\\n}\\n'
     """

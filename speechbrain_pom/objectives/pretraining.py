@@ -11,6 +11,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_pom.objectives.objective import Draw, Objective, Outcome
 from speechbrain_pom.runs.metrics import TaskMetrics
 from speechbrain_pom.runs.record import check_fingerprint
+from speechbrain_pom.training.augmentation import batch_waveforms
 from speechbrain_pom.training.brain import ExactBrain
 from speechbrain_pom.training.costs import TRAINING_METRICS, learning_rate
 from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
@@ -25,7 +26,8 @@ class PretrainingBrain(ExactBrain):
     ---------
     *args, **kwargs
         As for `ExactBrain`, with `modules={"objective": objective}`. `hparams` needs `seed`,
-        `epoch_counter`, `output_folder`, `train_logger` and `noam_annealing`.
+        `epoch_counter`, `output_folder`, `train_logger` and `noam_annealing`, and may have
+        `wav_augment`, an `Augmenter` of SpeechBrain for the waveforms of training.
     """
 
     def __init__(self, *args, **kwargs):
@@ -55,8 +57,8 @@ class PretrainingBrain(ExactBrain):
     def compute_forward(self, batch, stage: sb.Stage) -> Outcome:
         """What the objective makes of a batch."""
         training = stage == sb.Stage.TRAIN
-        wavs, lengths = batch.sig.data.to(self.device), batch.sig.lengths.to(self.device)
-        num_samples = (lengths * wavs.shape[1]).round().long()
+        augment = getattr(self.hparams, "wav_augment", None) if training else None
+        wavs, num_samples = batch_waveforms(batch.sig, self.device, augment)
         draw = Draw(self.hparams.seed, self.epoch, self.step, self.rank, training)
         # Not every process need have a batch of the validation: none waits for the others there.
         objective = self.modules.objective if training else self.objective

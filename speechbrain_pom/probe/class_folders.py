@@ -21,32 +21,11 @@ _PART_FOLDERS = {
 _LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
 
 
-def read_class_folders(data_folder, manifest_folder, **options):
+def read_class_folders(data_folder: str | Path, manifest_folder: str | Path, **options):
     """The audio files of a corpus whose classes are folders.
 
-    The layout is ``CLASS/**/FILE``, or ``PART/CLASS/**/FILE`` with folders train, test and perhaps
-    valid. Folders whose name begins with ``_`` hold no class (``_background_noise_``).
-
-    Arguments
-    ---------
-    data_folder : str or pathlib.Path
-    manifest_folder : str or pathlib.Path
-        Gets the manifest of all files, ``audio.csv``, and the list of bad ones.
-    **options
-        Of `prepare_audio_folder`: max_bad_share, check_data.
-
-    Returns
-    -------
-    rows : list of dict
-        Of a manifest, with the class as label.
-    given : dict of str to str
-        Utterance ID to train, valid or test, where the data say so: by their folders, or by the
-        files ``validation_list.txt`` and ``testing_list.txt`` that Speech Commands has.
-
-    Raises
-    ------
-    ValueError
-        As `prepare_audio_folder`; if there are no folders of classes.
+    The layout is `CLASS/**/FILE`, or `PART/CLASS/**/FILE` with folders train, test and perhaps
+    valid. Folders whose name begins with `_` hold no class (`_background_noise_`).
     """
     prepare_audio_folder(data_folder, manifest_folder, **options)
     manifest = read_manifest(Path(manifest_folder) / "audio.csv")
@@ -91,26 +70,11 @@ def _read_lists(data_folder):
     return lists
 
 
-def divide(rows, given, task, shares):
+def divide(
+    rows: list[dict], given: dict[str, str], task: str, shares: dict[str, float]
+) -> dict[str, list[dict]]:
     """Divide utterances as the data say, and by their names where they do not.
 
-    Arguments
-    ---------
-    rows : list of dict
-    given : dict of str to str
-        As from `read_class_folders`.
-    task : str
-        "speaker": by session; "keyword": by speaker where the names tell.
-    shares : dict of str to float
-        Of "valid" and "test"; a part that is given takes no others.
-
-    Returns
-    -------
-    dict of str to list of dict
-        train, valid, test.
-
-    Example
-    -------
     >>> rows = [{"ID": key, "wav": key, "label": "x"} for key in "abcd"]
     >>> parts = divide(rows, {"a": "test"}, "keyword", {"valid": 0.0, "test": 0.5})
     >>> {name: [row["ID"] for row in part] for name, part in parts.items()}

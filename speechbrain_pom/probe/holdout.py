@@ -8,46 +8,22 @@ from speechbrain_pom.utils.seeding import philox, uniform
 PARTS = ("train", "valid", "test")
 
 
-def position(*parts):
+def position(*parts) -> float:
     """A number in [0, 1) that depends on the parts alone.
 
-    Arguments
-    ---------
-    *parts : str
-
-    Returns
-    -------
-    float
-
-    Example
-    -------
     >>> 0 <= position("test", "84-121123-0000") < 1
     True
     """
     return float(uniform(philox(*parts), 1)[0])
 
 
-def divide_by_session(rows, shares):
+def divide_by_session(rows: list[dict], shares: dict[str, float]) -> dict[str, list[dict]]:
     """Divide the utterances of each class, so that tests are of other sessions where possible.
 
     A session is the folder of an utterance (LibriSpeech: a chapter). Of the sessions of a class
     that have at least half of the share and at most half of all its utterances, one is held out
     whole; where there is none, utterances are, one by one.
 
-    Arguments
-    ---------
-    rows : list of dict
-        Of a manifest, with ID, wav and label.
-    shares : dict of str to float
-        Of "test" and "valid": the share of utterances to hold out; 0 for none.
-
-    Returns
-    -------
-    dict of str to list of dict
-        train, valid, test. Each class has an utterance in train.
-
-    Example
-    -------
     >>> rows = [{"ID": f"{s}{i}", "wav": f"{s}/{i}", "label": "x"} for s in "abc" for i in "123"]
     >>> parts = divide_by_session(rows, {"test": 0.2, "valid": 0.2})
     >>> {name: len({row["wav"][0] for row in part}) for name, part in parts.items()}
@@ -84,24 +60,9 @@ def _hold_out(rows, part, share, total):
     return {row["ID"] for row in rows if position(part, row["ID"]) < share}
 
 
-def divide_by_group(rows, shares):
+def divide_by_group(rows: list[dict], shares: dict[str, float]) -> dict[str, list[dict]]:
     """Divide utterances, keeping those of one speaker together over all classes.
 
-    Arguments
-    ---------
-    rows : list of dict
-        Of a manifest, with ID, wav and label. Where a file's name has `_nohash_`, as in Google's
-        Speech Commands, what stands before it is the speaker; else each file is by itself.
-    shares : dict of str to float
-        As for `divide_by_session`.
-
-    Returns
-    -------
-    dict of str to list of dict
-        train, valid, test. A class of which nothing would be left for training is all in train.
-
-    Example
-    -------
     >>> rows = [
     ...     {"ID": f"{label}{s}{i}", "wav": f"{label}/{s}_nohash_{i}.wav", "label": label}
     ...     for label in ("go", "no") for s in range(99) for i in "01"

@@ -1,6 +1,7 @@
 """Figures of a probe: accuracy with its interval, confusions, equal error rate."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from speechbrain.utils.metric_stats import EER
@@ -43,7 +44,9 @@ class ClassificationScores:
     def __init__(self):
         self._answers = {}
 
-    def append(self, ids, predictions, references):
+    def append(
+        self, ids: Sequence[str], predictions: Sequence[str], references: Sequence[str]
+    ) -> None:
         """Add utterances.
 
         Arguments
@@ -60,13 +63,13 @@ class ClassificationScores:
         if not self._answers:
             raise UserError("no utterance has been scored: the set is empty")
 
-    def error_rate(self):
-        """Share of wrong answers, in percent; a ValueError if there are none."""
+    def error_rate(self) -> float:
+        """Share of wrong answers, in percent; a UserError if there are no answers."""
         self._check_scored()
         wrong = sum(reference != prediction for reference, prediction in self._answers.values())
         return 100.0 * wrong / len(self._answers)
 
-    def summary(self, num_bootstrap=1000):
+    def summary(self, num_bootstrap: int = 1000) -> dict:
         """Accuracy with its 95 % interval, and where the errors are.
 
         The interval is that of utterances drawn with replacement, as for word error rates: it
@@ -86,7 +89,7 @@ class ClassificationScores:
 
         Raises
         ------
-        ValueError
+        UserError
             If nothing has been scored.
         """
         self._check_scored()
@@ -113,20 +116,9 @@ class ClassificationScores:
         }
 
 
-def format_scores(summary):
+def format_scores(summary: dict) -> str:
     """A summary in one line.
 
-    Arguments
-    ---------
-    summary : dict
-        From `ClassificationScores.summary`.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
     >>> scores = ClassificationScores()
     >>> scores.append(["a", "b"], ["RED", "RED"], ["RED", "RED"])
     >>> format_scores(scores.summary(num_bootstrap=100))
@@ -140,18 +132,8 @@ def format_scores(summary):
     return PROBE_METRICS.format_results(summary) + worst
 
 
-def check_trials(speakers):
-    """Refuse utterances that make no trials: verification needs both kinds of pairs.
-
-    Arguments
-    ---------
-    speakers : list of str
-        The speaker of each utterance.
-
-    Raises
-    ------
-    UserError
-    """
+def check_trials(speakers: list[str]) -> None:
+    """Refuse utterances that make no trials: verification needs both kinds of pairs."""
     counts = Counter(speakers)
     if len(counts) < 2 or max(counts.values()) < 2:
         raise UserError(

@@ -10,33 +10,22 @@ import time
 
 import torch
 from speechbrain.dataio.dataloader import make_dataloader
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from speechbrain_pom.encoder.encoder import SpeechEncoder
 from speechbrain_pom.training.dataset import make_sampler
 from speechbrain_pom.utils.errors import UserError
 
 logger = get_logger(__name__)
 
 
-def layer_means(encoder, wavs, lengths=None):
-    """The mean of each layer's frames over the valid ones.
-
-    Arguments
-    ---------
-    encoder : speechbrain_pom.encoder.encoder.SpeechEncoder
-        Frozen, in eval mode.
-    wavs : torch.Tensor
-        (B, samples), padded on the right.
-    lengths : torch.Tensor, optional
-        (B,), relative or in samples.
-
-    Returns
-    -------
-    torch.Tensor
-        (B, num_layers + 1, d_model) in fp32, without gradient.
-    """
+def layer_means(
+    encoder: SpeechEncoder, wavs: torch.Tensor, lengths: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The mean of each layer's frames over the valid ones."""
     with torch.no_grad():
         states, num_frames = encoder(wavs, lengths, layers=range(encoder.num_layers + 1))
         # Frames of padding are zero.
@@ -44,33 +33,15 @@ def layer_means(encoder, wavs, lengths=None):
     return sums / num_frames.view(-1, 1, 1)
 
 
-def encode_dataset(encoder, dataset, *, max_batch_duration_s, num_workers=0, title=None):
-    """Encode all utterances of a dataset, the longest first.
-
-    Arguments
-    ---------
-    encoder : speechbrain_pom.encoder.encoder.SpeechEncoder
-        Frozen, in eval mode; decides the device.
-    dataset : speechbrain.dataio.dataset.DynamicItemDataset
-        From `speechbrain_pom.training.dataset.audio_dataset`.
-    max_batch_duration_s : float
-        Seconds of audio per batch, padding included.
-    num_workers : int
-        Processes that read audio.
-    title : str, optional
-        Of the progress bar; none is shown without it.
-
-    Yields
-    ------
-    ids : list of str
-    states : torch.Tensor
-        (B, num_layers + 1, d_model) from `layer_means`, on the CPU.
-
-    Raises
-    ------
-    ValueError
-        If an utterance is longer than a batch.
-    """
+def encode_dataset(
+    encoder: SpeechEncoder,
+    dataset: DynamicItemDataset,
+    *,
+    max_batch_duration_s: float,
+    num_workers: int = 0,
+    title: str | None = None,
+):
+    """Encode all utterances of a dataset, the longest first."""
     sampler = make_sampler(
         dataset, max_batch_duration_s=max_batch_duration_s, order="descending", seed=0
     )
@@ -105,14 +76,8 @@ class Statistics:
     def __init__(self):
         self._count, self._sum, self._squares = 0, 0.0, 0.0
 
-    def add(self, states):
-        """Count in utterances.
-
-        Arguments
-        ---------
-        states : torch.Tensor
-            (B, num_states, d_model)
-        """
+    def add(self, states: torch.Tensor) -> None:
+        """Count in utterances."""
         states = states.double()
         self._count += len(states)
         self._sum = self._sum + states.sum(0)
@@ -129,21 +94,8 @@ class Statistics:
         return torch.where(variance > 1e-10 * scale, variance.clamp(min=0).sqrt(), 1.0).float()
 
 
-def check_cache_size(num_utterances, encoder, max_cache_gib):
-    """Refuse a cache that would take more memory than is allowed.
-
-    Arguments
-    ---------
-    num_utterances : int
-        Of all parts of the data.
-    encoder : speechbrain_pom.encoder.encoder.SpeechEncoder
-    max_cache_gib : float
-        Of each process, in GiB.
-
-    Raises
-    ------
-    UserError
-    """
+def check_cache_size(num_utterances: int, encoder: SpeechEncoder, max_cache_gib: float) -> None:
+    """Refuse a cache that would take more memory than is allowed."""
     num_states = encoder.num_layers + 1
     size_gib = num_utterances * num_states * encoder.d_model * 4 / 2**30
     if size_gib > max_cache_gib:

@@ -1,12 +1,15 @@
-"""The two tasks of a probe, speakers and keywords: manifests with classes, from two layouts."""
+"""The tasks of a probe: manifests with classes, from LibriSpeech, folders or CSV files."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_pom.data.csv_manifest import COLUMN_NAMES, parse_sources, prepare_csv
 from speechbrain_pom.data.librispeech import prepare_librispeech
 from speechbrain_pom.data.manifest import read_manifest, write_manifest
+from speechbrain_pom.data.prepare import OPTIONS, PARTS, Manifests, check_test_names
 from speechbrain_pom.probe.class_folders import divide, read_class_folders
 from speechbrain_pom.probe.holdout import divide_by_session, position
 from speechbrain_pom.probe.metrics import check_trials
@@ -14,69 +17,45 @@ from speechbrain_pom.utils.errors import UserError
 
 logger = get_logger(__name__)
 
-TASKS = ("speaker", "keyword")
+TASKS = ("speaker", "keyword", "label")
 LAYOUTS = ("librispeech", "folder")
 
 
-class ProbeData(NamedTuple):
-    """Manifests of a task; each has a column `label`, the class."""
-
-    train: Path
-    valid: Path
-    tests: dict  # name to manifest
-    trials: Path | None  # utterances of speakers that training has not: for verification
-
-
 def prepare_probe(
-    data_folder,
-    manifest_folder,
-    *,
-    task,
-    data_layout,
-    keywords=None,
-    train_splits=(),
-    valid_split=None,
-    test_splits=(),
-    verification_splits=(),
-    valid_share=0.1,
-    test_share=0.2,
-    verification_share=0.0,
-    **options,
-):
-    """Writes the manifests of a task, unless they are there and up to date.
+    hparams: Mapping[str, Any], manifest_folder: Path, sources: dict[str, Any] | None = None
+) -> Manifests:
+    """Write the manifests of a task, with the class in the column `label`.
 
     Arguments
     ---------
-    data_folder, manifest_folder : str or pathlib.Path
-    task : str
-        "speaker": which of the training speakers is it? In LibriSpeech's layout, utterances of
-        `train_splits`, and `verification_splits` for trials; else the folders of classes are
-        speakers, of whom `verification_share` are kept for trials. "keyword": which of `keywords`
-        is said? In LibriSpeech's layout, utterances whose transcript has exactly one of these
-        words, in `train_splits`, `valid_split` and `test_splits`; else the folder is the word.
-    data_layout : str
-        "librispeech", or "folder": one folder per class.
-    keywords : list of str, optional
-        The classes of the keyword task; of folders all by default.
-    train_splits, test_splits, verification_splits : list of str
-        Of LibriSpeech's layout.
-    valid_split : str, optional
-        Likewise.
-    valid_share, test_share : float
-        Of the utterances, where the data are not divided already: by speaker or by session where
-        possible, and by nothing but their names.
-    verification_share : float
-        Of the speakers in folders.
-    **options
-        Of both layouts: max_bad_share, check_data, num_workers, show_progress.
+    hparams : dict
+        `data_folder`, `task`, `keywords`, `valid_share`, `test_share`, `verification_share`,
+        `max_bad_share`, `check_data`, and what the source of the data needs (see below).
+
+        `task` is "speaker": which of the training speakers is it?; "keyword": which of `keywords`
+        is said?; "label": which class is it, of a folder or of a CSV file's column?
+
+        Parts that the data do not have are taken from training: `valid_share` and `test_share` of
+        the utterances, by speaker or by session where possible, and by nothing but their names.
+    manifest_folder : pathlib.Path
+    sources : dict, optional
+        CSV files for train, and perhaps valid, test and verification (`speechbrain_pom.data
+        .csv_manifest`). The class is in `label_column`, by default the speaker's for the task
+        "speaker" and else `label`. Without them, `data_layout` says what `data_folder` is:
+
+        "librispeech": speakers of `train_splits`, and of `verification_splits` for trials; or
+        utterances of `train_splits`, `valid_split` and `test_splits` whose transcript has exactly
+        one of the keywords. "folder": one folder for each class.
 
     Returns
     -------
-    ProbeData
+    Manifests
+        Its trials are utterances of speakers that are not in training: those of verification, or
+        `verification_share` of the speakers.
 
     Raises
     ------
-    ValueError
+    UserError
         If the data cannot be prepared, or a part of them, a class or the trials would be without
         utterances.
 
@@ -88,44 +67,132 @@ def prepare_probe(
     ...     path = root / ("go", "stop")[number % 2] / f"{number // 2:02d}_nohash_0.wav"
     ...     path.parent.mkdir(parents=True, exist_ok=True)
     ...     soundfile.write(path, np.ones(8000) / 2, 16000)
-    >>> data = prepare_probe(
-    ...     root, root.parent / "csv", task="keyword", data_layout="folder", show_progress=False
-    ... )
-    >>> {row["label"] for row in read_manifest(data.tests["test"]).values()} <= {"go", "stop"}
+    >>> shares = {"valid_share": 0.1, "test_share": 0.2, "verification_share": 0.1}
+    >>> data = {"data_folder": root, "data_layout": "folder", "task": "keyword", "keywords": None}
+    >>> options = {"max_bad_share": 0.0, "check_data": "headers"}
+    >>> manifests = prepare_probe({**data, **shares, **options}, root.parent / "csv")
+    >>> {row["label"] for row in read_manifest(manifests.tests["test"]).values()} <= {"go", "stop"}
     True
     """
+    task = hparams["task"]
     _check_choice("task", task, TASKS)
-    _check_choice("data_layout", data_layout, LAYOUTS)
-    shares = {"valid": valid_share, "test": test_share}
-    _check_shares({**shares, "verification": verification_share})
-    source_folder = Path(manifest_folder) / "source"
-    if data_layout == "folder":
-        rows, given = read_class_folders(data_folder, source_folder, **options)
-        if task == "keyword" and keywords is not None:
-            rows = _of_keywords(rows, keywords)
-        share = with_trials = verification_share if task == "speaker" else 0.0
-        trials = [row for row in rows if position("trials", row["label"]) < share]
-        kept = {row["label"] for row in trials}
-        parts = divide([row for row in rows if row["label"] not in kept], given, task, shares)
-    elif task == "speaker":
-        splits = [*train_splits, *verification_splits]
-        manifests = prepare_librispeech(
-            data_folder, splits, source_folder, need_transcripts=False, **options
-        )
-        parts = divide_by_session(_speakers(manifests, train_splits), shares)
-        trials = _speakers(manifests, verification_splits)
-        with_trials = bool(verification_splits)
+    _check_shares({name: hparams[f"{name}_share"] for name in ("valid", "test", "verification")})
+    if sources:
+        parts, trials, with_trials = _from_csv(hparams, manifest_folder / "source", sources)
     else:
-        _check_keywords(keywords)
-        named = {"train": train_splits, "valid": [valid_split], **{s: [s] for s in test_splits}}
-        splits = [split for group in named.values() for split in group]
-        manifests = prepare_librispeech(data_folder, splits, source_folder, **options)
-        parts = {name: _keywords(manifests, group, keywords) for name, group in named.items()}
-        trials, with_trials = [], False
+        _check_choice("data_layout", hparams["data_layout"], LAYOUTS)
+        read = {"folder": _from_folders, "librispeech": _from_librispeech}[hparams["data_layout"]]
+        parts, trials, with_trials = read(hparams, manifest_folder / "source")
     _check_parts(parts, trials, task)
     if with_trials:
         check_trials([row["label"] for row in trials])
     return _write(parts, trials, Path(manifest_folder))
+
+
+def _options(hparams):
+    return {key: hparams[key] for key in OPTIONS}
+
+
+def _shares(hparams):
+    return {"valid": hparams["valid_share"], "test": hparams["test_share"]}
+
+
+def _from_folders(hparams, folder):
+    """Parts, trials, and whether there must be trials, of a folder for each class."""
+    rows, given = read_class_folders(hparams["data_folder"], folder, **_options(hparams))
+    return _divide(hparams, _of_keywords(hparams, rows, "folder"), given)
+
+
+def _divide(hparams, rows, given):
+    """Keep speakers for trials, and divide the rest."""
+    task = hparams["task"]
+    share = hparams["verification_share"] if task == "speaker" else 0.0
+    trials = [row for row in rows if position("trials", row["label"]) < share]
+    kept = {row["label"] for row in trials}
+    rest = [row for row in rows if row["label"] not in kept]
+    return divide(rest, given, task, _shares(hparams)), trials, bool(share)
+
+
+def _from_librispeech(hparams, folder):
+    task, train_splits = hparams["task"], hparams["train_splits"]
+    data_folder, options = hparams["data_folder"], _options(hparams)
+    if task == "label":
+        raise UserError("task label needs classes: give train_csv, or data_layout folder")
+    if task == "speaker":
+        others = hparams["verification_splits"]
+        splits = [*train_splits, *others]
+        options["need_transcripts"] = False
+        manifests = prepare_librispeech(data_folder, splits, folder, **options)
+        parts = divide_by_session(_speakers(manifests, train_splits), _shares(hparams))
+        return parts, _speakers(manifests, others), bool(others)
+    _check_keywords(hparams["keywords"])
+    tests = {split: [split] for split in hparams["test_splits"]}
+    named = {"train": train_splits, "valid": [hparams["valid_split"]], **tests}
+    splits = [split for group in named.values() for split in group]
+    manifests = prepare_librispeech(data_folder, splits, folder, **options)
+    keywords = hparams["keywords"]
+    parts = {name: _keywords(manifests, group, keywords) for name, group in named.items()}
+    return parts, [], False
+
+
+def _from_csv(hparams, folder, sources):
+    """As `_from_folders`; parts with a CSV file of their own are not divided."""
+    column = hparams["label_column"]
+    default = COLUMN_NAMES["spk_id"] if hparams["task"] == "speaker" else ("label",)
+    columns = (column,) if column else default
+    named = {part: parse_sources(sources[part]) for part in sources if sources[part] is not None}
+    tests = named.pop("test", [])
+    check_test_names(tests, {**dict.fromkeys(PARTS), "trials": None})
+    named |= {source.name: [source] for source in tests}
+    rows = {}
+    for name, group in named.items():
+        manifest = prepare_csv(
+            name,
+            group,
+            folder,
+            data_folder=hparams["data_folder"],
+            label_columns=columns,
+            **_options(hparams),
+        )
+        rows[name] = _labelled(name, manifest)
+    _check_ids(rows)
+    trials = rows.pop("verification", [])
+    held_out = {source.name: rows.pop(source.name) for source in tests}
+    given = {row["ID"]: part for part, group in rows.items() for row in group}
+    divisible = hparams | {
+        **({"test_share": 0.0} if tests else {}),
+        **({"verification_share": 0.0} if trials else {}),
+    }
+    open_rows = _of_keywords(hparams, [row for group in rows.values() for row in group], "row")
+    parts, kept, with_trials = _divide(divisible, open_rows, given)
+    if tests:
+        del parts["test"]
+        for name, group in held_out.items():
+            parts[name] = _of_keywords(hparams, group, "row")
+    return parts, trials or kept, bool(trials) or with_trials
+
+
+def _labelled(name, manifest):
+    """The rows that have a class."""
+    rows = [{"ID": key, **row} for key, row in read_manifest(manifest).items()]
+    labelled = [row for row in rows if row["label"]]
+    if len(labelled) < len(rows):
+        logger.info(
+            "%s: %d of %d rows have no class: left out", name, len(rows) - len(labelled), len(rows)
+        )
+    return labelled
+
+
+def _check_ids(rows):
+    owners = {}
+    for name, group in rows.items():
+        for row in group:
+            other = owners.setdefault(row["ID"], name)
+            if other != name:
+                raise UserError(
+                    f"ID '{row['ID']}' is both in '{other}' and in '{name}': utterances of "
+                    "different sets need IDs of their own"
+                )
 
 
 def _check_choice(key, value, choices):
@@ -176,12 +243,16 @@ def _keywords(manifests, splits, keywords):
     return rows
 
 
-def _of_keywords(rows, keywords):
+def _of_keywords(hparams, rows, kind):
+    """The rows of the classes in `keywords`, which is only for the task of this name."""
+    keywords = hparams["keywords"] if hparams["task"] == "keyword" else None
+    if keywords is None:
+        return rows
     present = sorted({row["label"] for row in rows})
     missing = sorted(set(keywords) - set(present))
     if missing:
         raise UserError(
-            f"keywords has {missing[0]!r}, and there is no folder of that name: there are "
+            f"keywords has {missing[0]!r}, and there is no {kind} of that name: there are "
             f"{', '.join(present[:20])}{' ...' if len(present) > 20 else ''}"
         )
     return [row for row in rows if row["label"] in keywords]
@@ -197,8 +268,8 @@ def _check_parts(parts, trials, task):
     both = sorted(trained & {row["label"] for row in trials})
     if both:
         raise UserError(
-            f"verification_splits has speaker {both[0]!r}, who is in training too: name splits "
-            "of other speakers"
+            f"the data for verification have speaker {both[0]!r}, who is in training too: give "
+            "utterances of other speakers"
         )
     for name, rows in parts.items():
         if not rows:
@@ -229,4 +300,4 @@ def _write(parts, trials, folder):
             len({row["label"] for row in rows}),
         )
     tests = {name: path for name, path in paths.items() if name not in ("train", "valid", "trials")}
-    return ProbeData(paths["train"], paths["valid"], tests, paths.get("trials"))
+    return Manifests(paths["train"], paths["valid"], tests, paths.get("trials"))

@@ -18,7 +18,7 @@ from speechbrain_pom.runs.values import RUN_OPTION_TYPES, node_tag, typed_run_op
 from speechbrain_pom.utils.errors import UserError, one_line
 
 # Where the data are; if none of them is given, the demo is run.
-DATA_KEYS = ("data_folder", "train_csv")
+DATA_KEYS = ("data_folder", "train_csv", "prepare")
 # What a YAML can do wrong while its objects are built.
 _BUILD_ERRORS = (
     ValueError,

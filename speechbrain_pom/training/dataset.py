@@ -71,28 +71,8 @@ def _with_waveforms(rows):
     return dataset
 
 
-def leave_out(dataset, bad, problem):
-    """A dataset without the utterances that a stage can do nothing with; the log names them.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        From `audio_dataset`.
-    bad : dict of str to str
-        Utterance id to reason.
-    problem : str
-        What they all have, after "utterances".
-
-    Returns
-    -------
-    DynamicItemDataset
-        Likewise; the same one where none is bad.
-
-    Raises
-    ------
-    UserError
-        If nothing is left.
-    """
+def leave_out(dataset: DynamicItemDataset, bad: dict[str, str], problem: str) -> DynamicItemDataset:
+    """A dataset without the utterances that a stage can do nothing with; the log names them."""
     if not bad:
         return dataset
     report = _report(bad, dataset, f"{problem}, and are left out")
@@ -161,31 +141,10 @@ def read_utterance(utterance, path, num_samples):
     return signal
 
 
-def add_transcripts(dataset, units, bad, drop):
-    """Give a dataset its labels, and report utterances that CTC cannot align: they have no loss.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        From `audio_dataset`.
-    units : speechbrain_pom.ctc.tokenizers.Units
-        Encode the transcripts.
-    bad : dict of str to str
-        Utterance id to reason, from `check_targets`.
-    drop : bool
-        Whether to leave these utterances out (training and validation, where losses are taken)
-        or only to name them (tests, whose error rates are those of the whole set).
-
-    Returns
-    -------
-    DynamicItemDataset
-        With `id`, `sig`, `wrd`, `tokens` (labels,).
-
-    Raises
-    ------
-    UserError
-        If nothing is left.
-    """
+def add_transcripts(
+    dataset: DynamicItemDataset, units, bad: dict[str, str], drop: bool
+) -> DynamicItemDataset:
+    """Give a dataset its labels, and report utterances that CTC cannot align: they have no loss."""
     if drop:
         dataset = leave_out(dataset, bad, _NOT_ALIGNED)
     elif bad and if_main_process():
@@ -198,19 +157,7 @@ def add_transcripts(dataset, units, bad, drop):
     return labelled
 
 
-def make_sampler(dataset, **options):
-    """A `BucketBatchSampler` over a dataset with durations.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        From `audio_dataset`.
-    **options
-        Of `BucketBatchSampler`.
-
-    Returns
-    -------
-    BucketBatchSampler
-    """
+def make_sampler(dataset: DynamicItemDataset, **options) -> BucketBatchSampler:
+    """A `BucketBatchSampler` over a dataset with durations."""
     durations_s = [float(dataset.data[key]["duration"]) for key in dataset.data_ids]
     return BucketBatchSampler(durations_s, dataset.data_ids, **options)

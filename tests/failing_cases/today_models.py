@@ -170,7 +170,7 @@ def validation_draws_anew():
 @today(14, PADDING + "test_conformer")
 def convolutions_read_the_padding():
     """SpeechBrain's convolutions read the frames of padding before the layer masks them."""
-    patches.stop_leaks = lambda layer, **_: None
+    patches.isolate_padding = lambda layer, **_: None
 
 
 @today(14, PADDING + "test_conformer", PADDING + "test_mixer")

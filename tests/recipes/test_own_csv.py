@@ -1,7 +1,9 @@
-"""Both recipes on CSV files of one's own, no recipe edited; statistics of layers; plateaus."""
+"""All recipes on data of one's own, none edited; statistics of layers; plateaus."""
 
 import csv
 import json
+import re
+import sys
 
 import pytest
 
@@ -14,12 +16,13 @@ def own(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     with open(folder / "own.csv", "w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["id", "path", "split", "text"])
+        writer.writerow(["id", "path", "split", "text", "reader"])
         for transcripts in sorted(corpus.rglob("*.trans.txt")):
             split = transcripts.relative_to(corpus).parts[0]
             for line in transcripts.read_text().splitlines():
                 key, _, text = line.partition(" ")
-                writer.writerow([key, transcripts.with_name(f"{key}.flac"), split, text])
+                audio = transcripts.with_name(f"{key}.flac")
+                writer.writerow([key, audio, split, text, key.partition("-")[0]])
     return folder / "own.csv"
 
 
@@ -101,3 +104,78 @@ def test_calls_that_cannot_work(recipes, own, tmp_path):
         commands.append([str(part) for part in command])
     for message, (code, stderr) in zip(calls, recipes.call_all(commands), strict=True):
         recipes.check_refusal(code, stderr, message)
+
+
+PREPARE = """
+from pathlib import Path
+
+def prepare(data_folder, save_folder, splits):
+    Path(save_folder).mkdir(parents=True)
+    lines = Path(data_folder, "own.csv").read_text().splitlines()
+    made = {}
+    for part, split in splits.items():
+        made[part] = f"{save_folder}/own-{part}.csv"
+        chosen = [line for line in lines[1:] if f",{split}," in line]
+        Path(made[part]).write_text("\\n".join([lines[0], *chosen]))
+    return made
+"""
+YAML = """prepare: !name:own_corpus.prepare
+    splits: {train: train-clean-100, valid: dev-clean, test: test-clean}
+"""
+AUGMENT = """fea_augment: !new:speechbrain.augment.augmenter.Augmenter
+    augmentations:
+        - !new:speechbrain.augment.freq_domain.SpectrogramDrop
+            dim: 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "augmentations"), [("bestrq", ["fea_augment: null", AUGMENT]), ("ctc", [AUGMENT])]
+)
+def test_a_preparation_of_ones_own_and_augmented_features(
+    recipes, own, tmp_path, stage, augmentations
+):
+    """Named in a YAML of one's own, without a change of any recipe."""
+    (tmp_path / "own_corpus.py").write_text(PREPARE)
+    source = {"bestrq": "hparams/pom.yaml", "ctc": "hparams/pom_ctc.yaml"}[stage]
+    text = (recipes.ROOT / source).read_text()
+    keys = {"data_folder": own.parent, "train_splits": None, "number_of_epochs": 1}
+    keys |= {"pretrained": "null"} if stage == "ctc" else {}
+    losses = []
+    for number, augment in enumerate(augmentations):
+        changed = re.sub(r"prepare: null.*\n( {10,}#.*\n)*", YAML, text, count=1)
+        changed = re.sub("fea_augment: null.*\n", f"{augment}\n", changed, count=1)
+        (tmp_path / "own.yaml").write_text(changed)
+        folder = tmp_path / str(number)
+        keys |= {"yaml": tmp_path / "own.yaml", "output_folder": folder}
+        command = [sys.executable, *recipes.arguments(stage, **keys)]
+        result = recipes.run(command, forked=False, PYTHONPATH=f"{recipes.ROOT}:{tmp_path}")
+        assert result.returncode == 0, result.stderr[-3000:]
+        losses.append(recipes.history(folder)[0]["train"]["loss"])
+    assert len(set(losses)) == len(augmentations)
+    if stage == "ctc":
+        assert list(json.loads((folder / "results.json").read_text())) == ["own-test"]
+
+
+def test_a_probe_of_any_column(recipes, own, pretrained_on_own, tmp_path):
+    command = ["recipes/Probe/train_probe.py", "hparams/probe.yaml", "--noprogressbar"]
+    options = {
+        "task": "label",
+        "label_column": "reader",
+        "train_csv": f"{own}?split=train-clean-100",
+        "pretrained": pretrained_on_own,
+        "output_folder": tmp_path / "run",
+        "number_of_epochs": 2,
+        "batch_size": 3,
+        "test_share": 0.3,
+        "num_workers": 0,
+        "num_bootstrap": 20,
+        "device": "cpu",
+    }
+    for key, value in options.items():
+        command += [f"--{key}", str(value)]
+    result = recipes.run([sys.executable, *command])
+    assert result.returncode == 0, result.stderr[-3000:]
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["task"] == "label"
+    assert 0 <= results["test"]["accuracy"] <= 100

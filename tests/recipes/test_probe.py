@@ -66,7 +66,7 @@ REFUSED = {
     "keywords is null: the keyword task": {"task": "keyword"},
     "max_cache_gib is 1e-09": {"max_cache_gib": 1e-9},
     "more than max_batch_duration_s = 1": {"max_batch_duration_s": 1},
-    "task is 'emotion': choose speaker or keyword": {"task": "emotion"},
+    "task is 'emotion': choose speaker or keyword or label": {"task": "emotion"},
     "did you mean --task?": {"taks": "speaker"},
 }
 

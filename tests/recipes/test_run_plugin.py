@@ -72,7 +72,7 @@ def test_plugin_line_above_a_model_that_has_its_own_type(start, tmp_path):
     unused.write_text(text.replace("!ref <attention_type>", "RelPosMHAXL"))
     result = start(SCRIPT, str(unused), "--data_folder=x")
     assert result.returncode == 1
-    message = "attention_type 'PoM' stands in the hparams file, but none of its encoders"
+    message = "attention_type 'PoM' is in the hparams file, but none of its encoders"
     assert f"{message} (encoder.transformer.encoder) was built" in result.stdout + result.stderr
     nested.write_text(text.replace("!ref <attention_type>", "PoM(2, 2)"))
     lines = final_lines(start(SCRIPT, str(nested), "--data_folder=x"))

@@ -8,6 +8,7 @@ import soundfile
 from scipy.signal import resample_poly
 
 from speechbrain_pom.data.mini_corpus import espeak
+from speechbrain_pom.data.mini_corpus.plan import Utterance
 
 SAMPLE_RATE = 16000
 """Of the corpus, in Hz."""
@@ -20,25 +21,9 @@ _PITCH_JITTER = 3
 _SILENCE_S = (0.05, 0.25)
 
 
-def render_utterance(utterance):
+def render_utterance(utterance: Utterance) -> np.ndarray:
     """Synthesises an utterance: a pure function of it, whatever was rendered before.
 
-    Arguments
-    ---------
-    utterance : mini_corpus_plan.Utterance
-
-    Returns
-    -------
-    numpy.ndarray
-        (num_samples,) int16 at 16 kHz, at least 2 s.
-
-    Raises
-    ------
-    ValueError, RuntimeError
-        As `espeak.synthesize`.
-
-    Example
-    -------
     >>> from speechbrain_pom.data.mini_corpus.plan import plan_corpus
     >>> audio = render_utterance(plan_corpus(duration_min=1, seed=0)[0])
     >>> audio.dtype, 2 * SAMPLE_RATE <= len(audio) <= 9 * SAMPLE_RATE
@@ -70,21 +55,9 @@ def render_utterance(utterance):
     return np.clip(np.rint(mixture * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
 
 
-def encode_flac(audio):
-    """Encodes 16-bit mono audio at 16 kHz.
+def encode_flac(audio: np.ndarray) -> bytes:
+    """Encode 16-bit mono audio at 16 kHz.
 
-    Arguments
-    ---------
-    audio : numpy.ndarray
-        (num_samples,) int16.
-
-    Returns
-    -------
-    bytes
-        A FLAC file.
-
-    Example
-    -------
     >>> encode_flac(np.zeros(500, dtype=np.int16))[:4]
     b'fLaC'
     """

@@ -45,7 +45,7 @@ _lock = threading.Lock()
 
 
 def synthesize(text, voice, *, rate_wpm, pitch, pitch_range, word_gap_10ms=0, seed=0):
-    """Speaks a text.
+    """Speak a text.
 
     The result depends on the arguments alone: not on what was synthesised before, nor in which
     process or thread. Calls from several threads of one process wait for each other.
@@ -55,7 +55,7 @@ def synthesize(text, voice, *, rate_wpm, pitch, pitch_range, word_gap_10ms=0, se
     text : str
         What to say.
     voice : str
-        eSpeak NG voice with an optional variant, for example ``"en-us+f2"``.
+        eSpeak NG voice with an optional variant, for example `"en-us+f2"`.
     rate_wpm : int
         Speaking rate in words per minute, 80 to 450.
     pitch : int
@@ -95,20 +95,9 @@ def synthesize(text, voice, *, rate_wpm, pitch, pitch_range, word_gap_10ms=0, se
         return _speak(library, text, voice, parameters, seed)
 
 
-def version():
+def version() -> str:
     """Version of the eSpeak NG library that `synthesize` uses.
 
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError, RuntimeError
-        As `synthesize`.
-
-    Example
-    -------
     >>> version().split(".")[0]
     '1'
     """

@@ -4,6 +4,8 @@ import concurrent.futures
 import contextlib
 import json
 import pathlib
+from collections.abc import Iterator
+from pathlib import Path
 
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import sha256_of
@@ -14,7 +16,7 @@ MANIFEST_KIND = "speechbrain-pom mini corpus"
 
 
 def read_manifest(out):
-    """Reads the manifest of a corpus.
+    """Read the manifest of a corpus.
 
     Arguments
     ---------
@@ -54,7 +56,7 @@ def read_manifest(out):
 
 
 def verify_mini_corpus(out):
-    """Checks every file of a corpus against the checksums of its manifest.
+    """Check every file of a corpus against the checksums of its manifest.
 
     Arguments
     ---------
@@ -90,20 +92,9 @@ def verify_mini_corpus(out):
         raise UserError(f"mini corpus '{out}': the file '{name}' {problem}")
 
 
-def list_entries(folder):
+def list_entries(folder: Path) -> set[str]:
     """Everything in a folder: files, links and empty folders.
 
-    Arguments
-    ---------
-    folder : pathlib.Path
-
-    Returns
-    -------
-    set of str
-        Paths relative to `folder`, with forward slashes.
-
-    Example
-    -------
     >>> tmp_path = getfixture("tmp_path")
     >>> (tmp_path / "a" / "b").mkdir(parents=True)
     >>> list_entries(tmp_path)
@@ -117,14 +108,8 @@ def list_entries(folder):
 
 
 @contextlib.contextmanager
-def only_writer(out):
-    """Context manager: no other process makes this corpus meanwhile; they wait.
-
-    Raises
-    ------
-    UserError
-        When the file system has no file locks.
-    """
+def only_writer(out) -> Iterator[None]:
+    """Context manager: no other process makes this corpus meanwhile; they wait."""
     try:
         with locked(out.with_name(f".{out.name}.lock"), wait=True):
             yield

@@ -10,6 +10,7 @@ import math
 import os
 import pathlib
 import shutil
+from pathlib import Path
 
 from speechbrain_pom.data.mini_corpus.files import (
     list_entries,
@@ -19,9 +20,9 @@ from speechbrain_pom.data.mini_corpus.files import (
 )
 from speechbrain_pom.data.mini_corpus.plan import CORPUS_VERSION, plan_corpus
 from speechbrain_pom.data.mini_corpus.write import expected_files, write_corpus
-from speechbrain_pom.data.workers import num_processes
 from speechbrain_pom.utils.errors import UserError, is_disk_full
 from speechbrain_pom.utils.files import publish_folder
+from speechbrain_pom.utils.processes import num_processes
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def make_mini_corpus(
     show_progress=True,
     force=False,
 ):
-    """Makes a mini corpus, or leaves it alone when it is there, complete and intact.
+    """Make a mini corpus, or leaves it alone when it is there, complete and intact.
 
     It is written to a hidden folder beside `out`, checked and then renamed, so that `out` is
     complete or absent. A damaged or incomplete corpus of the same options is made again. Several
@@ -102,29 +103,12 @@ def make_mini_corpus(
     return out
 
 
-def demo_corpus(show_progress=True):
+def demo_corpus(show_progress: bool = True) -> Path:
     """The default corpus, made at its first use and cached; checked at every use.
 
     The cache is `$SPEECHBRAIN_POM_CACHE`, else `$XDG_CACHE_HOME/speechbrain_pom`, else
     `~/.cache/speechbrain_pom`.
 
-    Arguments
-    ---------
-    show_progress : bool
-        Whether to show a progress bar while it is made.
-
-    Returns
-    -------
-    pathlib.Path
-        Its folder.
-
-    Raises
-    ------
-    UserError
-        As `make_mini_corpus`.
-
-    Example
-    -------
     >>> demo_corpus(show_progress=False).name
     'mini_corpus-v1-15min-seed0'
     """

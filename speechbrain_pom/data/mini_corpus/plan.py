@@ -113,26 +113,12 @@ class Utterance:
         return f"{self.chapter_folder}/{self.utterance_id}.flac"
 
 
-def plan_corpus(duration_min, seed):
-    """Lists the utterances of a corpus.
+def plan_corpus(duration_min: float, seed: int) -> list[Utterance]:
+    """List the utterances of a corpus.
 
     Durations are estimated from the texts, so the corpus comes out a few per cent longer or
     shorter than asked for.
 
-    Arguments
-    ---------
-    duration_min : float
-        Audio in all splits together, in minutes.
-    seed : int
-        Another seed gives other sentences and other speakers.
-
-    Returns
-    -------
-    list of Utterance
-        In the order of their paths' splits, speakers and chapters.
-
-    Example
-    -------
     >>> plan = plan_corpus(duration_min=15, seed=0)
     >>> len({utterance.speaker.speaker_id for utterance in plan})
     26
@@ -156,20 +142,9 @@ def plan_corpus(duration_min, seed):
     return plan
 
 
-def make_sentence(rng):
-    """Draws a sentence of 7 to 15 words of the `VOCABULARY` from the grammar.
+def make_sentence(rng: random.Random) -> str:
+    """Draw a sentence of 7 to 15 words of the `VOCABULARY` from the grammar.
 
-    Arguments
-    ---------
-    rng : random.Random
-
-    Returns
-    -------
-    str
-        Upper case, without punctuation.
-
-    Example
-    -------
     >>> make_sentence(random.Random(3))
     'FIND THE BLACK ZEBRA UNDER GARDEN SIX QUICKLY'
     """
@@ -191,11 +166,9 @@ def _clause(rng, with_place):
     return words
 
 
-def derive_seed(*parts):
+def derive_seed(*parts) -> None:
     """A 63-bit seed that depends on all parts, the same in every process and Python version.
 
-    Example
-    -------
     >>> derive_seed(0, "text", "103-103000-0000") == derive_seed(1, "text", "103-103000-0000")
     False
     """

@@ -4,6 +4,8 @@ A sentence has too many words for the mean over its frames to tell which ones. S
 layout are those of the demo's mini corpus; the words are of its vocabulary.
 """
 
+from pathlib import Path
+
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.data.mini_corpus.files import only_writer, verify_mini_corpus
@@ -20,22 +22,9 @@ _VERSION = 1  # raised by every change that gives other files
 _SEED = 0
 
 
-def plan_words(duration_min=15, repetitions=REPETITIONS):
-    """Lists the utterances: each speaker says each word.
+def plan_words(duration_min: float = 15, repetitions: int = REPETITIONS) -> list[Utterance]:
+    """List the utterances: each speaker says each word.
 
-    Arguments
-    ---------
-    duration_min : float
-        Of the mini corpus whose speakers they are.
-    repetitions : int
-        How often each word is said, never quite alike.
-
-    Returns
-    -------
-    list of mini_corpus_plan.Utterance
-
-    Example
-    -------
     >>> plan = plan_words()
     >>> len({utterance.speaker for utterance in plan}), len(plan)
     (26, 468)
@@ -55,26 +44,9 @@ def plan_words(duration_min=15, repetitions=REPETITIONS):
     ]
 
 
-def mini_words(show_progress=True):
+def mini_words(show_progress: bool = True) -> Path:
     """The words, made at their first use beside the cached mini corpus; checked at every use.
 
-    Arguments
-    ---------
-    show_progress : bool
-        Whether to show a progress bar while they are made.
-
-    Returns
-    -------
-    pathlib.Path
-        Their folder, in LibriSpeech's layout.
-
-    Raises
-    ------
-    ValueError
-        As `speechbrain_pom.data.mini_corpus.make.demo_corpus`.
-
-    Example
-    -------
     >>> mini_words(show_progress=False).name
     'mini_words-v1'
     """

@@ -1,18 +1,13 @@
-"""Writes the files of a mini corpus into an empty place, in several processes if asked to."""
+"""Write the files of a mini corpus into an empty place, in several processes if asked to."""
 
 import collections
-import concurrent.futures
-import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import json
-import multiprocessing
-import signal
-import sys
+from pathlib import Path
 
 import soundfile
-from tqdm import tqdm
 
 from speechbrain_pom.data.mini_corpus import espeak
 from speechbrain_pom.data.mini_corpus.audio import SAMPLE_RATE, encode_flac, render_utterance
@@ -22,7 +17,9 @@ from speechbrain_pom.data.mini_corpus.plan import (
     SPLIT_SHARES,
     TEST_OTHER_SNRS_DB,
     VOCABULARY,
+    Utterance,
 )
+from speechbrain_pom.utils.processes import map_in_processes
 
 README_NAME = "README.TXT"
 SPEAKERS_NAME = "SPEAKERS.TXT"
@@ -46,19 +43,9 @@ _SPEAKERS_HEADER = """\
 """
 
 
-def expected_files(plan):
+def expected_files(plan: list[Utterance]) -> set[str]:
     """Paths of all files of a corpus, relative to its folder.
 
-    Arguments
-    ---------
-    plan : list of mini_corpus_plan.Utterance
-
-    Returns
-    -------
-    set of str
-
-    Example
-    -------
     >>> sorted(expected_files([]))
     ['README.TXT', 'SPEAKERS.TXT', 'manifest.json']
     """
@@ -76,28 +63,11 @@ def _transcript_path(utterance):
     return f"{utterance.chapter_folder}/{speaker_id}-{utterance.chapter_id}.trans.txt"
 
 
-def write_corpus(folder, options, plan, num_workers, show_progress):
-    """Writes a corpus; the manifest comes last.
+def write_corpus(
+    folder: Path, options: dict, plan: list[Utterance], num_workers: int, show_progress: bool
+) -> None:
+    """Write a corpus; the manifest comes last.
 
-    Arguments
-    ---------
-    folder : pathlib.Path
-        Does not exist yet.
-    options : dict
-        What `plan` was made from, for the manifest.
-    plan : list of mini_corpus_plan.Utterance
-    num_workers : int
-        With 1, everything is done in this process.
-    show_progress : bool
-        Whether to show a progress bar.
-
-    Raises
-    ------
-    ValueError, RuntimeError, OSError
-        As `espeak.synthesize`, and when a file cannot be written or a worker process dies.
-
-    Example
-    -------
     >>> folder = getfixture("tmp_path") / "empty"
     >>> write_corpus(folder, {}, [], num_workers=1, show_progress=False)
     >>> sorted(path.name for path in folder.iterdir())
@@ -109,12 +79,12 @@ def write_corpus(folder, options, plan, num_workers, show_progress):
         (folder / chapter_folder).mkdir(parents=True)
     files = {}
     num_samples = collections.Counter()  # by speaker
-    with _worker_map(num_workers) as worker_map:
-        results = worker_map(functools.partial(_write_utterance, folder), plan)
-        progress = tqdm(results, "mini corpus", len(plan), unit="utt", disable=not show_progress)
-        for utterance, entry in zip(plan, progress, strict=True):
-            files[utterance.audio_path] = entry
-            num_samples[utterance.speaker] += entry["num_samples"]
+    write = functools.partial(_write_utterance, folder)
+    title = "mini corpus" if show_progress else None
+    entries = map_in_processes(write, plan, num_workers, bar_title=title, chunksize=8)
+    for utterance, entry in zip(plan, entries, strict=True):
+        files[utterance.audio_path] = entry
+        num_samples[utterance.speaker] += entry["num_samples"]
     for name, text in _texts(plan, num_samples).items():
         files[name] = {"sha256": _write(folder / name, text.encode())}
     manifest = {
@@ -127,25 +97,6 @@ def write_corpus(folder, options, plan, num_workers, show_progress):
         "files": dict(sorted(files.items())),
     }
     _write(folder / MANIFEST_NAME, (json.dumps(manifest, indent=1) + "\n").encode())
-
-
-@contextlib.contextmanager
-def _worker_map(num_workers):
-    if num_workers == 1:
-        yield map
-        return
-    with concurrent.futures.ProcessPoolExecutor(
-        num_workers,
-        # Forked workers load eSpeak NG themselves; spawned ones would first import torch.
-        multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn"),
-        # Ctrl-C reaches the whole group; the parent alone answers it.
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    ) as pool:
-        try:
-            yield functools.partial(pool.map, chunksize=8)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _write_utterance(folder, utterance):

@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,13 +16,11 @@ import torch
 from tqdm import tqdm
 
 from speechbrain_pom.data.audio_folder import describe_unread, scan_folder
-from speechbrain_pom.inference.jobs.processes import (
-    attempt,
-    cpu_threads,
-    ended_by_signals,
-    in_processes,
-)
 from speechbrain_pom.utils.errors import UserError, one_line
+from speechbrain_pom.utils.pool import ended_by_signals, work_in_processes
+
+# Errors whose message says enough: bad files, full disks, too little memory on a device.
+_PLAIN_ERRORS = (UserError, OSError, RuntimeError)  # soundfile's are RuntimeErrors
 
 logger = logging.getLogger(__name__)
 
@@ -88,27 +88,54 @@ def run_jobs(
     if num_jobs < 1:
         raise UserError(f"--jobs is {num_jobs}: give at least 1")
     failures = {}
-
-    def note(file, result, error):
-        if error is not None:
-            failures[file] = error
-        elif on_result is not None:
-            on_result(file, result)
-        bar.update()
-
+    num_jobs = min(num_jobs, len(files))
+    work = _in_processes if num_jobs > 1 else _in_this_process
     with (
         ended_by_signals(),
         tqdm(total=len(files), desc=description, unit="file", disable=not show_progress) as bar,
+        closing(work(files, make_worker, num_jobs)) as outcomes,
     ):
-        num_jobs = min(num_jobs, len(files))
-        if num_jobs > 1:
-            in_processes(files, make_worker, num_jobs, note)
-        elif files:
-            with cpu_threads():
-                work = make_worker()
-                for file in files:
-                    note(file, *attempt(work, file))
+        for file, result, error in outcomes:
+            if error is not None:
+                failures[file] = _in_words(error)
+            elif on_result is not None:
+                on_result(file, result)
+            bar.update()
     return [(file, failures[file]) for file in files if file in failures]
+
+
+def _in_processes(files, make_worker, num_jobs):
+    loading = partial(_load, make_worker)
+    made_by = getattr(make_worker, "func", make_worker)  # of a partial
+    imports = [__name__, made_by.__module__]
+    with closing(work_in_processes(files, loading, num_jobs, imports=imports)) as outcomes:
+        for index, result, error in outcomes:
+            yield files[index], result, error
+
+
+def _in_this_process(files, make_worker, _num_jobs):
+    former = torch.get_num_threads()
+    try:
+        work = _load(make_worker) if files else None
+        for file in files:
+            try:
+                yield file, work(file), None
+            except Exception as error:
+                yield file, None, error
+    finally:
+        torch.set_num_threads(former)
+
+
+def _load(make_worker):
+    """The worker of a process, which has as many CPU threads as OMP_NUM_THREADS says, or one."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(int(value) if value.isdecimal() and int(value) else 1)
+    return make_worker()
+
+
+def _in_words(error):
+    kind = "" if isinstance(error, _PLAIN_ERRORS) else f"{type(error).__name__}: "
+    return kind + one_line(error)
 
 
 def report_failures(failures: list[tuple[Path, str]]) -> int:

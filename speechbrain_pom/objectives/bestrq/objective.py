@@ -23,6 +23,7 @@ from speechbrain_pom.objectives.bestrq.targets import (
     stack_frames,
 )
 from speechbrain_pom.objectives.objective import Draw, Objective, Outcome
+from speechbrain_pom.training.augmentation import Augment, augment_features
 
 
 class BestRQ(Objective):
@@ -47,6 +48,9 @@ class BestRQ(Objective):
         "batch": one mask for the whole batch, as published; "utterance": one each.
     noise_mean, noise_std : float
         Of the noise.
+    fea_augment : callable, optional
+        An `Augmenter` of SpeechBrain for what the encoder reads in training; the targets are those
+        of the features as they were.
 
     Raises
     ------
@@ -96,6 +100,7 @@ class BestRQ(Objective):
         mask_scope: str = "batch",
         noise_mean: float = 0.0,
         noise_std: float = 0.1,
+        fea_augment: Augment | None = None,
     ) -> None:
         super().__init__(encoder)
         check_mask_options(mask_prob, mask_length, encoder.stride, mask_scope)
@@ -107,6 +112,7 @@ class BestRQ(Objective):
             "scope": mask_scope,
         }
         self.noise_options = {"mean": noise_mean, "std": noise_std}
+        self.fea_augment = fea_augment
 
     @property
     def num_codes(self) -> int:
@@ -123,6 +129,7 @@ class BestRQ(Objective):
         predicted = predicted_positions(mask, num_frames, stride)  # (B, T/stride)
         stacked = stack_frames(feats, stride)[predicted]
         targets = nearest_codes(stacked, self.quantizer.P, self.quantizer.CB)
+        feats = augment_features(self.fea_augment if draw.training else None, feats, num_frames)
         noise = sample_noise(
             feats, ids, **self.noise_options, seed=None if draw.training else draw.seed
         )

@@ -16,7 +16,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 )
 from torch.utils.checkpoint import checkpoint
 
-from speechbrain_pom.attention.padding import allow_leaks, set_padding, stop_leaks
+from speechbrain_pom.attention.padding import isolate_padding, restore_padding, set_padding
 
 LENGTHS = torch.tensor([1.0, 0.4, 0.6])
 FEED_FORWARD = {"ffn_type": "1dcnn", "ffn_cnn_kernel_size_list": [5, 3]}
@@ -188,7 +188,7 @@ def test_classes_that_are_derived_from_speechbrains(make):
     assert isinstance(made, OwnLayer)
     alone, batched = made(frames[1:, :8])[0], made(frames, None, padding)[0][1:, :8]
     assert (batched - alone).abs().max() < 1e-5 * alone.abs().max()
-    allow_leaks(layer)
+    restore_padding(layer)
     assert type(layer) is OwnLayer
     batched = layer(frames, None, padding)[0][1:, :8]
     assert (batched - alone).abs().max() > 1e-3 * alone.abs().max()
@@ -200,7 +200,7 @@ def test_parts_that_are_derived_from_speechbrains():
     layer.convolution_module = OwnConvolution(16, 7)
     loud(layer).eval()
     frames, padding = torch.randn(2, 19, 16), torch.arange(19) >= torch.tensor([[19], [8]])
-    stop_leaks(layer)
+    isolate_padding(layer)
     assert type(layer.convolution_module).__name__ == "OwnConvolution"
     alone, batched = layer(frames[1:, :8])[0], layer(frames, None, padding)[0][1:, :8]
     assert (batched - alone).abs().max() < 1e-5 * alone.abs().max()

@@ -290,5 +290,5 @@ def test_the_interface_has_the_attributes_that_are_set():
         "causal",
     ):
         assert hasattr(model, name), (
-            f"TransformerASR has no attribute {name} " + RELIED_ON % "positions.py and seams.py"
+            f"TransformerASR has no attribute {name} " + RELIED_ON % "positions.py and patches.py"
         )

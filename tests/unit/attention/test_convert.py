@@ -16,7 +16,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 import speechbrain_pom
 from speechbrain_pom.attention import mixer_of
 from speechbrain_pom.attention.convert import convert_attention
-from speechbrain_pom.attention.padding import stop_leaks
+from speechbrain_pom.attention.padding import isolate_padding
 from speechbrain_pom.utils.errors import UserError
 
 # SpeechBrain's decoder mixes boolean and additive masks
@@ -346,7 +346,7 @@ def test_a_conversion_registers_the_types(build_asr, without_plugin):
 def test_padding_stays_exact_where_a_caller_asked_for_it(build_asr):
     asked, not_asked = build_asr("PoM"), build_asr("PoM")
     for layer in asked.encoder.layers:
-        stop_leaks(layer)
+        isolate_padding(layer)
     frames = 30 * torch.randn(2, 23, 20)
     errors = []
     for model in (asked, not_asked):

@@ -11,7 +11,7 @@ from torch import nn
 
 from speechbrain_pom import PolynomialMixer
 from speechbrain_pom.attention import convert_attention
-from speechbrain_pom.attention.padding import allow_leaks, set_padding
+from speechbrain_pom.attention.padding import restore_padding, set_padding
 from speechbrain_pom.attention.parts import reflected_indices
 from speechbrain_pom.utils.errors import UserError
 
@@ -187,7 +187,7 @@ def test_the_property_fails_for_the_published_formulation(build_asr, registered,
 def test_the_property_fails_when_leaks_are_allowed(build_asr, encoder_module):
     model = with_random_biases(build_asr("PoM", encoder_module))
     for layer in model.encoder.layers:
-        allow_leaks(layer)
+        restore_padding(layer)
     assert leak_of(model, seed=0) > LEAK
 
 

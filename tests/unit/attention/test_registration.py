@@ -319,7 +319,7 @@ def test_brains_refuse_a_type_that_was_asked_for_and_never_built(asked, built, r
     if not refused:
         assert speechbrain.Brain(**arguments).modules.model is arguments["modules"]["model"]
         return
-    message = r"stands in the hparams file, but none of its encoders \(model\.encoder\) was built"
+    message = r"is in the hparams file, but none of its encoders \(model\.encoder\) was built"
     with pytest.raises(ValueError, match=message):
         speechbrain.Brain(**arguments)
 

@@ -47,6 +47,13 @@ def test_both_families_of_columns_make_one_manifest(folder):
     assert rows["u-c"]["wav"] == str(folder / "c.flac")
 
 
+def test_the_column_of_the_labels_can_be_another_one(folder):
+    rows = read_manifest(prepare(folder, str(folder / "own.csv"), label_columns=["tone", "split"]))
+    assert [row["label"] for row in rows.values()] == ["train", "dev"]
+    with pytest.raises(ValueError, match=r"own\.csv' has no column tone: its first line must name"):
+        prepare(folder, str(folder / "own.csv"), label_columns=["tone"])
+
+
 def test_rows_are_chosen_by_any_columns(folder):
     assert list(read_manifest(prepare(folder, f"{folder}/own.csv?split=dev"))) == ["u-b"]
     both = f"{folder}/own.csv?split=train&label=x"

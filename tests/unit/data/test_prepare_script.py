@@ -62,22 +62,24 @@ def prepare_pretraining(folder, out, **options):
         "train_splits": ["train-clean-100", "train-other-500"],
         "valid_split": "dev-clean",
         "valid_share": 0.01,
-        "show_progress": False,
+        "max_bad_share": 0.0,
+        "check_data": "headers",
     }
-    return runpy.run_path(str(SCRIPT))["prepare_pretraining"](folder, out, **defaults | options)
+    hparams = {"data_folder": folder, **defaults, **options}
+    return runpy.run_path(str(SCRIPT))["prepare_pretraining"](hparams, out)
 
 
 def test_pretraining_needs_no_transcripts(corpus, tmp_path):
     corpus.transcripts.unlink()
     paths = prepare_pretraining(corpus.root, tmp_path / "csv")
-    assert paths == {name: tmp_path / f"csv/{name}.csv" for name in ("train", "valid")}
-    assert len(read_manifest(paths["train"])) == 10
-    assert list(read_manifest(paths["valid"])) == [f"84-121123-000{i}" for i in range(3)]
+    assert paths[:3] == (tmp_path / "csv/train.csv", tmp_path / "csv/valid.csv", {})
+    assert len(read_manifest(paths.train)) == 10
+    assert list(read_manifest(paths.valid)) == [f"84-121123-000{i}" for i in range(3)]
 
 
 def test_pretraining_takes_a_folder_of_audio(corpus, tmp_path):
     paths = prepare_pretraining(corpus.root, tmp_path / "csv", data_layout="folder")
-    parts = [read_manifest(paths[name]) for name in ("train", "valid")]
+    parts = [read_manifest(path) for path in (paths.train, paths.valid)]
     assert len(parts[0]) + len(parts[1]) == 13
     assert "dev-clean/84/121123/84-121123-0000.flac" in parts[0] | parts[1]
 

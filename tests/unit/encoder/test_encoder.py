@@ -47,7 +47,7 @@ def test_an_utterance_alone_and_in_a_batch(make_encoder, spec, kernel_size):
             assert (row[length:] == 0).all()
 
 
-def test_without_the_seams_the_end_of_a_batch_leaks(make_encoder):
+def test_without_the_patches_the_end_of_a_batch_leaks(make_encoder):
     """The comparison above can fail: SpeechBrain's modules, called one after the other."""
     encoder = make_encoder("regularMHA", kernel_size=5)
     wavs = torch.stack([noise(20000), noise(20000, 2)])

@@ -1,4 +1,4 @@
-"""Manifests of both tasks from both layouts, and data that cannot be a task."""
+"""Manifests of the tasks from layouts and CSV files, and data that cannot be a task."""
 
 import pytest
 
@@ -7,7 +7,19 @@ from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 from speechbrain_pom.probe import prepare_probe
 from speechbrain_pom.utils.errors import UserError
 
-QUIET = {"show_progress": False, "num_workers": 1}
+DEFAULTS = {
+    "keywords": None,
+    "train_splits": [],
+    "valid_split": None,
+    "test_splits": [],
+    "verification_splits": [],
+    "valid_share": 0.1,
+    "test_share": 0.2,
+    "verification_share": 0.0,
+    "label_column": None,
+    "max_bad_share": 0.0,
+    "check_data": "headers",
+}
 SPLITS = {"train_splits": ["train-clean-100"], "valid_split": "dev-clean"}
 
 
@@ -24,7 +36,8 @@ def words(root, write_audio, classes=("go", "stop"), num_speakers=30):
 
 
 def prepare(data_folder, folder, **options):
-    return prepare_probe(data_folder, folder, **{**QUIET, **options})
+    sources = options.pop("sources", None)
+    return prepare_probe({"data_folder": data_folder, **DEFAULTS, **options}, folder, sources)
 
 
 def ids(path):
@@ -152,7 +165,7 @@ def test_calls_that_cannot_work(write_audio, tmp_path):
     root = words(tmp_path / "words", write_audio, num_speakers=1)
     options = {"task": "keyword", "data_layout": "folder"}
     cases = {
-        "task is 'emotion': choose speaker or keyword": {"task": "emotion"},
+        "task is 'emotion': choose speaker or keyword or label": {"task": "emotion"},
         "data_layout is 'csv': choose librispeech or folder": {"data_layout": "csv"},
         "test_share is 0.5: give a share, 0 <= x < 0.5": {"test_share": 0.5},
         "no utterance is left for": {"test_share": 0.0},
@@ -164,3 +177,88 @@ def test_calls_that_cannot_work(write_audio, tmp_path):
         write_audio(tmp_path / f"flat/{number}.wav")
     with pytest.raises(UserError, match="has no folders of classes: data_layout folder is"):
         prepare(tmp_path / "flat", tmp_path / "csv2", **options)
+
+
+@pytest.fixture
+def write_csv(write_audio, tmp_path):
+    """Write a CSV file of audio: rows of (id, split, speaker, mood)."""
+
+    def write(rows):
+        for key, *_ in rows:
+            write_audio(tmp_path / f"audio/{key}.wav", 1000 + len(key))
+        lines = [f"{key},audio/{key}.wav,{','.join(rest)}" for key, *rest in rows]
+        (tmp_path / "own.csv").write_text("\n".join(["id,path,split,speaker,mood", *lines]) + "\n")
+        return f"{tmp_path}/own.csv"
+
+    return write
+
+
+MOODS = [
+    (f"{split}{number}", split, f"{split}-s{number % 3}", ("sad", "glad", "")[number % 3])
+    for split, count in {"train": 60, "dev": 6, "test": 6}.items()
+    for number in range(count)
+]
+
+
+def labels(path):
+    return {row["label"] for row in read_manifest(path).values()}
+
+
+def test_csv_files_of_any_label(write_csv, tmp_path):
+    path = write_csv(MOODS)
+    sources = {part: f"{path}?split={part}" for part in ("train", "dev", "test")}
+    sources = {"train": sources["train"], "valid": sources["dev"], "test": [sources["test"]]}
+    options = {"task": "label", "label_column": "mood"}
+    data = prepare(None, tmp_path / "csv", sources=sources, **options)
+    assert ids(data.train) == {key for key, split, _, mood in MOODS if split == "train" and mood}
+    assert ids(data.valid) == {key for key, split, _, mood in MOODS if split == "dev" and mood}
+    assert data.tests.keys() == {"own-test"}
+    assert labels(data.train) == labels(data.tests["own-test"]) == {"sad", "glad"}
+    assert data.trials is None
+
+
+def test_parts_that_csv_files_do_not_have_are_taken_from_training(write_csv, tmp_path):
+    sources = {"train": f"{write_csv(MOODS)}?split=train", "valid": None, "test": None}
+    options = {"task": "keyword", "label_column": "mood"}
+    data = prepare(None, tmp_path / "csv", sources=sources, keywords=["sad", "glad"], **options)
+    parts = [ids(path) for path in (data.train, data.valid, data.tests["test"])]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 40
+    with pytest.raises(UserError, match="keywords has 'bad', and there is no row of that name"):
+        prepare(None, tmp_path / "csv", sources=sources, keywords=["bad"], **options)
+
+
+def test_speakers_of_csv_files(write_csv, tmp_path):
+    path = write_csv([*MOODS, ("late", "late", "train-s0", "sad")])
+    sources = {"train": f"{path}?split=train", "verification": f"{path}?split=test"}
+    data = prepare(None, tmp_path / "csv", sources=sources, task="speaker")
+    assert labels(data.train) == labels(data.tests["test"]) == {f"train-s{i}" for i in range(3)}
+    assert labels(data.trials) == {f"test-s{i}" for i in range(3)}
+    with pytest.raises(UserError, match=r"speaker 'train-s\d', who is in training too"):
+        prepare(
+            None,
+            tmp_path / "csv",
+            sources=sources | {"verification": f"{path}?split=late"},
+            task="speaker",
+        )
+
+
+def test_csv_files_that_cannot_be_a_task(write_csv, tmp_path):
+    path = write_csv(MOODS)
+    train = {"train": f"{path}?split=train"}
+    cases = {
+        "own.csv' has no column label: its first line must name it": ({}, train),
+        "own.csv' has no column tone: its first line": ({"label_column": "tone"}, train),
+        "ID 'train0' is both in 'train' and in 'valid'": (
+            {"label_column": "mood"},
+            train | {"valid": f"{path}?split=train"},
+        ),
+        "is called 'test', which is the name of another manifest": (
+            {"label_column": "mood"},
+            train | {"test": "test.csv"},
+        ),
+    }
+    for message, (options, sources) in cases.items():
+        with pytest.raises(UserError, match=message):
+            prepare(None, tmp_path / "csv", sources=sources, task="label", **options)
+    with pytest.raises(UserError, match="task label needs classes: give train_csv, or data_layout"):
+        prepare(None, tmp_path / "csv", task="label", data_layout="librispeech")

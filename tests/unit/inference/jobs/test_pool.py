@@ -121,7 +121,7 @@ def test_several_processes_survive_the_death_of_one():
         (Path("bad"), "truncated: restore it"),
         (
             Path("killed"),
-            "its process was killed by SIGKILL: is memory short? try fewer --jobs",
+            "its process was killed by SIGKILL: is memory short? try fewer processes",
         ),
     ]
     assert sorted(name for name, *_ in results.values()) == ["good1", "good2", "good3", "good4"]
@@ -143,7 +143,7 @@ def test_no_process_can_load():
     failures, results = run(files, 2, Worker("killed"))
     assert not results
     assert [file for file, _ in failures] == files
-    assert failures[0][1].startswith("not begun, no model could be loaded: its process was killed")
+    assert failures[0][1].startswith("not begun, no process could start: its process was killed")
 
 
 @pytest.mark.parametrize("num_jobs", [1, 2])

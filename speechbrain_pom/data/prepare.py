@@ -1,0 +1,175 @@
+"""What a recipe's keys say about its data, as manifests: CSV files, a preparation, or a layout."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from speechbrain_pom.data.csv_manifest import parse_sources, prepare_csv
+from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.files import write_atomically
+
+RECORD_FILE = "prepared.json"
+PARTS = ("train", "valid", "test", "verification")
+OPTIONS = ("max_bad_share", "check_data")
+
+
+class Manifests(NamedTuple):
+    """The manifests of a recipe.
+
+    Arguments
+    ---------
+    train, valid : pathlib.Path
+    tests : dict of str to pathlib.Path
+        By the name of the test set.
+    trials : pathlib.Path, optional
+        Of a probe: utterances of speakers that are not in training.
+    """
+
+    train: Path
+    valid: Path
+    tests: dict[str, Path]
+    trials: Path | None = None
+
+
+Hparams = Mapping[str, Any]
+Sources = dict[str, Any]
+
+
+def prepare_data(
+    hparams: Hparams,
+    from_layout: Callable[[Hparams, Path], Manifests],
+    from_csv: Callable[[Hparams, Path, Sources], Manifests],
+) -> Manifests:
+    """Write the manifests of a recipe into `manifests/` of its output folder.
+
+    Where the data come from, the first that is given:
+
+    - `skip_prep: True`: the manifests of an earlier start, as they are.
+    - `prepare`: a function of one's own, called with `data_folder=` and `save_folder=` (which it
+      makes if it writes there). It writes CSV files and returns what the keys `train_csv`,
+      `valid_csv` and `test_csv` would say; parts that it does not return are taken from the keys,
+      so that preparations of SpeechBrain's recipes, which return nothing, can be used.
+    - `train_csv`, `valid_csv`, `test_csv`.
+    - `data_folder`, in one of the recipe's layouts.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's keys: those above, `output_folder`, and what the two functions read.
+    from_layout : callable
+        Of the recipe: `from_layout(hparams, manifest_folder)`.
+    from_csv : callable
+        Of the recipe: `from_csv(hparams, manifest_folder, sources)`, with the CSV files by part.
+
+    Returns
+    -------
+    Manifests
+
+    Raises
+    ------
+    UserError
+        If the data cannot be prepared; the message says what to do.
+    """
+    folder = Path(hparams["output_folder"]) / "manifests"
+    if hparams.get("skip_prep", False):
+        return _read_record(folder)
+    sources = csv_sources(hparams, folder / "prepare")
+    if sources["train"] is None:
+        manifests = from_layout(hparams, folder)
+    else:
+        manifests = from_csv(hparams, folder, sources)
+    write_atomically(folder / RECORD_FILE, _record_text(manifests, folder))
+    return manifests
+
+
+def csv_sources(hparams: Hparams, save_folder: Path) -> Sources:
+    """The CSV files of each part, of one's own preparation and of the keys; None where none is."""
+    sources = {part: hparams[f"{part}_csv"] for part in PARTS if f"{part}_csv" in hparams}
+    prepare = hparams.get("prepare")
+    if prepare is None:
+        return sources
+    if not callable(prepare):
+        raise UserError(f"prepare is '{prepare}': give a function, as '!name:my_corpus.prepare'")
+    made = prepare(data_folder=hparams["data_folder"], save_folder=str(save_folder)) or {}
+    if not isinstance(made, Mapping) or not set(made) <= set(PARTS):
+        raise UserError(
+            f"prepare returned {made!r}: return CSV files by part, as {{'train': 'a.csv', 'valid': "
+            f"'b.csv'}} (parts: {', '.join(PARTS)}), or nothing"
+        )
+    made = {part: made[part] for part in sources if made.get(part) is not None}
+    sources |= {part: _absolute(value) for part, value in made.items()}
+    if sources["train"] is None:
+        raise UserError(
+            "prepare returned no CSV file for 'train', and train_csv is null: return {'train': "
+            "PATH, 'valid': PATH}, or name the files that it writes in train_csv and valid_csv"
+        )
+    return sources
+
+
+def _absolute(value):
+    """Paths of CSV files that do not start in `data_folder`."""
+    if isinstance(value, (str, os.PathLike)):
+        return os.path.abspath(value)
+    return [os.path.abspath(path) for path in value]
+
+
+def prepare_csvs(
+    hparams: Hparams, manifest_folder: Path, sources: Sources, need_transcripts: bool = False
+) -> Manifests:
+    """`from_csv` of a recipe that trains, validates and tests on CSV files as they are."""
+    for part in ("train", "valid"):
+        if sources[part] is None:
+            raise UserError(f"train_csv is given, but {part}_csv is not: give both")
+    tests = parse_sources(sources["test"]) if sources.get("test") else []
+    named = {part: parse_sources(sources[part]) for part in ("train", "valid")}
+    check_test_names(tests, named)
+    named |= {source.name: [source] for source in tests}
+    options = {key: hparams[key] for key in OPTIONS} | {"need_transcripts": need_transcripts}
+    paths = {
+        name: prepare_csv(
+            name, group, manifest_folder, data_folder=hparams["data_folder"], **options
+        )
+        for name, group in named.items()
+    }
+    return Manifests(paths.pop("train"), paths.pop("valid"), paths)
+
+
+def check_test_names(tests, taken):
+    """Refuse test sets whose manifest would be that of another part."""
+    for source in tests:
+        if source.name in taken:
+            raise UserError(
+                f"a test set is called '{source.name}', which is the name of another "
+                "manifest: rename its CSV file"
+            )
+
+
+def _record_text(manifests, folder):
+    def relative(path):
+        return path and os.path.relpath(path, folder)
+
+    tests = {name: relative(path) for name, path in manifests.tests.items()}
+    record = manifests._replace(tests=tests)._asdict()
+    for part in ("train", "valid", "trials"):
+        record[part] = relative(record[part])
+    return json.dumps(record, indent=1) + "\n"
+
+
+def _read_record(folder):
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        raise UserError(
+            f"skip_prep is True, but '{folder}' has no manifests of an earlier start: give "
+            "--skip_prep False"
+        )
+    record = json.loads(path.read_text(encoding="utf-8"))
+    tests = {name: folder / file for name, file in record.pop("tests").items()}
+    found = {part: file and folder / file for part, file in record.items()}
+    for manifest in (*tests.values(), *filter(None, found.values())):
+        if not manifest.is_file():
+            raise UserError(f"skip_prep is True, but '{manifest}' is gone: give --skip_prep False")
+    return Manifests(tests=tests, **found)
