@@ -1,11 +1,11 @@
 """Fastformer with the signature of SpeechBrain's attention modules."""
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speechbrain_pom.nnet.mixer import TokenMixer, register_mixer
 from speechbrain_pom.nnet.projections import weights_of
-from speechbrain_pom.ops import ChunkMask, fastformer
+from speechbrain_pom.ops import fastformer
+from speechbrain_pom.ops.common.masks import AttnMask
 from speechbrain_pom.ops.fastformer import by_layers, fastformer_mix_with_sums, fastformer_sums
 from speechbrain_pom.ops.fastformer.softmax_sums import SoftmaxSums
 
@@ -61,12 +61,8 @@ class Fastformer(TokenMixer):
         self.out_proj = nn.Linear(d_model, d_model)
 
     def mix_frames(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        attn_mask: torch.Tensor | ChunkMask | None,
-        key_padding_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
+        self, query: Tensor, key: Tensor, attn_mask: AttnMask, key_padding_mask: Tensor | None
+    ) -> Tensor:
         """Mix the frames; see `TokenMixer.forward`."""
         layers, weights = self._layers()
         masks = {"key_padding_mask": key_padding_mask, "attn_mask": attn_mask}
@@ -76,8 +72,8 @@ class Fastformer(TokenMixer):
 
     def summarise(
         self,
-        key: torch.Tensor,
-        key_padding_mask: torch.Tensor | None = None,
+        key: Tensor,
+        key_padding_mask: Tensor | None = None,
         earlier: SoftmaxSums | None = None,
     ) -> SoftmaxSums:
         """The sums of the first softmax, then of the second; see `TokenMixer.summarise`.
@@ -98,7 +94,7 @@ class Fastformer(TokenMixer):
             return by_layers.fastformer_sums(key, *layers[:4], **options)
         return fastformer_sums(key, *weights[:4], **options)
 
-    def mix(self, query: torch.Tensor, summary: SoftmaxSums) -> torch.Tensor:
+    def mix(self, query: Tensor, summary: SoftmaxSums) -> Tensor:
         """Mix frames of a sequence whose summary is known; see `TokenMixer.mix`."""
         layers, weights = self._layers()
         if weights is None:

@@ -4,12 +4,12 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from speechbrain_pom.nnet.mixer import TokenMixer, register_mixer
 from speechbrain_pom.nnet.projections import is_plain
 from speechbrain_pom.ops import ChunkMask, parse_attn_mask, selective_scan
-from speechbrain_pom.ops.common.masks import check_padding_mask
+from speechbrain_pom.ops.common.masks import AttnMask, check_padding_mask
 from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.selective_scan import SCAN_BACKENDS
 from speechbrain_pom.utils.errors import UserError
@@ -89,12 +89,8 @@ class Mamba(TokenMixer):
             self.right_to_left = MambaBlock(**sizes, reverse=True, backend=backend)
 
     def mix_frames(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        attn_mask: torch.Tensor | ChunkMask | None,
-        key_padding_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
+        self, query: Tensor, key: Tensor, attn_mask: AttnMask, key_padding_mask: Tensor | None
+    ) -> Tensor:
         """Mix the frames; see `TokenMixer.forward`.
 
         A mask is accepted if no frame sees what it hides: with `bidirectional=False`, causal masks
@@ -188,9 +184,7 @@ class MambaBlock(nn.Module):
         step = torch.empty_like(self.dt_proj.bias).uniform_(low, high).exp()
         self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus(bias) = step
 
-    def forward(
-        self, frames: torch.Tensor, key_padding_mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, frames: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         """Mix the frames.
 
         Arguments

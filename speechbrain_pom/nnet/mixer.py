@@ -3,10 +3,9 @@
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from speechbrain_pom.ops import ChunkMask
+from speechbrain_pom.ops.common.masks import AttnMask
 from speechbrain_pom.utils.errors import UserError
 
 _registered: dict[str, tuple[type["TokenMixer"], str]] = {}
@@ -66,14 +65,14 @@ class TokenMixer(nn.Module):
 
     def forward(
         self,
-        query: torch.Tensor,
-        key: torch.Tensor | None = None,
-        value: torch.Tensor | None = None,
-        attn_mask: torch.Tensor | ChunkMask | None = None,
-        key_padding_mask: torch.Tensor | None = None,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        attn_mask: AttnMask = None,
+        key_padding_mask: Tensor | None = None,
         return_attn_weights: bool = True,
-        pos_embs: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, None]:
+        pos_embs: Tensor | None = None,
+    ) -> tuple[Tensor, None]:
         """Mix the frames.
 
         Arguments
@@ -116,12 +115,8 @@ class TokenMixer(nn.Module):
         return self.mix_frames(query, key, attn_mask, key_padding_mask), None
 
     def mix_frames(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        attn_mask: torch.Tensor | ChunkMask | None,
-        key_padding_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
+        self, query: Tensor, key: Tensor, attn_mask: AttnMask, key_padding_mask: Tensor | None
+    ) -> Tensor:
         """Mix the frames; arguments as `forward`, where key is a tensor and may be the query.
 
         Returns
@@ -132,10 +127,7 @@ class TokenMixer(nn.Module):
         raise NotImplementedError(f"{self._name} does not implement mix_frames")
 
     def summarise(
-        self,
-        key: torch.Tensor,
-        key_padding_mask: torch.Tensor | None = None,
-        earlier: Any = None,
+        self, key: Tensor, key_padding_mask: Tensor | None = None, earlier: Any = None
     ) -> Any:
         """Summarise a sequence that has no attention mask, or a part of one.
 
@@ -155,7 +147,7 @@ class TokenMixer(nn.Module):
         """
         raise NotImplementedError(f"{self._name} has no summary")
 
-    def mix(self, query: torch.Tensor, summary: Any) -> torch.Tensor:
+    def mix(self, query: Tensor, summary: Any) -> Tensor:
         """Mix frames of a sequence whose summary is known.
 
         Arguments
@@ -172,7 +164,7 @@ class TokenMixer(nn.Module):
         """
         raise NotImplementedError(f"{self._name} has no summary")
 
-    def step(self, frames: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+    def step(self, frames: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Mix the next frames of a stream.
 
         Arguments

@@ -4,12 +4,12 @@ import itertools
 import math
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speechbrain_pom.nnet.mixer import TokenMixer, register_mixer
 from speechbrain_pom.nnet.projections import weights_of
-from speechbrain_pom.ops import ChunkMask, polynomial_mix
+from speechbrain_pom.ops import polynomial_mix
+from speechbrain_pom.ops.common.masks import AttnMask
 from speechbrain_pom.ops.common.sums import TimeSums
 from speechbrain_pom.ops.polynomial import by_layers, polynomial_mix_with_sums, polynomial_sums
 from speechbrain_pom.ops.polynomial.backends import BACKENDS, FORMER_NAMES
@@ -119,12 +119,8 @@ class PolynomialMixer(TokenMixer):
         self.register_load_state_dict_pre_hook(_accept_published_names)
 
     def mix_frames(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        attn_mask: torch.Tensor | ChunkMask | None,
-        key_padding_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
+        self, query: Tensor, key: Tensor, attn_mask: AttnMask, key_padding_mask: Tensor | None
+    ) -> Tensor:
         """Mix the frames; see `TokenMixer.forward`."""
         weights = weights_of(self.poly_proj, self.gate_proj, [self.out_proj])
         options = {
@@ -144,10 +140,7 @@ class PolynomialMixer(TokenMixer):
         return self.norm(mixed)
 
     def summarise(
-        self,
-        key: torch.Tensor,
-        key_padding_mask: torch.Tensor | None = None,
-        earlier: Any = None,
+        self, key: Tensor, key_padding_mask: Tensor | None = None, earlier: Any = None
     ) -> TimeSums:
         """The sums over time of the polynomial features; see `TokenMixer.summarise`.
 
@@ -170,7 +163,7 @@ class PolynomialMixer(TokenMixer):
             return by_layers.polynomial_sums(key, self.poly_proj, widths=widths, **options)
         return polynomial_sums(key, *weights, backend=self.backend, **options)
 
-    def mix(self, query: torch.Tensor, summary: TimeSums) -> torch.Tensor:
+    def mix(self, query: Tensor, summary: TimeSums) -> Tensor:
         """Mix frames of a sequence whose summary is known; see `TokenMixer.mix`."""
         weights = weights_of(self.gate_proj, [self.out_proj])
         if weights is None:

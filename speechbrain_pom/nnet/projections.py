@@ -1,14 +1,16 @@
 """Projections of the mixers: those whose weights may be read, and those that have to be called.
 
 The functions of `speechbrain_pom.ops` are fast because they take weights and fold the projections
-into what is around them. That passes a module by. So it is done only where it cannot be noticed:
-where every projection is the plain layer that the mixer was built with. One with a hook (as
-pruning and the older weight norm have), with a parametrisation, or of another class (an adapter, a
-quantised layer) is called, by the functions in `by_layers.py` of its operator.
+into the operations around them, without calling the modules. That is done only if every projection
+is the plain layer that the mixer was built with. One with a hook (as pruning and the older weight
+norm have), with a parametrisation, or of another class (an adapter, a quantised layer) is called,
+by the functions in `by_layers.py` of its operator.
 """
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class BlockDiagonal(nn.Module):
@@ -29,7 +31,7 @@ class BlockDiagonal(nn.Module):
     torch.Size([3, 5, 6])
     """
 
-    def __init__(self, input_size, output_size, num_blocks):
+    def __init__(self, input_size: int, output_size: int, num_blocks: int) -> None:
         super().__init__()
         block = input_size // num_blocks
         bound = block**-0.5
@@ -38,7 +40,7 @@ class BlockDiagonal(nn.Module):
         self.weight = nn.Parameter(weight.uniform_(-bound, bound))
         self.bias = nn.Parameter(bias.uniform_(-bound, bound))
 
-    def forward(self, frames):
+    def forward(self, frames: Tensor) -> Tensor:
         """Frames (..., input_size) to (..., output_size)."""
         num_blocks, block, _ = self.weight.shape
         by_block = frames.reshape(-1, num_blocks, block).transpose(0, 1)
@@ -54,22 +56,12 @@ class BlockDiagonal(nn.Module):
 PLAIN_KINDS = (nn.Linear, BlockDiagonal, nn.Conv1d)
 
 
-def is_plain(layer):
-    """Whether nobody could tell if a layer's weights were read instead of the layer called.
+def is_plain(layer: nn.Module) -> bool:
+    """Whether reading a layer's weights has the same effect as calling the layer.
 
     Hooks that are global to PyTorch (`register_module_forward_hook`) do not count: profilers set
     them, and should see what runs without them.
 
-    Arguments
-    ---------
-    layer : torch.nn.Module
-
-    Returns
-    -------
-    bool
-
-    Example
-    -------
     >>> layer = nn.Linear(2, 3)
     >>> is_plain(layer), is_plain(nn.utils.parametrizations.weight_norm(layer))
     (True, False)
@@ -89,20 +81,11 @@ def is_plain(layer):
     )
 
 
-def weights_of(*groups):
-    """Weights and biases of layers, as the functions of `speechbrain_pom.ops` take them.
+def weights_of(*groups: Iterable[nn.Module]) -> list[list[tuple[Tensor, Tensor]]] | None:
+    """Weights and biases of groups of layers, as the functions of `speechbrain_pom.ops` take them.
 
-    Arguments
-    ---------
-    *groups : iterable of torch.nn.Module
+    None if any layer has to be called.
 
-    Returns
-    -------
-    list of list of (torch.Tensor, torch.Tensor), or None
-        Of each group its layers'. None if any layer has to be called.
-
-    Example
-    -------
     >>> layers = nn.ModuleList([nn.Linear(2, 3)])
     >>> [[tuple(tensor.shape) for tensor in pair] for pair in weights_of(layers)[0]]
     [[(3, 2), (3,)]]

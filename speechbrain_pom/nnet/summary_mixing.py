@@ -5,12 +5,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speechbrain_pom.nnet.mixer import TokenMixer, register_mixer
 from speechbrain_pom.nnet.projections import BlockDiagonal, weights_of
-from speechbrain_pom.ops import ChunkMask, summary_mixing
+from speechbrain_pom.ops import summary_mixing
+from speechbrain_pom.ops.common.masks import AttnMask
 from speechbrain_pom.ops.common.sums import TimeSums
 from speechbrain_pom.ops.summary_mixing import by_layers, summary_mix_with_sums, summary_sums
 from speechbrain_pom.utils.errors import UserError
@@ -118,12 +118,8 @@ class SummaryMixing(TokenMixer):
             )
 
     def mix_frames(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        attn_mask: torch.Tensor | ChunkMask | None,
-        key_padding_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
+        self, query: Tensor, key: Tensor, attn_mask: AttnMask, key_padding_mask: Tensor | None
+    ) -> Tensor:
         """Mix the frames; see `TokenMixer.forward`."""
         weights = weights_of(self.summary_proj)
         local, local_weights = self._local()
@@ -141,10 +137,7 @@ class SummaryMixing(TokenMixer):
         )
 
     def summarise(
-        self,
-        key: torch.Tensor,
-        key_padding_mask: torch.Tensor | None = None,
-        earlier: Any = None,
+        self, key: Tensor, key_padding_mask: Tensor | None = None, earlier: Any = None
     ) -> TimeSums:
         """The sums over time of the summary branch; see `TokenMixer.summarise`."""
         weights = weights_of(self.summary_proj)
@@ -153,7 +146,7 @@ class SummaryMixing(TokenMixer):
             return sums(key, self.summary_proj, key_padding_mask=key_padding_mask)
         return summary_sums(key, *weights, key_padding_mask=key_padding_mask)
 
-    def mix(self, query: torch.Tensor, summary: TimeSums) -> torch.Tensor:
+    def mix(self, query: Tensor, summary: TimeSums) -> Tensor:
         """Mix frames of a sequence whose summary is known; see `TokenMixer.mix`."""
         local, weights = self._local()
         if weights is None:

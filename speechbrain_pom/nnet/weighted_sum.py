@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speechbrain_pom.utils.errors import UserError
 
@@ -32,7 +32,7 @@ class WeightedSum(nn.Module):
         super().__init__()
         self.scores = nn.Parameter(torch.zeros(num_states))
 
-    def forward(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
+    def forward(self, states: Sequence[Tensor]) -> Tensor:
         """Sum a list of (B, T, d) tensors to one."""
         if len(states) != len(self.scores):
             raise UserError(f"{len(states)} hidden states for {len(self.scores)} weights")

@@ -2,14 +2,9 @@
 
 from typing import NamedTuple
 
-import torch
+from torch import Tensor
 
-from speechbrain_pom.ops.common.masks import (
-    ChunkMask,
-    ParsedMask,
-    check_padding_mask,
-    parse_attn_mask,
-)
+from speechbrain_pom.ops.common.masks import AttnMask, check_padding_mask, parse_attn_mask
 from speechbrain_pom.ops.common.sums import zero_padding
 
 
@@ -24,16 +19,13 @@ class Inputs(NamedTuple):
         As `parse_attn_mask` returns it.
     """
 
-    query: torch.Tensor
-    key: torch.Tensor
-    mask: ParsedMask
+    query: Tensor
+    key: Tensor
+    mask: AttnMask
 
 
 def prepare(
-    query: torch.Tensor,
-    key: torch.Tensor | None,
-    key_padding_mask: torch.Tensor | None,
-    attn_mask: torch.Tensor | ChunkMask | None,
+    query: Tensor, key: Tensor | None, key_padding_mask: Tensor | None, attn_mask: AttnMask
 ) -> Inputs:
     """The arguments of an operator, checked; a key of None is the query."""
     same = key is None or key is query

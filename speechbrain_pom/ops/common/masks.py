@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from speechbrain_pom.utils.errors import UserError
 
@@ -58,7 +59,7 @@ class ChunkMask:
         """Number of chunks of a sequence, the last of which may be partial."""
         return -(-num_frames // self.chunk_size)
 
-    def to_bool(self, num_frames: int, device: torch.device | None = None) -> torch.Tensor:
+    def to_bool(self, num_frames: int, device: torch.device | None = None) -> Tensor:
         """The same mask as SpeechBrain's boolean tensor.
 
         Arguments
@@ -81,12 +82,10 @@ class ChunkMask:
         return hidden
 
 
-ParsedMask: TypeAlias = ChunkMask | torch.Tensor | None
+AttnMask: TypeAlias = Tensor | ChunkMask | None
 
 
-def parse_attn_mask(
-    attn_mask: torch.Tensor | ChunkMask | None, num_queries: int, num_keys: int
-) -> ParsedMask:
+def parse_attn_mask(attn_mask: AttnMask, num_queries: int, num_keys: int) -> AttnMask:
     """Reduce any mask that SpeechBrain may pass to the simplest equivalent form.
 
     Arguments
@@ -180,7 +179,7 @@ def _find_chunks(hidden):
     return None
 
 
-def check_padding_mask(key_padding_mask: torch.Tensor | None, key: torch.Tensor) -> None:
+def check_padding_mask(key_padding_mask: Tensor | None, key: Tensor) -> None:
     """Refuse a padding mask that is not (B, T) boolean for a key (B, T, d)."""
     if key_padding_mask is None:
         return

@@ -1,8 +1,9 @@
 """The mean of what each frame may see, for any mask that `parse_attn_mask` returns."""
 
 import torch
+from torch import Tensor
 
-from speechbrain_pom.ops.common.masks import ChunkMask, ParsedMask
+from speechbrain_pom.ops.common.masks import AttnMask, ChunkMask
 from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.common.sums import (
     chunk_sums,
@@ -13,12 +14,7 @@ from speechbrain_pom.ops.common.sums import (
 )
 
 
-def means(
-    sums: torch.Tensor,
-    counts: torch.Tensor,
-    mask: ParsedMask,
-    padding: torch.Tensor | None = None,
-) -> torch.Tensor:
+def means(sums: Tensor, counts: Tensor, mask: AttnMask, padding: Tensor | None = None) -> Tensor:
     """The mean that each query, or each chunk of queries, sees.
 
     Arguments
@@ -52,9 +48,7 @@ def means(
     return sums / counts.clamp(min=1)
 
 
-def visible_means(
-    values: torch.Tensor, padding: torch.Tensor | None, mask: ParsedMask
-) -> torch.Tensor:
+def visible_means(values: Tensor, padding: Tensor | None, mask: AttnMask) -> Tensor:
     """Means of values (B, S, E) over what is visible, in fp32 or better.
 
     They are (B, C, E): one row for all frames, or one for each chunk or query.
@@ -73,9 +67,7 @@ def visible_means(
     return means(chunk_sums(values.to(dtype), mask.chunk_size), counts, mask)
 
 
-def rows_of_frames(
-    state: torch.Tensor, chunk_size: int | None, start: int, stop: int
-) -> torch.Tensor:
+def rows_of_frames(state: Tensor, chunk_size: int | None, start: int, stop: int) -> Tensor:
     """The rows of a state that the frames start to stop see, broadcastable to those frames.
 
     The state is (B, C, E) with a row for each chunk, or (B, 1, E) without chunks; start is a
@@ -92,7 +84,7 @@ def rows_of_frames(
     return rows.repeat_interleave(chunk_size, dim=1)[:, : stop - start]
 
 
-def rows_of_queries(state: torch.Tensor, mask: ParsedMask, num_frames: int) -> torch.Tensor:
+def rows_of_queries(state: Tensor, mask: AttnMask, num_frames: int) -> Tensor:
     """The rows of `visible_means` that all frames see: (B, 1, E), or (B, T, E) with a mask.
 
     >>> rows_of_queries(torch.tensor([[[1.0], [2.0]]]), ChunkMask(2), 3).flatten()

@@ -1,16 +1,16 @@
 """The mean of what each query sees, straight from its definition, with (T, T) weights."""
 
-import torch
+from torch import Tensor
 
-from speechbrain_pom.ops.common.masks import ChunkMask, ParsedMask
+from speechbrain_pom.ops.common.masks import AttnMask, ChunkMask
 
 
 def masked_mean(
-    features: torch.Tensor,
-    key_padding_mask: torch.Tensor | None = None,
-    attn_mask: ParsedMask = None,
+    features: Tensor,
+    key_padding_mask: Tensor | None = None,
+    attn_mask: AttnMask = None,
     num_queries: int | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """For each query, the mean (B, num_queries, E) of the features (B, T, E) that it may see.
 
     There are T queries if no number is given. A query that may see nothing gets zeros.

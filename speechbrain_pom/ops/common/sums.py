@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from speechbrain_pom.ops.common.precision import compute_dtype
 
@@ -29,13 +30,13 @@ class TimeSums(NamedTuple):
     tensor([[[3.]]])
     """
 
-    sums: torch.Tensor
-    counts: torch.Tensor
+    sums: Tensor
+    counts: Tensor
 
     def __add__(self, other: "TimeSums") -> "TimeSums":
         return TimeSums(self.sums + other.sums, self.counts + other.counts)
 
-    def mean(self) -> torch.Tensor:
+    def mean(self) -> Tensor:
         """(B, 1, E); zeros for an utterance without a frame."""
         return self.sums / self.counts.clamp(min=1)
 
@@ -52,7 +53,7 @@ def moved(summary: Summary, *where: torch.device | torch.dtype | str) -> Summary
     return type(summary)(*(None if part is None else part.to(*where) for part in summary))
 
 
-def zero_padding(frames: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
+def zero_padding(frames: Tensor, padding: Tensor | None) -> Tensor:
     """Frames (B, T, d) with zeros where the mask (B, T) is True, even if the padding holds NaN.
 
     >>> zero_padding(torch.ones(1, 3, 1), torch.tensor([[False, False, True]])).flatten()
@@ -62,7 +63,7 @@ def zero_padding(frames: torch.Tensor, padding: torch.Tensor | None) -> torch.Te
     return frames if padding is None else frames.masked_fill(padding.unsqueeze(-1), 0.0)
 
 
-def sums_over_time(values: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
+def sums_over_time(values: Tensor, padding: Tensor | None) -> Tensor:
     """Sums (B, 1, E) of the valid frames of values (B, S, E).
 
     >>> sums_over_time(torch.ones(1, 3, 1), torch.tensor([[False, False, True]])).item()
@@ -71,7 +72,7 @@ def sums_over_time(values: torch.Tensor, padding: torch.Tensor | None) -> torch.
     return zero_padding(values, padding).sum(1, keepdim=True, dtype=compute_dtype(values.dtype))
 
 
-def chunk_sums(values: torch.Tensor, chunk_size: int) -> torch.Tensor:
+def chunk_sums(values: Tensor, chunk_size: int) -> Tensor:
     """Sums (B, ceil(T / chunk_size), E) of the frames of each chunk of values (B, T, E).
 
     >>> chunk_sums(torch.ones(1, 5, 1), 2).flatten()
@@ -84,7 +85,7 @@ def chunk_sums(values: torch.Tensor, chunk_size: int) -> torch.Tensor:
     return values.view(batch, -1, chunk_size, dim).sum(dim=2)
 
 
-def window_sums(sums: torch.Tensor, left_context_chunks: int | None) -> torch.Tensor:
+def window_sums(sums: Tensor, left_context_chunks: int | None) -> Tensor:
     """Sum (B, C, E) of each chunk and a number of chunks to its left (None: all), in O(C).
 
     A limited window is the suffix of one block of chunks plus the prefix of the next
@@ -107,9 +108,7 @@ def window_sums(sums: torch.Tensor, left_context_chunks: int | None) -> torch.Te
     return (prefix + carried).reshape(batch, blocks * width, dim)[:, :num_chunks]
 
 
-def count_frames(
-    frames: torch.Tensor, padding: torch.Tensor | None, chunk_size: int | None
-) -> torch.Tensor:
+def count_frames(frames: Tensor, padding: Tensor | None, chunk_size: int | None) -> Tensor:
     """Number of valid frames (B or 1, C, 1), in all (chunk_size None, C = 1) or per chunk.
 
     >>> count_frames(torch.zeros(1, 5, 2), None, 2).flatten()

@@ -5,27 +5,28 @@ Equations and shapes: README.md in the folder above. Slow version: reference.py.
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from speechbrain_pom.ops.common.masks import ChunkMask, check_padding_mask, parse_attn_mask
+from speechbrain_pom.ops.common.masks import AttnMask, check_padding_mask, parse_attn_mask
 from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.common.sums import zero_padding
 from speechbrain_pom.ops.fastformer.softmax_sums import SoftmaxSums, masked_scores, softmax_sums
 from speechbrain_pom.utils.errors import UserError
 
-Linear = tuple[torch.Tensor, torch.Tensor]  # weight (out, in) and bias (out,)
+Linear = tuple[Tensor, Tensor]  # weight (out, in) and bias (out,)
 
 
 def fastformer(
-    frames: torch.Tensor,
+    frames: Tensor,
     query_proj: Linear,
     query_attn: Linear,
     key_proj: Linear,
     key_attn: Linear,
     out_proj: Linear,
     *,
-    key_padding_mask: torch.Tensor | None = None,
-    attn_mask: torch.Tensor | ChunkMask | None = None,
-) -> torch.Tensor:
+    key_padding_mask: Tensor | None = None,
+    attn_mask: AttnMask = None,
+) -> Tensor:
     """Mix frames over time by additive attention (Fastformer, section 3; value = query).
 
         q = W_q x,  q* = sum_t softmax_t( w_a q / sqrt(d_h) ) q
@@ -79,7 +80,7 @@ def fastformer(
     return zero_padding(mixed, key_padding_mask)
 
 
-def refuse_attn_mask(attn_mask: torch.Tensor | ChunkMask | None, num_frames: int) -> None:
+def refuse_attn_mask(attn_mask: AttnMask, num_frames: int) -> None:
     """Refuse a mask that hides anything."""
     if parse_attn_mask(attn_mask, num_frames, num_frames) is not None:
         raise UserError(
@@ -90,13 +91,13 @@ def refuse_attn_mask(attn_mask: torch.Tensor | ChunkMask | None, num_frames: int
 
 
 def fastformer_sums(
-    frames: torch.Tensor,
+    frames: Tensor,
     query_proj: Linear,
     query_attn: Linear,
     key_proj: Linear,
     key_attn: Linear,
     *,
-    key_padding_mask: torch.Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
     earlier: SoftmaxSums | None = None,
 ) -> SoftmaxSums:
     """What Fastformer knows of a sequence: the sums of its first softmax, then of its second.
@@ -140,12 +141,8 @@ def fastformer_sums(
 
 
 def fastformer_mix_with_sums(
-    frames: torch.Tensor,
-    summary: SoftmaxSums,
-    query_proj: Linear,
-    key_proj: Linear,
-    out_proj: Linear,
-) -> torch.Tensor:
+    frames: Tensor, summary: SoftmaxSums, query_proj: Linear, key_proj: Linear, out_proj: Linear
+) -> Tensor:
     """Fastformer of frames (B, T, d) of a sequence whose second sums are known."""
     query = F.linear(frames, *query_proj)
     pooled, global_query = summary.mean().to(query.dtype), summary.global_query.to(query.dtype)
@@ -185,7 +182,7 @@ def _pool(scores, values, padding):
         return scores.softmax(dim=1).transpose(1, 2) @ values.to(dtype)
 
 
-def own_blocks(pooled: torch.Tensor) -> torch.Tensor:
+def own_blocks(pooled: Tensor) -> Tensor:
     """From (B, nhead, d), the features of each head from its own row: (B, 1, d).
 
     >>> own_blocks(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))

@@ -7,27 +7,27 @@ more for the backward pass.
 
 from collections.abc import Callable
 
-import torch
+from torch import Tensor
 
-from speechbrain_pom.ops.common.masks import ChunkMask, check_padding_mask
+from speechbrain_pom.ops.common.masks import AttnMask, check_padding_mask
 from speechbrain_pom.ops.common.sums import zero_padding
 from speechbrain_pom.ops.fastformer import own_blocks, refuse_attn_mask
 from speechbrain_pom.ops.fastformer.softmax_sums import SoftmaxSums, softmax_sums
 
-Layer = Callable[[torch.Tensor], torch.Tensor]
+Layer = Callable[[Tensor], Tensor]
 
 
 def fastformer(
-    frames: torch.Tensor,
+    frames: Tensor,
     query_proj: Layer,
     query_attn: Layer,
     key_proj: Layer,
     key_attn: Layer,
     out_proj: Layer,
     *,
-    key_padding_mask: torch.Tensor | None = None,
-    attn_mask: torch.Tensor | ChunkMask | None = None,
-) -> torch.Tensor:
+    key_padding_mask: Tensor | None = None,
+    attn_mask: AttnMask = None,
+) -> Tensor:
     """As `speechbrain_pom.ops.fastformer`.
 
     >>> layers = [torch.nn.Linear(6, rows) for rows in (6, 2, 6, 2, 6)]
@@ -45,13 +45,13 @@ def fastformer(
 
 
 def fastformer_sums(
-    frames: torch.Tensor,
+    frames: Tensor,
     query_proj: Layer,
     query_attn: Layer,
     key_proj: Layer,
     key_attn: Layer,
     *,
-    key_padding_mask: torch.Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
     earlier: SoftmaxSums | None = None,
 ) -> SoftmaxSums:
     """As `ops.fastformer.fastformer_sums`, with layers as for `fastformer`.
@@ -68,8 +68,8 @@ def fastformer_sums(
 
 
 def fastformer_mix_with_sums(
-    frames: torch.Tensor, summary: SoftmaxSums, query_proj: Layer, out_proj: Layer
-) -> torch.Tensor:
+    frames: Tensor, summary: SoftmaxSums, query_proj: Layer, out_proj: Layer
+) -> Tensor:
     """As `ops.fastformer.fastformer_mix_with_sums`, with layers as for `fastformer`."""
     return _multiply(query_proj(frames), summary, out_proj)
 

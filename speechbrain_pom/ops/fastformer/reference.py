@@ -2,20 +2,21 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from speechbrain_pom.ops.common.precision import compute_dtype
 
 
 def fastformer(
-    frames: torch.Tensor,
-    query_proj: tuple[torch.Tensor, torch.Tensor],
-    query_attn: tuple[torch.Tensor, torch.Tensor],
-    key_proj: tuple[torch.Tensor, torch.Tensor],
-    key_attn: tuple[torch.Tensor, torch.Tensor],
-    out_proj: tuple[torch.Tensor, torch.Tensor],
+    frames: Tensor,
+    query_proj: tuple[Tensor, Tensor],
+    query_attn: tuple[Tensor, Tensor],
+    key_proj: tuple[Tensor, Tensor],
+    key_attn: tuple[Tensor, Tensor],
+    out_proj: tuple[Tensor, Tensor],
     *,
-    key_padding_mask: torch.Tensor | None = None,
-) -> torch.Tensor:
+    key_padding_mask: Tensor | None = None,
+) -> Tensor:
     """Fastformer; see `speechbrain_pom.ops.fastformer`.
 
     Padded frames get an output like any other.

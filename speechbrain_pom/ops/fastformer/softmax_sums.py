@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.common.sums import zero_padding
@@ -31,10 +32,10 @@ class SoftmaxSums(NamedTuple):
     True
     """
 
-    sums: torch.Tensor
-    weights: torch.Tensor
-    peaks: torch.Tensor
-    global_query: torch.Tensor | None = None
+    sums: Tensor
+    weights: Tensor
+    peaks: Tensor
+    global_query: Tensor | None = None
 
     def __add__(self, other: "SoftmaxSums") -> "SoftmaxSums":
         peaks = torch.maximum(self.peaks, other.peaks)
@@ -46,14 +47,12 @@ class SoftmaxSums(NamedTuple):
             self.global_query,
         )
 
-    def mean(self) -> torch.Tensor:
+    def mean(self) -> Tensor:
         """(B, nhead, d); zeros for an utterance without a frame."""
         return self.sums / self.weights.clamp(min=torch.finfo(self.weights.dtype).tiny)
 
 
-def masked_scores(
-    scores: torch.Tensor, padding: torch.Tensor | None, dtype: torch.dtype
-) -> torch.Tensor:
+def masked_scores(scores: Tensor, padding: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Scores (B, T, nhead) in a dtype, the smallest number where there is padding.
 
     Not -inf: the softmax of an utterance that is all padding is then not NaN.
@@ -64,9 +63,7 @@ def masked_scores(
     return scores.masked_fill(padding.unsqueeze(-1), torch.finfo(dtype).min)
 
 
-def softmax_sums(
-    scores: torch.Tensor, values: torch.Tensor, padding: torch.Tensor | None
-) -> SoftmaxSums:
+def softmax_sums(scores: Tensor, values: Tensor, padding: Tensor | None) -> SoftmaxSums:
     """The sums over a sequence, or a part of one, in fp32 or better.
 
     Scores are (B, T, nhead); values are (B, T, d), and finite in the padding too.

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from speechbrain_pom.ops.common.inputs import prepare
-from speechbrain_pom.ops.common.masks import ChunkMask, check_padding_mask
+from speechbrain_pom.ops.common.masks import AttnMask, ChunkMask, check_padding_mask
 from speechbrain_pom.ops.common.means import means
 from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.common.sums import TimeSums, count_frames, zero_padding
@@ -18,24 +19,24 @@ from speechbrain_pom.ops.polynomial.autograd import Passes
 from speechbrain_pom.ops.polynomial.backends import choose_backend
 from speechbrain_pom.ops.polynomial.features import Polynomial
 
-Linear = tuple[torch.Tensor, torch.Tensor]  # weight (out, in) and bias (out,)
+Linear = tuple[Tensor, Tensor]  # weight (out, in) and bias (out,)
 
 
 def polynomial_mix(
-    query: torch.Tensor,
+    query: Tensor,
     poly_weights: Sequence[Linear],
     gate_weights: Sequence[Linear],
-    out_weight: torch.Tensor,
-    out_bias: torch.Tensor,
+    out_weight: Tensor,
+    out_bias: Tensor,
     *,
     degree: int,
     activation: str = "gelu_product",
-    key: torch.Tensor | None = None,
-    key_padding_mask: torch.Tensor | None = None,
-    attn_mask: torch.Tensor | ChunkMask | None = None,
+    key: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    attn_mask: AttnMask = None,
     backend: str = "auto",
     recompute: bool = False,
-) -> torch.Tensor:
+) -> Tensor:
     """Mix frames over time by the mean of polynomial features (PoM, arXiv 2603.00683, section 2).
 
     For each group of features g (one group, except for the frequency-aware variants):
@@ -136,12 +137,12 @@ def polynomial_mix(
 
 
 def polynomial_sums(
-    frames: torch.Tensor,
+    frames: Tensor,
     poly_weights: Sequence[Linear],
     *,
     degree: int,
     activation: str,
-    key_padding_mask: torch.Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
     backend: str = "auto",
 ) -> TimeSums:
     """What PoM knows of a sequence: the sums over time of its polynomial features.
@@ -190,14 +191,14 @@ def polynomial_sums(
 
 
 def polynomial_mix_with_sums(
-    query: torch.Tensor,
+    query: Tensor,
     summary: TimeSums,
     gate_weights: Sequence[Linear],
-    out_weight: torch.Tensor,
-    out_bias: torch.Tensor,
+    out_weight: Tensor,
+    out_bias: Tensor,
     *,
     backend: str = "auto",
-) -> torch.Tensor:
+) -> Tensor:
     """PoM of frames that all see one summary.
 
     Arguments
@@ -281,7 +282,7 @@ def _split(tensor, sizes):
     return [tensor] if len(sizes) == 1 else tensor.split(sizes, -1)
 
 
-def _autocast(device_type: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def _autocast(device_type: str) -> Callable[[Tensor], Tensor]:
     """What autocast does to the arguments of a linear layer, as a function of a tensor."""
     if not torch.is_autocast_enabled(device_type):
         return lambda tensor: tensor

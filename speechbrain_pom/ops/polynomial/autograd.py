@@ -10,6 +10,7 @@ how to call them.
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.polynomial.backends import implementation
@@ -68,16 +69,7 @@ def select(frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_si
     "str backend) -> Tensor[]",
 )
 def select_backward(
-    grad_output,
-    frames,
-    state,
-    gate_weight,
-    gate_bias,
-    out_weight,
-    kept,
-    chunk_size,
-    needs,
-    backend,
+    grad_output, frames, state, gate_weight, gate_bias, out_weight, kept, chunk_size, needs, backend
 ):
     """Gradient of `select`."""
     return implementation(backend).select_backward(
@@ -109,16 +101,7 @@ def _(
 
 @select_backward.register_fake
 def _(
-    grad_output,
-    frames,
-    state,
-    gate_weight,
-    gate_bias,
-    out_weight,
-    kept,
-    chunk_size,
-    needs,
-    backend,
+    grad_output, frames, state, gate_weight, gate_bias, out_weight, kept, chunk_size, needs, backend
 ):
     gate = frames, state, gate_weight, gate_weight[:, 0]
     return _grads_like((*gate, out_weight, out_weight[:, 0]), [needs[0], True, *needs[2:]])
@@ -206,12 +189,12 @@ class Passes:
 
     def feature_sums(
         self,
-        frames: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        padding: torch.Tensor | None,
+        frames: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        padding: Tensor | None,
         polynomial: Polynomial,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Sums over time (B, C, E) of the features of W x + b, fp32 or better.
 
         Arguments
@@ -234,13 +217,13 @@ class Passes:
 
     def select(
         self,
-        frames: torch.Tensor,
-        state: torch.Tensor,
-        gate_weight: torch.Tensor,
-        gate_bias: torch.Tensor | None,
-        out_weight: torch.Tensor,
-        out_bias: torch.Tensor | None,
-    ) -> torch.Tensor:
+        frames: Tensor,
+        state: Tensor,
+        gate_weight: Tensor,
+        gate_bias: Tensor | None,
+        out_weight: Tensor,
+        out_bias: Tensor | None,
+    ) -> Tensor:
         """W_o (sigmoid(W_s x + b_s) * H) + b_o: (B, T, d_out).
 
         Arguments

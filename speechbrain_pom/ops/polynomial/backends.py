@@ -35,9 +35,7 @@ FORMER_NAMES = {"blocks": "tiled"}  # of version 0.1; accepted for one version m
 
 
 def choose_backend(
-    backend: str = "auto",
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    backend: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> str:
     """The implementation of PoM that runs on a device.
 

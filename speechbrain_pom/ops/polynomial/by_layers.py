@@ -8,19 +8,20 @@ more for the backward pass.
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from speechbrain_pom.ops.common.inputs import prepare
-from speechbrain_pom.ops.common.masks import ChunkMask, check_padding_mask
+from speechbrain_pom.ops.common.masks import AttnMask, check_padding_mask
 from speechbrain_pom.ops.common.means import rows_of_queries, visible_means
 from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.common.sums import TimeSums, count_frames, sums_over_time, zero_padding
 from speechbrain_pom.ops.polynomial.reference import features_of_projection
 
-Layer = Callable[[torch.Tensor], torch.Tensor]
+Layer = Callable[[Tensor], Tensor]
 
 
 def polynomial_mix(
-    query: torch.Tensor,
+    query: Tensor,
     poly_layers: Sequence[Layer],
     gate_layers: Sequence[Layer],
     out_layer: Layer,
@@ -28,10 +29,10 @@ def polynomial_mix(
     widths: Sequence[int],
     degree: int,
     activation: str,
-    key: torch.Tensor | None = None,
-    key_padding_mask: torch.Tensor | None = None,
-    attn_mask: torch.Tensor | ChunkMask | None = None,
-) -> torch.Tensor:
+    key: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    attn_mask: AttnMask = None,
+) -> Tensor:
     """As `speechbrain_pom.ops.polynomial_mix`, with a layer per group and the groups' widths g.
 
     >>> poly, gate, out = (torch.nn.Linear(*sizes) for sizes in ((4, 16), (4, 16), (16, 4)))
@@ -48,13 +49,13 @@ def polynomial_mix(
 
 
 def polynomial_sums(
-    frames: torch.Tensor,
+    frames: Tensor,
     poly_layers: Sequence[Layer],
     *,
     widths: Sequence[int],
     degree: int,
     activation: str,
-    key_padding_mask: torch.Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
 ) -> TimeSums:
     """As `ops.polynomial.polynomial_sums`, with layers as for `polynomial_mix`."""
     check_padding_mask(key_padding_mask, frames)
@@ -65,13 +66,13 @@ def polynomial_sums(
 
 
 def polynomial_mix_with_sums(
-    query: torch.Tensor,
+    query: Tensor,
     summary: TimeSums,
     gate_layers: Sequence[Layer],
     out_layer: Layer,
     *,
     widths: Sequence[int],
-) -> torch.Tensor:
+) -> Tensor:
     """As `ops.polynomial.polynomial_mix_with_sums`, with layers as for `polynomial_mix`."""
     return _gate(query, summary.mean(), gate_layers, out_layer, widths)
 

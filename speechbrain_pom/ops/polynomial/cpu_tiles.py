@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from speechbrain_pom.ops.common.precision import compute_dtype
 
@@ -39,9 +40,7 @@ def tile_ranges(
     ]
 
 
-def linear(
-    frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
-) -> None:
+def linear(frames: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
     """F.linear of (B, t, g) into (B, t, E); both must be flat in their first two dimensions."""
     x, target = frames.flatten(0, 1), out.view(-1, out.shape[-1])
     if bias is None:
@@ -72,7 +71,7 @@ class CpuTiles:
         Frames per chunk of the mask.
     """
 
-    def __init__(self, frames: torch.Tensor, num_expanded: int, chunk_size: int | None) -> None:
+    def __init__(self, frames: Tensor, num_expanded: int, chunk_size: int | None) -> None:
         batch, num_frames, _ = frames.shape
         self.dtype = compute_dtype(frames.dtype)
         self._ranges = tile_ranges(batch, num_frames, frames.device, chunk_size or 1)
@@ -81,9 +80,7 @@ class CpuTiles:
     def __iter__(self) -> Iterator[tuple[slice, slice]]:
         return iter(self._ranges)
 
-    def scratch(
-        self, items: slice, span: slice, dtype: torch.dtype, number: int = 0
-    ) -> torch.Tensor:
+    def scratch(self, items: slice, span: slice, dtype: torch.dtype, number: int = 0) -> Tensor:
         """Memory for the expanded tensor of a tile; the same number is the same memory."""
         shape = items.stop - items.start, span.stop - span.start, self._num_expanded
         if self._device.type == "cpu" and shape[0] * shape[1] <= CPU_TILE_FRAMES:
@@ -92,13 +89,13 @@ class CpuTiles:
 
     def projection(
         self,
-        kept: torch.Tensor,
-        frames: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
+        kept: Tensor,
+        frames: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
         items: slice,
         span: slice,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """The projection of a tile, kept or computed again, in fp32 or better."""
         if kept.numel():
             projected = kept[items, span]
@@ -119,11 +116,11 @@ class WeightGrad:
         False: the result is empty.
     """
 
-    def __init__(self, weight: torch.Tensor, needed: bool) -> None:
+    def __init__(self, weight: Tensor, needed: bool) -> None:
         self._weight, self._needed = weight, needed
         self._total = None
 
-    def add(self, grad: torch.Tensor, frames: torch.Tensor) -> None:
+    def add(self, grad: Tensor, frames: Tensor) -> None:
         """Add grad^T frames, for (t, E) and (t, g)."""
         if self._total is None:  # not zeros: they cost as much as a small tile
             self._total = (grad.T @ frames).to(compute_dtype(grad.dtype))
@@ -132,7 +129,7 @@ class WeightGrad:
         else:
             self._total += grad.T @ frames
 
-    def result(self) -> torch.Tensor:
+    def result(self) -> Tensor:
         """The sum, in the dtype of the weight; empty if not needed."""
         if not self._needed:
             return self._weight.new_empty(0)
@@ -154,7 +151,7 @@ class LinearGrads:
         Which gradients are needed: of the frames, the weight, the bias.
     """
 
-    def __init__(self, frames: torch.Tensor, weight: torch.Tensor, needs: list[bool]) -> None:
+    def __init__(self, frames: Tensor, weight: Tensor, needs: list[bool]) -> None:
         self._frames, self._weight, self._needs = frames, weight, needs
         self._grad_frames = frames.new_empty(frames.shape if needs[0] else 0)
         self._grad_weight = WeightGrad(weight, needs[1])
@@ -164,7 +161,7 @@ class LinearGrads:
             device=weight.device,
         )
 
-    def add(self, items: slice, span: slice, grad: torch.Tensor) -> None:
+    def add(self, items: slice, span: slice, grad: Tensor) -> None:
         """Add the gradient (b, t, E) of the layer's output at a tile of frames."""
         if self._needs[0]:
             linear(grad, self._weight.T, None, out=self._grad_frames[items, span])
@@ -174,7 +171,7 @@ class LinearGrads:
         if self._needs[2]:
             self._grad_bias += flat.sum(0, dtype=self._grad_bias.dtype)
 
-    def results(self) -> list[torch.Tensor]:
+    def results(self) -> list[Tensor]:
         """Gradients of frames, weight and bias; empty where not needed."""
         grad_bias = self._grad_bias.to(self._weight.dtype)
         return [self._grad_frames, self._grad_weight.result(), grad_bias]

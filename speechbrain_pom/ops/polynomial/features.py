@@ -4,6 +4,7 @@ import itertools
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.utils.errors import UserError
@@ -49,9 +50,7 @@ class Polynomial:
         return 1 if self.activation == "relu_power" else self.degree
 
 
-def features_of(
-    projected: torch.Tensor, polynomial: Polynomial, out: torch.Tensor | None = None
-) -> torch.Tensor:
+def features_of(projected: Tensor, polynomial: Polynomial, out: Tensor | None = None) -> Tensor:
     """The features (..., E) of a projection, in fp32 or better.
 
     They are written into `out` if it is given; that may be the projection itself.
@@ -71,12 +70,12 @@ def features_of(
 
 
 def features_backward(
-    projected: torch.Tensor,
-    grad: torch.Tensor,
+    projected: Tensor,
+    grad: Tensor,
     polynomial: Polynomial,
-    out: torch.Tensor | None = None,
-    work: torch.Tensor | None = None,
-) -> torch.Tensor:
+    out: Tensor | None = None,
+    work: Tensor | None = None,
+) -> Tensor:
     """Gradient (..., E) of `features_of`, whose own gradient broadcasts to (..., E).
 
     With g_k = dH_k and g_i = dH_i + g_(i+1) h_(i+1): dh_i = g_i H_(i-1), H_0 = 1. The projection is
@@ -104,9 +103,7 @@ def features_backward(
     return torch.ops.aten.gelu_backward.grad_input(out, projected, grad_input=out)
 
 
-def gate_of(
-    scores: torch.Tensor, state: torch.Tensor, out: torch.Tensor | None = None
-) -> torch.Tensor:
+def gate_of(scores: Tensor, state: Tensor, out: Tensor | None = None) -> Tensor:
     """sigmoid(scores) * state, in the dtype of the state; into `out`, or the scores themselves.
 
     >>> gate_of(torch.zeros(2), torch.tensor([4.0, 6.0]))

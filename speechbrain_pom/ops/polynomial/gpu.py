@@ -6,20 +6,21 @@ arguments and results.
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from speechbrain_pom.ops.polynomial import launchers
 from speechbrain_pom.ops.polynomial.features import Polynomial
 
 
 def feature_sums_forward(
-    frames: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    padding: torch.Tensor | None,
+    frames: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: Tensor | None,
     chunk_size: int | None,
     polynomial: Polynomial,
     keep: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """See `tiled.feature_sums_forward`; without `keep` the projection is never written."""
     if not keep:
         linear = frames, weight, bias
@@ -30,16 +31,16 @@ def feature_sums_forward(
 
 
 def feature_sums_backward(
-    grad_sums: torch.Tensor,
-    frames: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    padding: torch.Tensor | None,
-    kept: torch.Tensor,
+    grad_sums: Tensor,
+    frames: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: Tensor | None,
+    kept: Tensor,
     chunk_size: int | None,
     polynomial: Polynomial,
     needs: list[bool],
-) -> list[torch.Tensor]:
+) -> list[Tensor]:
     """See `tiled.feature_sums_backward`."""
     projected = kept if kept.numel() else F.linear(frames, weight, bias)
     grad = launchers.sum_features_backward(projected, padding, grad_sums, chunk_size, polynomial)
@@ -47,15 +48,15 @@ def feature_sums_backward(
 
 
 def select_forward(
-    frames: torch.Tensor,
-    state: torch.Tensor,
-    gate_weight: torch.Tensor,
-    gate_bias: torch.Tensor | None,
-    out_weight: torch.Tensor,
-    out_bias: torch.Tensor | None,
+    frames: Tensor,
+    state: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor | None,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
     chunk_size: int | None,
     keep: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """See `tiled.select_forward`; without `keep` the scores are never written."""
     if keep:
         scores = F.linear(frames, gate_weight, gate_bias)
@@ -67,16 +68,16 @@ def select_forward(
 
 
 def select_backward(
-    grad_output: torch.Tensor,
-    frames: torch.Tensor,
-    state: torch.Tensor,
-    gate_weight: torch.Tensor,
-    gate_bias: torch.Tensor | None,
-    out_weight: torch.Tensor,
-    kept: torch.Tensor,
+    grad_output: Tensor,
+    frames: Tensor,
+    state: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor | None,
+    out_weight: Tensor,
+    kept: Tensor,
     chunk_size: int | None,
     needs: list[bool],
-) -> list[torch.Tensor]:
+) -> list[Tensor]:
     """See `tiled.select_backward`."""
     scores = kept if kept.numel() else F.linear(frames, gate_weight, gate_bias)
     grad_gated = F.linear(grad_output, out_weight.T)

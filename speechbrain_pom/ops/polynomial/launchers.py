@@ -7,6 +7,7 @@ in one fixed order, without atomics, so equal inputs give equal bits.
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from speechbrain_pom.ops.polynomial.features import Polynomial
 from speechbrain_pom.ops.polynomial.tiles import (
@@ -30,11 +31,8 @@ MIN_USED_ROWS = 0.75
 
 
 def sum_features(
-    projected: torch.Tensor,
-    padding: torch.Tensor | None,
-    chunk_size: int | None,
-    polynomial: Polynomial,
-) -> torch.Tensor:
+    projected: Tensor, padding: Tensor | None, chunk_size: int | None, polynomial: Polynomial
+) -> Tensor:
     """Sums over time of the features of a projection: `features_of` and its masked sum in one pass.
 
     Arguments
@@ -77,12 +75,12 @@ def sum_features(
 
 
 def sum_features_backward(
-    projected: torch.Tensor,
-    padding: torch.Tensor | None,
-    grad_sums: torch.Tensor,
+    projected: Tensor,
+    padding: Tensor | None,
+    grad_sums: Tensor,
     chunk_size: int | None,
     polynomial: Polynomial,
-) -> torch.Tensor:
+) -> Tensor:
     """Gradient of `sum_features`, from the projection alone: GELU and slope are computed again.
 
     The gradient of the sums is (B, C, E); the result (B, T, E) has the dtype of the projection and
@@ -107,7 +105,7 @@ def sum_features_backward(
     return grad
 
 
-def gate_state(scores: torch.Tensor, state: torch.Tensor, chunk_size: int | None) -> torch.Tensor:
+def gate_state(scores: Tensor, state: Tensor, chunk_size: int | None) -> Tensor:
     """sigmoid(scores) * state, each frame with the row of its chunk.
 
     Arguments
@@ -140,8 +138,8 @@ def gate_state(scores: torch.Tensor, state: torch.Tensor, chunk_size: int | None
 
 
 def gate_state_backward(
-    scores: torch.Tensor, state: torch.Tensor, grad_gated: torch.Tensor, chunk_size: int | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    scores: Tensor, state: Tensor, grad_gated: Tensor, chunk_size: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `gate_state`, and its output again (the gradient of W_o needs it), in one pass.
 
     Returns
@@ -174,13 +172,13 @@ def gate_state_backward(
 
 
 def project_and_sum_features(
-    frames: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    padding: torch.Tensor | None,
+    frames: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: Tensor | None,
     chunk_size: int | None,
     polynomial: Polynomial,
-) -> torch.Tensor:
+) -> Tensor:
     """`sum_features` of frames W^T + b in one kernel: the (B, T, E) projection is never written.
 
     Arguments
@@ -222,12 +220,12 @@ def project_and_sum_features(
 
 
 def project_and_gate_state(
-    frames: torch.Tensor,
-    gate_weight: torch.Tensor,
-    gate_bias: torch.Tensor | None,
-    state: torch.Tensor,
+    frames: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor | None,
+    state: Tensor,
     chunk_size: int | None,
-) -> torch.Tensor:
+) -> Tensor:
     """`gate_state` of the scores frames W_s^T + b_s in one kernel: the scores are never written.
 
     Frames and weights are as for `project_and_sum_features`, the state as for `gate_state`. The

@@ -8,19 +8,16 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from speechbrain_pom.ops.common.masks import ParsedMask
+from speechbrain_pom.ops.common.masks import AttnMask
 from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.common.reference import masked_mean
 
 
 def polynomial_features(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    degree: int,
-    activation: str = "gelu_product",
-) -> torch.Tensor:
+    x: Tensor, weight: Tensor, bias: Tensor | None, degree: int, activation: str = "gelu_product"
+) -> Tensor:
     """Features (B, T, E) of frames (B, T, g), before the mean over time.
 
     "gelu_product": [H_1 | ... | H_k] with H_i = h(W_1 x) * ... * h(W_i x), h the exact GELU; the
@@ -30,8 +27,8 @@ def polynomial_features(
 
 
 def features_of_projection(
-    projected: torch.Tensor, degree: int, activation: str = "gelu_product"
-) -> torch.Tensor:
+    projected: Tensor, degree: int, activation: str = "gelu_product"
+) -> Tensor:
     """As `polynomial_features`, of frames that are projected already."""
     if activation == "relu_power":
         return torch.relu(projected) ** degree
@@ -43,18 +40,18 @@ def features_of_projection(
 
 
 def polynomial_mix(
-    query: torch.Tensor,
-    poly_weights: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    gate_weights: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    out_weight: torch.Tensor,
-    out_bias: torch.Tensor,
+    query: Tensor,
+    poly_weights: Sequence[tuple[Tensor, Tensor]],
+    gate_weights: Sequence[tuple[Tensor, Tensor]],
+    out_weight: Tensor,
+    out_bias: Tensor,
     *,
     degree: int,
     activation: str = "gelu_product",
-    key: torch.Tensor | None = None,
-    key_padding_mask: torch.Tensor | None = None,
-    attn_mask: ParsedMask = None,
-) -> torch.Tensor:
+    key: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    attn_mask: AttnMask = None,
+) -> Tensor:
     """PoM, without its LayerNorm; see `speechbrain_pom.ops.polynomial_mix`."""
     key = query if key is None else key
     dtype = compute_dtype(query.dtype)

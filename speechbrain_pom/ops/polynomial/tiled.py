@@ -8,6 +8,7 @@ implement the operators in autograd.py and take what `Passes` takes.
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from speechbrain_pom.ops.common.means import rows_of_frames
 from speechbrain_pom.ops.common.sums import chunk_sums
@@ -21,14 +22,14 @@ from speechbrain_pom.ops.polynomial.features import (
 
 
 def feature_sums_forward(
-    frames: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    padding: torch.Tensor | None,
+    frames: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: Tensor | None,
     chunk_size: int | None,
     polynomial: Polynomial,
     keep: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Sums (B, C, E) over time of the features, and the projection (B, T, E) or an empty tensor."""
     batch, num_frames, _ = frames.shape
     tiles = CpuTiles(frames, weight.shape[0], chunk_size)
@@ -49,16 +50,16 @@ def feature_sums_forward(
 
 
 def feature_sums_backward(
-    grad_sums: torch.Tensor,
-    frames: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    padding: torch.Tensor | None,
-    kept: torch.Tensor,
+    grad_sums: Tensor,
+    frames: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: Tensor | None,
+    kept: Tensor,
     chunk_size: int | None,
     polynomial: Polynomial,
     needs: list[bool],
-) -> list[torch.Tensor]:
+) -> list[Tensor]:
     """Gradients of the frames, the weight and the bias; empty where not needed.
 
     An empty `kept` is a projection that has to be computed again.
@@ -79,15 +80,15 @@ def feature_sums_backward(
 
 
 def select_forward(
-    frames: torch.Tensor,
-    state: torch.Tensor,
-    gate_weight: torch.Tensor,
-    gate_bias: torch.Tensor | None,
-    out_weight: torch.Tensor,
-    out_bias: torch.Tensor | None,
+    frames: Tensor,
+    state: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor | None,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
     chunk_size: int | None,
     keep: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """W_o (sigmoid(W_s x) * H), and the scores W_s x (B, T, E) or an empty tensor."""
     batch, num_frames, _ = frames.shape
     num_expanded = gate_weight.shape[0]
@@ -105,16 +106,16 @@ def select_forward(
 
 
 def select_backward(
-    grad_output: torch.Tensor,
-    frames: torch.Tensor,
-    state: torch.Tensor,
-    gate_weight: torch.Tensor,
-    gate_bias: torch.Tensor | None,
-    out_weight: torch.Tensor,
-    kept: torch.Tensor,
+    grad_output: Tensor,
+    frames: Tensor,
+    state: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor | None,
+    out_weight: Tensor,
+    kept: Tensor,
     chunk_size: int | None,
     needs: list[bool],
-) -> list[torch.Tensor]:
+) -> list[Tensor]:
     """Gradients of the frames, the state and the four parameters; empty where not needed.
 
     An empty `kept` stands for scores that have to be computed again.

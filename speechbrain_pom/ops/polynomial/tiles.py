@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from speechbrain_pom.ops.polynomial.backends import triton_obstacle
 from speechbrain_pom.utils.errors import UserError
@@ -29,7 +30,7 @@ PRODUCTS = {
 }
 
 
-def kernels_for(tensor: torch.Tensor, module: str) -> ModuleType:
+def kernels_for(tensor: Tensor, module: str) -> ModuleType:
     """The kernels in "kernels_sums" or "kernels_select", which will read this tensor.
 
     Raises
@@ -91,18 +92,18 @@ class Tiles:
             with torch.cuda.device_of(arguments[0]):
                 kernel[grid](*arguments, WIDTH=width, **self.constants, **constants)
 
-    def new_sums(self, like: torch.Tensor, width: int) -> torch.Tensor:
+    def new_sums(self, like: Tensor, width: int) -> Tensor:
         """Room (B, C, segments, width) in fp32 for the sums of all units."""
         shape = (like.shape[0], self.num_chunks, self.segments, width)
         make = torch.empty if self.num_frames else torch.zeros
         return make(shape, dtype=torch.float32, device=like.device)
 
-    def add_segments(self, sums: torch.Tensor) -> torch.Tensor:
+    def add_segments(self, sums: Tensor) -> Tensor:
         """(B, C, segments, width) to (B, C, width)."""
         return sums.squeeze(2) if self.segments == 1 else sums.sum(2)
 
 
-def product_constants(frames: torch.Tensor, branches: int = 1) -> tuple[int, dict[str, Any]]:
+def product_constants(frames: Tensor, branches: int = 1) -> tuple[int, dict[str, Any]]:
     """Rows of a tile, and the constants of `project`, for a linear layer of frames (B, T, g).
 
     One program computes the given number of branches.
@@ -121,12 +122,12 @@ def product_constants(frames: torch.Tensor, branches: int = 1) -> tuple[int, dic
     return rows, {**constants, "num_warps": 8, "maxnreg": 128}
 
 
-def unit_stride(tensor: torch.Tensor) -> torch.Tensor:
+def unit_stride(tensor: Tensor) -> Tensor:
     """The tensor with neighbouring elements in its last dimension; other strides stay."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def product_operand(tensor: torch.Tensor) -> torch.Tensor:
+def product_operand(tensor: Tensor) -> Tensor:
     """As `unit_stride`, and copied where it does not start at a multiple of 16 bytes.
 
     Groups of features may start anywhere; asynchronous copies to shared memory may not, and a
@@ -142,7 +143,7 @@ def product_operand(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def padding_arguments(padding: torch.Tensor | None) -> tuple[torch.Tensor | None, int, int]:
+def padding_arguments(padding: Tensor | None) -> tuple[Tensor | None, int, int]:
     """A mask (B, T) as bytes, and its strides; None, 0, 0 for none."""
     return (None, 0, 0) if padding is None else (padding.view(torch.uint8), *padding.stride())
 
@@ -157,6 +158,6 @@ def aligned_strides(*strides: int) -> tuple[list[int], int]:
     return [stride // unit for stride in strides], unit
 
 
-def row_strides(tensor: torch.Tensor, batch: int) -> tuple[int, int]:
+def row_strides(tensor: Tensor, batch: int) -> tuple[int, int]:
     """Strides of utterance and row of a tensor (B or 1, C, E); 0 where all utterances share one."""
     return tensor.expand(batch, -1, -1).stride()[:2]

@@ -6,6 +6,7 @@ Equations and shapes: README.md in the folder above. Slow version: reference.py.
 import importlib
 
 import torch
+from torch import Tensor
 
 from speechbrain_pom.ops.common.backends import Backends
 from speechbrain_pom.ops.common.masks import check_padding_mask
@@ -36,17 +37,17 @@ SCAN_BACKENDS = _BACKENDS.names
 
 
 def selective_scan(
-    x: torch.Tensor,
-    dt: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
     *,
-    key_padding_mask: torch.Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
     reverse: bool = False,
     backend: str = "auto",
-) -> torch.Tensor:
+) -> Tensor:
     """A linear recurrence over time whose step, input and output depend on the frame.
 
     For each of d channels, with a state h of N numbers (Mamba, arXiv 2312.00752, section 3):
@@ -109,9 +110,7 @@ def selective_scan(
 
 
 def choose_scan_backend(
-    backend: str = "auto",
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    backend: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> str:
     """The implementation of the selective scan that runs on a device.
 

@@ -8,6 +8,7 @@ the one before, as in the equation, so no length and no decay can overflow or lo
 import itertools
 
 import torch
+from torch import Tensor
 
 # Within a chunk, the exponentials and products are one operation each, in buffers (16, B, N, d)
 # that stay in the cache; the recurrence is one multiply-add per frame. T = 1000, d = 948, N = 16,
@@ -24,14 +25,8 @@ CHUNK_FRAMES = 16
     "-> (Tensor, Tensor)",
 )
 def chunked_scan(
-    x: torch.Tensor,
-    dt: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    reverse: bool,
-    keep: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, reverse: bool, keep: bool
+) -> tuple[Tensor, Tensor]:
     """C h for h_t = exp(dt_t A) h_(t-1) + dt_t x_t B_t.
 
     Arguments
@@ -78,15 +73,15 @@ def chunked_scan(
     "Tensor states, bool reverse) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def chunked_scan_backward(
-    grad_output: torch.Tensor,
-    x: torch.Tensor,
-    dt: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    states: torch.Tensor,
+    grad_output: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    states: Tensor,
     reverse: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of `chunked_scan`: of x, dt, A, B and C, with their shapes and dtypes.
 
     With g_t the gradient of h_t: g_t = C_t y'_t + exp(dt_(t+1) A) g_(t+1), from the last frame to

@@ -1,18 +1,12 @@
 """Slow, obvious version of the selective scan: the truth that the fast ones are tested against."""
 
 import torch
+from torch import Tensor
 
 
 def selective_scan(
-    x: torch.Tensor,
-    dt: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor,
-    *,
-    reverse: bool = False,
-) -> torch.Tensor:
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, reverse: bool = False
+) -> Tensor:
     """One frame after the other, in float64; see `speechbrain_pom.ops.selective_scan`."""
     dtype = x.dtype
     x, dt, A, B, C, D = (tensor.double() for tensor in (x, dt, A, B, C, D))

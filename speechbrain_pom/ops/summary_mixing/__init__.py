@@ -7,26 +7,27 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from speechbrain_pom.ops.common.inputs import prepare
-from speechbrain_pom.ops.common.masks import ChunkMask, check_padding_mask
+from speechbrain_pom.ops.common.masks import AttnMask, check_padding_mask
 from speechbrain_pom.ops.common.means import rows_of_queries, visible_means
 from speechbrain_pom.ops.common.sums import TimeSums, count_frames, sums_over_time, zero_padding
 
-Linear = tuple[torch.Tensor, torch.Tensor]  # weight and bias
+Linear = tuple[Tensor, Tensor]  # weight and bias
 
 
 def summary_mixing(
-    query: torch.Tensor,
+    query: Tensor,
     summary_layers: Sequence[Linear],
     local_layers: Sequence[Linear] | None = None,
     merge: Linear | None = None,
     *,
-    key: torch.Tensor | None = None,
-    key_padding_mask: torch.Tensor | None = None,
-    attn_mask: torch.Tensor | ChunkMask | None = None,
+    key: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    attn_mask: AttnMask = None,
     dropout: float = 0.0,
-) -> torch.Tensor:
+) -> Tensor:
     """Mix frames over time through the mean of a summary branch (SummaryMixing, section 2.1).
 
         s_bar_t = mean of s(x) over the frames that t may see
@@ -86,10 +87,7 @@ def summary_mixing(
 
 
 def summary_sums(
-    frames: torch.Tensor,
-    summary_layers: Sequence[Linear],
-    *,
-    key_padding_mask: torch.Tensor | None = None,
+    frames: Tensor, summary_layers: Sequence[Linear], *, key_padding_mask: Tensor | None = None
 ) -> TimeSums:
     """What SummaryMixing knows of a sequence: the sums over time of its summary branch.
 
@@ -122,11 +120,11 @@ def summary_sums(
 
 
 def summary_mix_with_sums(
-    query: torch.Tensor,
+    query: Tensor,
     summary: TimeSums,
     local_layers: Sequence[Linear] | None = None,
     merge: Linear | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """SummaryMixing of frames that all see one summary, without dropout.
 
     Arguments

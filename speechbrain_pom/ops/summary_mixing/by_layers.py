@@ -9,26 +9,27 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from speechbrain_pom.ops.common.inputs import prepare
-from speechbrain_pom.ops.common.masks import ChunkMask, check_padding_mask
+from speechbrain_pom.ops.common.masks import AttnMask, check_padding_mask
 from speechbrain_pom.ops.common.means import rows_of_queries, visible_means
 from speechbrain_pom.ops.common.sums import TimeSums, count_frames, sums_over_time, zero_padding
 
-Layer = Callable[[torch.Tensor], torch.Tensor]
+Layer = Callable[[Tensor], Tensor]
 
 
 def summary_mixing(
-    query: torch.Tensor,
+    query: Tensor,
     summary_layers: Sequence[Layer],
     local_layers: Sequence[Layer] | None = None,
     merge: Layer | None = None,
     *,
-    key: torch.Tensor | None = None,
-    key_padding_mask: torch.Tensor | None = None,
-    attn_mask: torch.Tensor | ChunkMask | None = None,
+    key: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    attn_mask: AttnMask = None,
     dropout: float = 0.0,
-) -> torch.Tensor:
+) -> Tensor:
     """As `speechbrain_pom.ops.summary_mixing`.
 
     >>> layer, merge = torch.nn.Linear(6, 10), torch.nn.Linear(20, 6)
@@ -45,10 +46,7 @@ def summary_mixing(
 
 
 def summary_sums(
-    frames: torch.Tensor,
-    summary_layers: Sequence[Layer],
-    *,
-    key_padding_mask: torch.Tensor | None = None,
+    frames: Tensor, summary_layers: Sequence[Layer], *, key_padding_mask: Tensor | None = None
 ) -> TimeSums:
     """As `ops.summary_mixing.summary_sums`, with layers as for `summary_mixing`."""
     check_padding_mask(key_padding_mask, frames)
@@ -58,11 +56,11 @@ def summary_sums(
 
 
 def summary_mix_with_sums(
-    query: torch.Tensor,
+    query: Tensor,
     summary: TimeSums,
     local_layers: Sequence[Layer] | None = None,
     merge: Layer | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """As `ops.summary_mixing.summary_mix_with_sums`, with layers as for `summary_mixing`."""
     return _merge(query, summary.mean().to(query.dtype), local_layers, merge)
 

@@ -4,22 +4,23 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from speechbrain_pom.ops.common.masks import ParsedMask
+from speechbrain_pom.ops.common.masks import AttnMask
 from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.common.reference import masked_mean
 
 
 def summary_mixing(
-    query: torch.Tensor,
-    summary_layers: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    local_layers: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None,
-    merge: tuple[torch.Tensor, torch.Tensor] | None = None,
+    query: Tensor,
+    summary_layers: Sequence[tuple[Tensor, Tensor]],
+    local_layers: Sequence[tuple[Tensor, Tensor]] | None = None,
+    merge: tuple[Tensor, Tensor] | None = None,
     *,
-    key: torch.Tensor | None = None,
-    key_padding_mask: torch.Tensor | None = None,
-    attn_mask: ParsedMask = None,
-) -> torch.Tensor:
+    key: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    attn_mask: AttnMask = None,
+) -> Tensor:
     """SummaryMixing, without dropout; see `speechbrain_pom.ops.summary_mixing`.
 
     Padded queries get an output like any other.
