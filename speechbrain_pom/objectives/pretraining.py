@@ -19,6 +19,16 @@ from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
 logger = get_logger(__name__)
 
 
+def pretraining_metrics(objective: Objective | type[Objective]) -> TaskMetrics:
+    """What pretraining by an objective measures; later stages load its newest checkpoint."""
+    return TaskMetrics(
+        objective.name,
+        (*objective.metrics, learning_rate(), *TRAINING_METRICS),
+        best=objective.best,
+        use="newest",
+    )
+
+
 class PretrainingBrain(ExactBrain):
     """Minimises the objective that it is given as `modules["objective"]`; knows none by name.
 
@@ -34,12 +44,7 @@ class PretrainingBrain(ExactBrain):
         super().__init__(*args, **kwargs)
         #: The objective itself, without what distributes it.
         self.objective: Objective = self.modules.objective
-        self.task_metrics = TaskMetrics(
-            self.objective.name,
-            (*self.objective.metrics, learning_rate(), *TRAINING_METRICS),
-            best=self.objective.best,
-            use="newest",
-        )
+        self.task_metrics = pretraining_metrics(self.objective)
         self.train_statistics = EpochSums()
         keep_in_checkpoints(self.checkpointer, "train_statistics", self.train_statistics)
         for name, part in self.objective.recoverables().items():

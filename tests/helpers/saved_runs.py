@@ -6,12 +6,17 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 
+from speechbrain_pom.ctc.metrics import CTC_METRICS
 from speechbrain_pom.ctc.tokenizers import CharacterUnits
+from speechbrain_pom.objectives.bestrq import BestRQ
+from speechbrain_pom.objectives.pretraining import pretraining_metrics
+from speechbrain_pom.runs.metrics import store_metrics
 from speechbrain_pom.runs.options import read_tree
 from tests.helpers import ROOT
 
 SIZE = {"d_model": 16, "d_ffn": 32, "nhead": 2, "num_encoder_layers": 2, "cnn_channels": 4}
 YAMLS = {"bestrq": "pom.yaml", "ctc": "pom_ctc.yaml"}
+METRICS = {"bestrq": pretraining_metrics(BestRQ), "ctc": CTC_METRICS}
 
 
 def write_run(folder, stage="bestrq", seed=0, meta=None, **overrides):
@@ -34,6 +39,7 @@ def write_run(folder, stage="bestrq", seed=0, meta=None, **overrides):
     hparams["encoder"].features.normalise(feats, torch.tensor([50, 50]), epoch=1)
     if stage == "ctc":
         CharacterUnits().save(folder / "units")
+    store_metrics(folder, METRICS[stage])
     record = {"epoch": 1, "steps": 5, "valid": {"loss": 1.5, "accuracy": 0.5, "wer": 50.0}}
     (folder / "history.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
     facts = {"optimizer_step": 5, "loss": 1.5}

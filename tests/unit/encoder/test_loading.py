@@ -125,9 +125,9 @@ def test_newest_of_pretraining_and_best_of_fine_tuning(tmp_path, make_run):
     assert same(*(load_recogniser(tmp_path / run) for run in ("finetuning", "best")))
     # What is best is what the run declares, in its direction.
     highest = TaskMetrics("mine", (Metric("score", better="higher"),), best="score")
-    store_metrics(tmp_path / "pretraining", highest)
     for seed, score in ((3, 0.5), (4, 0.9), (5, 0.7)):
         make_run(tmp_path / "pretraining", seed=seed, meta={"score": score})
+    store_metrics(tmp_path / "pretraining", highest)
     make_run(tmp_path / "highest", seed=4)
     assert same(*(load_encoder(tmp_path / run) for run in ("pretraining", "highest")))
 

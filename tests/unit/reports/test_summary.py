@@ -11,16 +11,16 @@ from speechbrain_pom.__main__ import main
 from speechbrain_pom.ctc.metrics import CTC_METRICS
 from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
-from speechbrain_pom.objectives.bestrq import METRICS
+from speechbrain_pom.objectives.bestrq import BestRQ
+from speechbrain_pom.objectives.pretraining import pretraining_metrics
 from speechbrain_pom.probe.metrics import PROBE_METRICS, ClassificationScores
 from speechbrain_pom.reports import summary
 from speechbrain_pom.runs import logs
 from speechbrain_pom.runs.logs import ExperimentLogger
 from speechbrain_pom.runs.metrics import Metric, TaskMetrics
 from speechbrain_pom.runs.record import RUN_FILE
-from speechbrain_pom.training.costs import TRAINING_METRICS, learning_rate
 
-BESTRQ = TaskMetrics("BEST-RQ", (*METRICS, learning_rate(), *TRAINING_METRICS))
+BESTRQ = pretraining_metrics(BestRQ)
 COST = {"grad_norm": 1.0, "audio_s_per_s": 79.6, "peak_memory_mib": 1327.5}
 CODES = {"codes_in_use": 171, "code_perplexity": 102.4, "top_code_share": 0.05}
 

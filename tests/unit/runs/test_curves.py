@@ -8,12 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from speechbrain_pom.ctc.metrics import CTC_METRICS
-from speechbrain_pom.objectives.bestrq import METRICS
+from speechbrain_pom.objectives.bestrq import BestRQ
+from speechbrain_pom.objectives.pretraining import pretraining_metrics
 from speechbrain_pom.runs.curves import draw_curves
-from speechbrain_pom.runs.metrics import TaskMetrics
-from speechbrain_pom.training.costs import TRAINING_METRICS, learning_rate
 
-BESTRQ = TaskMetrics("BEST-RQ", (*METRICS, learning_rate(), *TRAINING_METRICS))
+BESTRQ = pretraining_metrics(BestRQ)
 PRETRAINING = [
     {
         "epoch": epoch,
