@@ -10,7 +10,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from speechbrain_pom.data.audio_files import CHECKS
+from speechbrain_pom.data.audio.files import CHECKS
 from speechbrain_pom.data.audio_folder import prepare_audio_folder
 from speechbrain_pom.data.librispeech import prepare_librispeech
 from speechbrain_pom.data.manifest import merge_manifests

@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from speechbrain_pom.data.audio_files import (
+from speechbrain_pom.data.audio.files import (
     SAMPLE_RATE,
     inspect_audio,
     path_problems,
     resampled_length,
     resampling_problems,
 )
-from speechbrain_pom.data.audio_formats import (
+from speechbrain_pom.data.audio.formats import (
     EXTENSIONS,
     first_names,
     is_audio_name,

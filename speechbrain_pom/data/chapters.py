@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from speechbrain_pom.data.audio_files import (
+from speechbrain_pom.data.audio.files import (
     format_problems,
     has_placeholder,
     inspect_audio,
     path_problems,
 )
-from speechbrain_pom.data.audio_formats import first_names, is_audio_name, looks_like_audio
+from speechbrain_pom.data.audio.formats import first_names, is_audio_name, looks_like_audio
 from speechbrain_pom.data.layout import file_stamp, list_entries, list_subfolders
 from speechbrain_pom.data.manifest import COLUMNS
 from speechbrain_pom.data.records import BadUtterance

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from speechbrain.dataio.dataio import load_data_csv, load_data_json
 
-from speechbrain_pom.data.audio_files import format_problems, inspect_audio, resampled_length
+from speechbrain_pom.data.audio.files import format_problems, inspect_audio, resampled_length
 from speechbrain_pom.data.audio_folder import describe_unread, read_files, scan_folder
 from speechbrain_pom.data.chapters import describe_unread_in_layout, read_chapters, scan_split
 from speechbrain_pom.data.check_report import CheckReport

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from speechbrain_pom.data.audio_files import (
+from speechbrain_pom.data.audio.files import (
     SAMPLE_RATE,
     has_placeholder,
     inspect_audio,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speechbrain_pom.data.audio_files import check_choice
+from speechbrain_pom.data.audio.files import check_choice
 from speechbrain_pom.data.manifest import manifest_bytes
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically

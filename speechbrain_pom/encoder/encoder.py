@@ -12,8 +12,8 @@ from torch import nn
 
 from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.attention.positions import extend_positions
-from speechbrain_pom.data.audio_files import SAMPLE_RATE
-from speechbrain_pom.data.audio_reader import AudioReader
+from speechbrain_pom.data.audio.files import SAMPLE_RATE
+from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.encoder.arguments import check_num_frames, checked_layers, lengths_in_samples
 from speechbrain_pom.encoder.features import FeatureExtractor
 from speechbrain_pom.encoder.front_ends import FrontEnd, SameConvolutions, front_end_of

@@ -20,7 +20,7 @@ from torch import Tensor
 from speechbrain_pom.ctc.alignment import Word, align_words, frames_needed
 from speechbrain_pom.ctc.decoding import greedy_decode
 from speechbrain_pom.ctc.tokenizers import WORD_START, Units
-from speechbrain_pom.data.audio_reader import AudioReader
+from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.encoder.windows.overlapping import encode_windows
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
 from speechbrain_pom.utils.disks import explain_full_disk, reserve
@@ -96,7 +96,7 @@ def transcribe(
     ---------
     recogniser : speechbrain_pom.inference.SpeechRecogniser
         In eval mode.
-    source : str, pathlib.Path or speechbrain_pom.data.audio_reader.AudioReader
+    source : str, pathlib.Path or speechbrain_pom.data.audio.reader.AudioReader
         A file of any sample rate, number of channels and length.
     decode : callable, optional
         `decode(log_probs (1, T, num_outputs), lengths_relative (1,)) -> [text]`, such as

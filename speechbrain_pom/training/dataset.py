@@ -6,7 +6,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_pom.data.audio_reader import read_audio
+from speechbrain_pom.data.audio.reader import read_audio
 from speechbrain_pom.training.sampler import BucketBatchSampler
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.text import MAX_NAMED, and_more

@@ -13,7 +13,7 @@ from speechbrain.utils.fetching import fetch
 
 from speechbrain_pom.ctc import targets
 from speechbrain_pom.data import chapters
-from speechbrain_pom.data.audio_files import AudioFacts
+from speechbrain_pom.data.audio.files import AudioFacts
 from speechbrain_pom.encoder.loading import MODEL_FILE
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import sha256_of
@@ -116,8 +116,8 @@ def headers_are_believed():
             return AudioFacts(0, 0, 0, {})
         return AudioFacts(info.frames, info.samplerate, info.channels, {})
 
-    replace("data.audio_files", "inspect_audio", lambda _: inspect_audio)
-    replace("data.audio_files", "format_problems", lambda _: lambda facts: {})
+    replace("data.audio.files", "inspect_audio", lambda _: inspect_audio)
+    replace("data.audio.files", "format_problems", lambda _: lambda facts: {})
 
 
 @today(10, "unit/data/test_bad_utterances.py::test_missing_transcript_file_names_each_utterance")

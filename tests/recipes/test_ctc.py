@@ -12,7 +12,7 @@ import torch
 from speechbrain_pom.__main__ import main
 from speechbrain_pom.ctc.decoding import make_beam_searcher
 from speechbrain_pom.ctc.scoring import ErrorRates
-from speechbrain_pom.data.audio_reader import AudioReader
+from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.inference import load_encoder, load_recogniser
 
 STATE = ("model", "layer_sum", "head", "normalize", "head_optimizer", "encoder_optimizer")

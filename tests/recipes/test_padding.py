@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from speechbrain_pom.__main__ import main
-from speechbrain_pom.data.audio_reader import AudioReader
+from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.inference import load_recogniser
 
 # Runs a recipe, and keeps the log-probabilities of its tests with the ids of the utterances.

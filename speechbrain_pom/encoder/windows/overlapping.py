@@ -107,7 +107,7 @@ def encode_windows(
     >>> from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
     >>> from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
     >>> from speechbrain.processing.features import InputNormalization
-    >>> from speechbrain_pom.data.audio_reader import AudioReader
+    >>> from speechbrain_pom.data.audio.reader import AudioReader
     >>> from speechbrain_pom.inference import SpeechEncoder
     >>> front_end = ConvolutionFrontEnd(
     ...     [8, 10, 80], 2, 1, [8, 4], kernel_sizes=[3, 3], strides=[2, 2], residuals=[False, False]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from speechbrain_pom.data.audio_reader import AudioReader
+from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.encoder.architecture import read_architecture
 from speechbrain_pom.encoder.loading import (
     ENCODER_FILE,

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 
 from speechbrain_pom.__main__ import main
-from speechbrain_pom.data.audio_reader import AudioReader
+from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.encoder.windows.overlapping import encode_windows
 from speechbrain_pom.inference import load_encoder
 from speechbrain_pom.inference.jobs.frame_files import new_frames

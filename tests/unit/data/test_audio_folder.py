@@ -11,7 +11,7 @@ import soundfile
 import torch
 from torchaudio.functional import resample
 
-from speechbrain_pom.data.audio_files import resampled_length
+from speechbrain_pom.data.audio.files import resampled_length
 from speechbrain_pom.data.audio_folder import prepare_audio_folder
 from speechbrain_pom.data.manifest import read_manifest
 from speechbrain_pom.training.dataset import audio_dataset, read_utterance

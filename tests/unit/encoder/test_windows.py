@@ -6,7 +6,7 @@ import soundfile
 import torch
 
 from speechbrain_pom.attention.positions import ExtendedSinePositions
-from speechbrain_pom.data.audio_reader import AudioReader
+from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.encoder.windows.overlapping import encode_windows, windows_are_exact
 from speechbrain_pom.utils.errors import UserError
 

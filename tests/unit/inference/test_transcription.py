@@ -12,7 +12,7 @@ from torch import nn
 from speechbrain_pom.ctc.decoding import greedy_decode, make_beam_searcher
 from speechbrain_pom.ctc.tokenizer_store import make_units
 from speechbrain_pom.ctc.tokenizers import CharacterUnits
-from speechbrain_pom.data.audio_reader import AudioReader
+from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.inference import SpeechRecogniser
 from speechbrain_pom.inference.transcription import Transcript, split_at_pauses, transcribe
 from speechbrain_pom.utils.errors import UserError

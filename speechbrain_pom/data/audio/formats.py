@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from speechbrain_pom.data.mp3_frames import read_mp3_frame
+from speechbrain_pom.data.audio.mp3_frames import read_mp3_frame
 
 EXTENSIONS = {
     *(".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp2", ".mp3", ".mpga", ".nist"),

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import soundfile
 
-from speechbrain_pom.data.audio_formats import unreadable_problems
-from speechbrain_pom.data.audio_judgement import decoder_message, judge
-from speechbrain_pom.data.audio_stream import AudioStream
+from speechbrain_pom.data.audio.formats import unreadable_problems
+from speechbrain_pom.data.audio.judgement import decoder_message, judge
+from speechbrain_pom.data.audio.stream import AudioStream
 from speechbrain_pom.utils.errors import UserError
 
 SAMPLE_RATE = 16000

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import soundfile
 
-from speechbrain_pom.data.mp3_frames import find_mp3_frame
+from speechbrain_pom.data.audio.mp3_frames import find_mp3_frame
 
 _MAX_SAMPLES = 2**36  # of a FLAC header; libsndfile gives 2**63 - 1 for "unknown"
 _BUFFER = 2**16  # bytes; decoders of MP3 ask for a few hundred at a time

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechbrain_pom.data.audio_files import inspect_audio
-from speechbrain_pom.data.audio_reader import AudioReader
+from speechbrain_pom.data.audio.files import inspect_audio
+from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.utils.errors import UserError
 
 FTYP = bytes(4) + b"ftypM4A " + bytes(100)
@@ -57,7 +57,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", path)
 
     soundfile.write(tmp_path / "a.wav", np.zeros(100), 16000)
-    monkeypatch.setattr("speechbrain_pom.data.audio_files.AudioStream", refuse)
+    monkeypatch.setattr("speechbrain_pom.data.audio.files.AudioStream", refuse)
     assert inspect_audio(tmp_path / "a.wav").problems == {
         "unreadable": "unreadable audio (Permission denied): change permissions"
     }

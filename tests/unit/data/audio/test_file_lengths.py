@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechbrain_pom.data.audio_files import inspect_audio
-from speechbrain_pom.data.audio_reader import AudioReader, read_audio
+from speechbrain_pom.data.audio.files import inspect_audio
+from speechbrain_pom.data.audio.reader import AudioReader, read_audio
 
 RATE = 16000
 NUM_SAMPLES = 40063

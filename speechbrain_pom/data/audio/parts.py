@@ -9,7 +9,7 @@ import re
 import struct
 from typing import BinaryIO, NamedTuple
 
-from speechbrain_pom.data.mp3_frames import (
+from speechbrain_pom.data.audio.mp3_frames import (
     endless_table,
     find_mp3_frame,
     find_table,

@@ -8,14 +8,14 @@ import soundfile
 import torch
 from torchaudio.transforms import Resample
 
-from speechbrain_pom.data.audio_files import (
+from speechbrain_pom.data.audio.files import (
     SAMPLE_RATE,
     inspect_audio,
     resampled_length,
     resampling_problems,
 )
-from speechbrain_pom.data.audio_judgement import decoder_message
-from speechbrain_pom.data.audio_stream import AudioStream
+from speechbrain_pom.data.audio.judgement import decoder_message
+from speechbrain_pom.data.audio.stream import AudioStream
 from speechbrain_pom.utils.errors import UserError
 
 _BLOCK = 2**20  # samples decoded at a time where all are wanted

@@ -8,8 +8,8 @@ import soundfile
 import torch
 from torchaudio.functional import resample
 
-from speechbrain_pom.data.audio_files import inspect_audio
-from speechbrain_pom.data.audio_reader import AudioReader, read_audio
+from speechbrain_pom.data.audio.files import inspect_audio
+from speechbrain_pom.data.audio.reader import AudioReader, read_audio
 from speechbrain_pom.training.dataset import read_utterance
 from speechbrain_pom.utils.errors import UserError
 

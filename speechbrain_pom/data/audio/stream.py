@@ -5,14 +5,14 @@ import os
 import numpy as np
 import soundfile
 
-from speechbrain_pom.data.audio_parts import (
+from speechbrain_pom.data.audio.mp3_frames import read_at
+from speechbrain_pom.data.audio.part_reader import PartReader
+from speechbrain_pom.data.audio.parts import (
     end_of_container,
     end_of_sound,
     find_parts,
     largest_flac,
 )
-from speechbrain_pom.data.mp3_frames import read_at
-from speechbrain_pom.data.part_reader import PartReader
 from speechbrain_pom.utils.errors import UserError
 
 _ONLY_IN_ORDER = ("MP3", "OGG")  # libsndfile's seeking is not exact to the sample in these
