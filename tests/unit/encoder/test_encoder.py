@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torchaudio.functional import resample
 
 from speechbrain_pom.attention import attention_types
+from speechbrain_pom.encoder.arguments import check_num_frames
 from speechbrain_pom.encoder.features import FeatureExtractor
 from speechbrain_pom.utils.errors import UserError
 
@@ -269,3 +270,9 @@ def test_audio_beyond_the_table_of_positions(make_encoder):
         frames, _ = encoder(noise(16000 * 102)[None])
     assert frames.shape[1] == 2551
     assert torch.isfinite(frames).all()
+
+
+def test_an_utterance_without_a_frame_is_refused():
+    """Where the convolutions are "valid" and shorten what they get."""
+    with pytest.raises(UserError, match=r"\[800, 20\] samples, too few for a frame of the front"):
+        check_num_frames(torch.tensor([3, 0]), torch.tensor([800, 20]))

@@ -287,3 +287,8 @@ def test_a_checkpoint_without_its_run(pretrained_run, tmp_path, wavs):
     shutil.copy(pretrained_run / "hyperparams.yaml", alone)
     export_model(find_saved(alone), tmp_path / "out")
     assert_same(load_encoder(pretrained_run), load_encoder(tmp_path / "out"), wavs)
+
+
+def test_an_export_takes_no_other_hparams_file(pretrained_export):
+    message = refusal(find_saved, pretrained_export, "other.yaml")
+    assert "is an exported folder, with its own hyperparams.yaml: give no other" in message
