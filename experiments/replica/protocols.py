@@ -4,6 +4,7 @@ The recipes pretrain each mixer, fine-tune it, and train it from scratch, with e
 corpus or on recordings of people.
 """
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from experiments.commands import build_commands, text_of
+from experiments.commands import build_commands, row_values, text_of
 from experiments.table import STAGES, Row
+from speechbrain_pom.runs.options import read_tree
 from speechbrain_pom.utils.errors import UserError
 
 PROTOCOLS_PATH = Path(__file__).parent / "protocols.yaml"
@@ -296,7 +298,16 @@ def _commands(protocol, mixer, seed, folder, data_folder):
     commands = build_commands(row, options, num_processes=1, results_folder=folder)
     scratch = str(_run_folder(folder, mixer, seed, "scratch"))
     replaced = {"--pretrained": "null", "--output_folder": scratch}
-    words = list(commands["finetuning"])
+    words = [*commands["finetuning"], "--architecture", FILES["pretraining"]]
+    words += ["--architecture_overrides", json.dumps(_model_values(row))]
     for option, value in replaced.items():
         words[words.index(option) + 1] = value
     return {kind: tuple(command) for kind, command in {**commands, "scratch": words}.items()}
+
+
+def _model_values(row):
+    """The values of a row for what fine-tuning takes from the pretraining: the model."""
+    pretraining, finetuning = (
+        row_values(row, stage, read_tree(row.files[stage])) for stage in STAGES
+    )
+    return {key: value for key, value in pretraining.items() if key not in finetuning}

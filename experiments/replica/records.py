@@ -5,7 +5,7 @@ import shlex
 from itertools import pairwise
 from pathlib import Path
 
-from experiments.commands import format_command
+from experiments.commands import format_command, text_of
 from experiments.records import RECORDS_FOLDER
 from experiments.replica.protocols import Protocol, ReplicaRun, plan_runs, runs_folder
 from experiments.replica.runs import CONDITIONS_FILE
@@ -25,7 +25,7 @@ from speechbrain_pom.utils.files import write_atomically
 _CURVES = {"pretraining": ("loss", "accuracy"), "finetuning": ("loss", "wer", "blank_share")}
 _CURVES["scratch"] = _CURVES["finetuning"]
 # Options that say where files are, and not what is run.
-_PATHS = {"output_folder", "data_folder", "pretrained"}
+_PATHS = {"output_folder", "data_folder", "pretrained", "architecture"}
 
 
 def record_path(protocol: Protocol, folder: str | Path = RECORDS_FOLDER) -> Path:
@@ -95,10 +95,15 @@ def _key(run):
 
 
 def _options(words):
-    """The values of the options in a command, as typed, without paths."""
+    """The values of the options in a command, as typed, without paths.
+
+    In version 0.1, the model of a run from scratch was given by options too.
+    """
     options = {
         word.removeprefix("--"): value for word, value in pairwise(words) if word.startswith("--")
     }
+    model = json.loads(options.pop("architecture_overrides", "{}"))
+    options |= {key: text_of(value) for key, value in model.items()}
     return {key: value for key, value in options.items() if key not in _PATHS}
 
 

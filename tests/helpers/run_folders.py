@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from experiments import records
+from experiments.commands import row_values
 from experiments.table import STAGES
 from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.runs.configuration import configuration
 from speechbrain_pom.runs.experiment import Experiment as Run
 from speechbrain_pom.runs.logs import EpochHistory
+from speechbrain_pom.runs.options import read_tree
 from speechbrain_pom.runs.record import record_fingerprint, record_run
 from tests.helpers import ROOT
 
@@ -18,7 +20,7 @@ from tests.helpers import ROOT
 def write_run(folder, experiment, stage, processes=1, num_utterances=None, **changes):
     """One finished run of an experiment, with other values for some of its keys."""
     (folder / "manifests").mkdir(parents=True)
-    overrides = {**experiment.options(stage), **changes}
+    overrides = {**row_values(experiment, stage, read_tree(experiment.files[stage])), **changes}
     run = Run({}, {}, overrides, {}, False, Path(experiment.files[stage]))
     record_run(folder, finished=configuration(run, processes))
     num_rows = num_utterances or records.TRAIN_UTTERANCES[stage]

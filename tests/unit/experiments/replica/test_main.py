@@ -21,7 +21,7 @@ if words["--seed"] == "2":
 folder = pathlib.Path(words["--output_folder"])
 folder.mkdir(parents=True, exist_ok=True)
 if not (folder / "run.json").exists():
-    (folder / "run.json").write_text(json.dumps({"finished": words["--d_model"]}))
+    (folder / "run.json").write_text(json.dumps({"finished": words["--seed"]}))
 """
 PROTOCOLS = """
 tiny:
@@ -85,7 +85,7 @@ def test_run_makes_the_corpus_and_names_what_failed(checkout, capsys):
     assert "[1/6] PoM, seed 1, pretraining: finished in 0:0" in printed
     assert "PoM, seed 2, scratch: FAILED with exit code 1: error: seeds of 2 do not grow" in printed
     assert "failed: PoM, seed 2, pretraining: see runs/logs/PoM-2-pretraining.log\n" in printed
-    assert finished_configuration("runs/PoM/1/scratch") == "8"
+    assert finished_configuration("runs/PoM/1/scratch") == "1"
 
     assert main(["run", "tiny", *own, "--seeds", "1", "--jobs", "3"]) == 0
     printed = capsys.readouterr().out

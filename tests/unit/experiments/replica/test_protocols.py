@@ -63,8 +63,10 @@ def test_mixers_differ_in_spec_and_width_alone(name):
     different = {"attention_type", "d_model", "output_folder", "pretrained"}
     for kind in ("pretraining", "finetuning", "scratch"):
         first, second = ({**found[m][kind].overrides} for m in found)
-        assert first["d_model"] == protocol.mixers["PoM"]["d_model"]
-        assert second["attention_type"].startswith("SummaryMixing(")
+        models = [run.pop("architecture_overrides", run) for run in (first, second)]
+        if kind != "finetuning":  # which starts from the pretrained model
+            assert models[0]["d_model"] == protocol.mixers["PoM"]["d_model"]
+            assert models[1]["attention_type"].startswith("SummaryMixing(")
         assert first["seed"] == 2
         assert first["data_folder"] == f"{runs_folder(protocol)}/corpus"
         for key in different:
@@ -80,7 +82,11 @@ def test_fine_tuning_differs_in_its_start_alone():
     assert second.pop("pretrained") is None
     assert first.pop("output_folder") == "out/hypermixing/3/finetuning"
     assert second.pop("output_folder") == "out/hypermixing/3/scratch"
+    assert second.pop("architecture") == "hparams/pom.yaml"
+    model = second.pop("architecture_overrides")
     assert first == second
+    assert model.items() <= found["pretraining"].overrides.items()
+    assert {"attention_type", "d_model", "d_ffn", "num_encoder_layers"} <= model.keys()
     assert found["pretraining"].overrides["output_folder"] == "out/hypermixing/3/pretraining"
 
 
