@@ -253,9 +253,53 @@ class SpeechEncoder(nn.Module):
         num_frames : torch.Tensor
             (B,) integers: the valid frames of each utterance.
         """
-        layers = self.layers if layers is None else self.check_layers(layers)
         frames = self.embed(feats, num_features)
         num_frames = self._front_end.num_frames(num_features)
+        return self.contextualise(frames, num_frames, layers, padded), num_frames
+
+    def embed(self, feats: torch.Tensor, num_features: torch.Tensor) -> torch.Tensor:
+        """The front end, the first half of `encode`.
+
+        Arguments
+        ---------
+        feats : torch.Tensor
+            (B, N, num_mels).
+        num_features : torch.Tensor
+            (B,) integers: the valid feature frames of each utterance.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, T, ...): what the Transformer is given.
+        """
+        return self._front_end(feats.to(self.dtype), num_features)
+
+    def contextualise(
+        self,
+        frames: torch.Tensor,
+        num_frames: torch.Tensor,
+        layers: Layers | None = None,
+        padded: bool = True,
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """The Transformer, the second half of `encode`: an objective may mask frames before it.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            (B, T, ...), from `embed`.
+        num_frames : torch.Tensor
+            (B,) integers: the valid frames of each utterance.
+        layers : str, int or sequence of int, optional
+            As for the class, in place of what it was made with.
+        padded : bool
+            False where all utterances fill the batch: nothing is masked then.
+
+        Returns
+        -------
+        torch.Tensor or list of torch.Tensor
+            (B, T, d_model), exactly zero in padding; for several layers one for each.
+        """
+        layers = self.layers if layers is None else self.check_layers(layers)
         relative = relative_lengths(num_frames, frames.shape[1]) if padded else None
         if layers == "last":
             encoded = self.transformer.encode(frames, relative)
@@ -267,11 +311,7 @@ class SpeechEncoder(nn.Module):
             several = isinstance(encoded, list)
             zeroed = [one.masked_fill(padding, 0.0) for one in (encoded if several else [encoded])]
             encoded = zeroed if several else zeroed[0]
-        return encoded, num_frames
-
-    def embed(self, feats: torch.Tensor, num_features: torch.Tensor) -> torch.Tensor:
-        """The front end: (B, N, num_mels) to what the Transformer is given, (B, T, ...)."""
-        return self._front_end(feats.to(self.dtype), num_features)
+        return encoded
 
     def choose(
         self, states: list[torch.Tensor], layers: Layers

@@ -85,7 +85,8 @@ class Objective(nn.Module):
 
     Whether masks come before the front end (BEST-RQ: noise takes the place of features) or after
     it (wav2vec 2.0: a vector takes the place of frames) is up to `forward`, which calls the parts
-    of the encoder itself: `encoder.features` and `encoder.encode`.
+    of the encoder itself: `encoder.features`, then `encoder.encode`, or `encoder.embed` and
+    `encoder.contextualise` in its place.
 
     All parameters that require a gradient have to take part in each loss: several processes
     average their gradients, and wait for each of them.
@@ -178,11 +179,12 @@ class Objective(nn.Module):
         return {name: part for name, part in self.named_children() if part is not self.encoder}
 
     def compile(self, *args, **kwargs) -> None:
-        """Compile the encoder behind its features, and the parts beside it, as `torch.compile`.
+        """Compile both halves of the encoder, and the parts beside it, as `torch.compile` does.
 
-        What draws masks on the CPU belongs in no graph.
+        Features and the drawing of masks belong in no graph.
         """
-        self.encoder.encode = torch.compile(self.encoder.encode, *args, **kwargs)
+        for name in ("embed", "contextualise"):
+            setattr(self.encoder, name, torch.compile(getattr(self.encoder, name), *args, **kwargs))
         for part in self.recoverables().values():
             part.compile(*args, **kwargs)
 

@@ -66,6 +66,17 @@ def test_what_lies_in_the_padding_does_not_matter(tiny_encoder):
     assert torch.equal(tiny_encoder(wavs, lengths)[0], tiny_encoder(poisoned, lengths)[0])
 
 
+def test_frames_may_be_masked_between_the_halves_of_encode(tiny_encoder):
+    wavs, num_samples = torch.stack([noise(8000), noise(8000, 2)]), torch.tensor([8000, 3000])
+    with torch.no_grad():
+        feats, num_features = tiny_encoder.features(wavs, num_samples)
+        expected, num_frames = tiny_encoder.encode(feats, num_features)
+        frames = tiny_encoder.embed(feats, num_features)
+        assert torch.equal(tiny_encoder.contextualise(frames, num_frames), expected)
+        frames[0, 3] = 0.0
+        assert not torch.equal(tiny_encoder.contextualise(frames, num_frames)[0], expected[0])
+
+
 @pytest.mark.parametrize("spec", ["PoM", "RelPosMHAXL", "regularMHA"])
 def test_layers(make_encoder, spec):
     encoder = make_encoder(spec)
