@@ -12,7 +12,8 @@ tools look for them.
 """
 
 from speechbrain.lobes.models.transformer import Branchformer, Conformer, Transformer
-from torch import nn
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+from torch import Tensor, nn
 
 from speechbrain_pom.attention.front_end import take_lengths, take_no_lengths
 from speechbrain_pom.attention.parts import (
@@ -24,6 +25,7 @@ from speechbrain_pom.attention.parts import (
     reach_and_stride,
     with_own_ends,
 )
+from speechbrain_pom.ops import ChunkMask
 from speechbrain_pom.utils.errors import UserError
 
 PADDINGS = ("exact", "speechbrain")
@@ -34,7 +36,12 @@ class ConvolutionModule(Conformer.ConvolutionModule):
 
     original = Conformer.ConvolutionModule
 
-    def forward(self, x, mask=None, dynchunktrain_config=None):
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        dynchunktrain_config: DynChunkTrainConfig | None = None,
+    ) -> Tensor:
         """As SpeechBrain's, for frames (B, T, d) and a mask (B, T, 1), True = padding."""
         if mask is None:
             return super().forward(x, mask, dynchunktrain_config)
@@ -55,7 +62,13 @@ class BranchformerEncoderLayer(Branchformer.BranchformerEncoderLayer):
 
     original = Branchformer.BranchformerEncoderLayer
 
-    def forward(self, x, src_mask=None, src_key_padding_mask=None, pos_embs=None):
+    def forward(
+        self,
+        x: Tensor,
+        src_mask: Tensor | ChunkMask | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        pos_embs: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """As SpeechBrain's."""
         if src_key_padding_mask is None:
             return super().forward(x, src_mask, src_key_padding_mask, pos_embs)
@@ -80,7 +93,13 @@ class TransformerEncoderLayer(Transformer.TransformerEncoderLayer):
 
     original = Transformer.TransformerEncoderLayer
 
-    def forward(self, src, src_mask=None, src_key_padding_mask=None, pos_embs=None):
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Tensor | ChunkMask | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        pos_embs: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """As SpeechBrain's."""
         if src_key_padding_mask is None:
             return super().forward(src, src_mask, src_key_padding_mask, pos_embs)

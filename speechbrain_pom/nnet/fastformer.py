@@ -107,6 +107,6 @@ class Fastformer(TokenMixer):
         weights = weights_of(layers)
         return layers, None if weights is None else weights[0]
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """The options, for `print(model)`."""
         return f"d_model={self.d_model}, nhead={self.nhead}"

@@ -241,6 +241,6 @@ class MambaBlock(nn.Module):
         start = self.d_conv - 1 if self.reverse else 0
         return x[..., start : start + num_frames].transpose(1, 2)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """The options, for `print(model)`."""
         return f"d_state={self.d_state}, reverse={self.reverse}, backend={self.backend!r}"

@@ -179,7 +179,7 @@ class PolynomialMixer(TokenMixer):
     def _widths(self):
         return _group_widths(self.d_model, self.variant)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """The options, for `print(model)`."""
         return (
             f"d_model={self.d_model}, degree={self.degree}, expand={self.expand}, "

@@ -47,7 +47,7 @@ class BlockDiagonal(nn.Module):
         output = torch.baddbmm(self.bias.unsqueeze(1), by_block, self.weight)
         return output.transpose(0, 1).reshape(*frames.shape[:-1], -1)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """The sizes, for `print(model)`."""
         num_blocks, rows, columns = self.weight.shape
         return f"{num_blocks} blocks of {rows} to {columns}"

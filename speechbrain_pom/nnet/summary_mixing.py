@@ -162,7 +162,7 @@ class SummaryMixing(TokenMixer):
             weights = weights[0], weights[1][0]
         return (self.local_proj, self.merge_proj), weights
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """The options, for `print(model)`."""
         return f"d_model={self.d_model}, nhead={self.nhead}, mode={self.mode!r}"
 

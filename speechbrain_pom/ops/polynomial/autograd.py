@@ -25,7 +25,17 @@ FLAGS = "int? chunk_size, int degree, str activation"
     schema=f"(Tensor frames, Tensor weight, Tensor? bias, Tensor? padding, {FLAGS}, bool keep, "
     "str backend) -> (Tensor, Tensor)",
 )
-def feature_sums(frames, weight, bias, padding, chunk_size, degree, activation, keep, backend):
+def feature_sums(
+    frames: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: Tensor | None,
+    chunk_size: int | None,
+    degree: int,
+    activation: str,
+    keep: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
     """Sums over time of the features, and the projection if it is kept."""
     polynomial = Polynomial(degree, activation)
     forward = implementation(backend).feature_sums_forward
@@ -39,8 +49,18 @@ def feature_sums(frames, weight, bias, padding, chunk_size, degree, activation, 
     f"Tensor kept, {FLAGS}, bool[] needs, str backend) -> Tensor[]",
 )
 def feature_sums_backward(
-    grad_sums, frames, weight, bias, padding, kept, chunk_size, degree, activation, needs, backend
-):
+    grad_sums: Tensor,
+    frames: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: Tensor | None,
+    kept: Tensor,
+    chunk_size: int | None,
+    degree: int,
+    activation: str,
+    needs: list[bool],
+    backend: str,
+) -> list[Tensor]:
     """Gradient of `feature_sums`."""
     polynomial = Polynomial(degree, activation)
     return implementation(backend).feature_sums_backward(
@@ -55,7 +75,17 @@ def feature_sums_backward(
     "Tensor out_weight, Tensor? out_bias, int? chunk_size, bool keep, str backend) "
     "-> (Tensor, Tensor)",
 )
-def select(frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_size, keep, backend):
+def select(
+    frames: Tensor,
+    state: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor | None,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
+    chunk_size: int | None,
+    keep: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
     """W_o (sigmoid(W_s x) * H), and the scores W_s x if they are kept."""
     forward = implementation(backend).select_forward
     return forward(frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_size, keep)
@@ -69,8 +99,17 @@ def select(frames, state, gate_weight, gate_bias, out_weight, out_bias, chunk_si
     "str backend) -> Tensor[]",
 )
 def select_backward(
-    grad_output, frames, state, gate_weight, gate_bias, out_weight, kept, chunk_size, needs, backend
-):
+    grad_output: Tensor,
+    frames: Tensor,
+    state: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor | None,
+    out_weight: Tensor,
+    kept: Tensor,
+    chunk_size: int | None,
+    needs: list[bool],
+    backend: str,
+) -> list[Tensor]:
     """Gradient of `select`."""
     return implementation(backend).select_backward(
         grad_output, frames, state, gate_weight, gate_bias, out_weight, kept, chunk_size, needs
