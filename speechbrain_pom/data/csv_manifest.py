@@ -1,4 +1,4 @@
-"""Manifests from CSV files of one's own: which rows, of which columns, checked like any other data.
+"""Manifests from CSV files of any origin: which rows and columns, checked like any other data.
 
 A source is a path with an optional filter: `an4.csv`, or `an4.csv?split=train` for the rows whose
 column `split` is `train` (`&` adds further columns).
@@ -283,8 +283,8 @@ def _duration_problems(row, facts):
     try:
         difference_s = abs(float(stated) - facts.duration_s) if stated else 0.0
     except ValueError:
-        return {"duration": f"its stated duration '{stated}' is not a number of seconds: mend it"}
+        return {"duration": f"its stated duration '{stated}' is not a number of seconds: fix it"}
     if difference_s <= _MAX_DIFFERENCE_S:
         return {}
-    sentence = f"lasts {facts.duration_s:.3f} s, but the CSV says {stated} s: mend one of them"
+    sentence = f"lasts {facts.duration_s:.3f} s, but the CSV says {stated} s: fix one of them"
     return {"duration": sentence}

@@ -61,7 +61,7 @@ def check_splits(splits: list[str]) -> list[str]:
         raise UserError(f"splits is {splits!r}: pass a list of names, such as ['train-clean-100']")
     for split in splits:
         if not isinstance(split, str) or split in ("", ".", "..") or Path(split).name != split:
-            raise UserError(f"split {split!r} is no folder name: pass names such as 'dev-clean'")
+            raise UserError(f"split {split!r} is not a folder name: pass names such as 'dev-clean'")
     return list(dict.fromkeys(splits))
 
 

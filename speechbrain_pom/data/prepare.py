@@ -49,7 +49,7 @@ def prepare_data(
     Where the data come from, the first that is given:
 
     - `skip_prep: True`: the manifests of an earlier start, as they are.
-    - `prepare`: a function of one's own, called with `data_folder=` and `save_folder=` (which it
+    - `prepare`: your own function, called with `data_folder=` and `save_folder=` (which it
       makes if it writes there). It writes CSV files and returns what the keys `train_csv`,
       `valid_csv` and `test_csv` would say; parts that it does not return are taken from the keys,
       so that preparations of SpeechBrain's recipes, which return nothing, can be used.
@@ -87,7 +87,7 @@ def prepare_data(
 
 
 def csv_sources(hparams: Hparams, save_folder: Path) -> Sources:
-    """The CSV files of each part, of one's own preparation and of the keys; None where none is."""
+    """The CSV files of each part, from `prepare` and from the keys; None where there are none."""
     sources = {part: hparams[f"{part}_csv"] for part in PARTS if f"{part}_csv" in hparams}
     prepare = hparams.get("prepare")
     if prepare is None:

@@ -187,7 +187,7 @@ def _too_many(summary, report, bad, share, max_bad_share):
     enough = math.ceil(share * 1e4) / 1e4  # rounded up, so that the advice works
     advice = f" or set max_bad_share to {enough:g} to leave them out" if enough < 1 else ""
     parts = [
-        f"{summary}: more than max_bad_share={max_bad_share:g} allows; mend them{advice}; "
+        f"{summary}: more than max_bad_share={max_bad_share:g} allows; fix them{advice}; "
         f"all are listed in '{report}'"
     ]
     for item in bad[:_MAX_LISTED]:

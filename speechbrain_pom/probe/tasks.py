@@ -10,6 +10,13 @@ from speechbrain_pom.data.csv_manifest import COLUMN_NAMES, parse_sources, prepa
 from speechbrain_pom.data.librispeech import prepare_librispeech
 from speechbrain_pom.data.manifest import read_manifest, write_manifest
 from speechbrain_pom.data.prepare import OPTIONS, PARTS, Manifests, check_test_names
+from speechbrain_pom.probe.checks import (
+    check_choice,
+    check_ids,
+    check_keywords,
+    check_parts,
+    check_shares,
+)
 from speechbrain_pom.probe.class_folders import divide, read_class_folders
 from speechbrain_pom.probe.holdout import divide_by_session, position
 from speechbrain_pom.probe.metrics import check_trials
@@ -75,15 +82,15 @@ def prepare_probe(
     True
     """
     task = hparams["task"]
-    _check_choice("task", task, TASKS)
-    _check_shares({name: hparams[f"{name}_share"] for name in ("valid", "test", "verification")})
+    check_choice("task", task, TASKS)
+    check_shares({name: hparams[f"{name}_share"] for name in ("valid", "test", "verification")})
     if sources:
         parts, trials, with_trials = _from_csv(hparams, manifest_folder / "source", sources)
     else:
-        _check_choice("data_layout", hparams["data_layout"], LAYOUTS)
+        check_choice("data_layout", hparams["data_layout"], LAYOUTS)
         read = {"folder": _from_folders, "librispeech": _from_librispeech}[hparams["data_layout"]]
         parts, trials, with_trials = read(hparams, manifest_folder / "source")
-    _check_parts(parts, trials, task)
+    check_parts(parts, trials, task)
     if with_trials:
         check_trials([row["label"] for row in trials])
     return _write(parts, trials, Path(manifest_folder))
@@ -125,7 +132,7 @@ def _from_librispeech(hparams, folder):
         manifests = prepare_librispeech(data_folder, splits, folder, **options)
         parts = divide_by_session(_speakers(manifests, train_splits), _shares(hparams))
         return parts, _speakers(manifests, others), bool(others)
-    _check_keywords(hparams["keywords"])
+    check_keywords(hparams["keywords"])
     tests = {split: [split] for split in hparams["test_splits"]}
     named = {"train": train_splits, "valid": [hparams["valid_split"]], **tests}
     splits = [split for group in named.values() for split in group]
@@ -155,7 +162,7 @@ def _from_csv(hparams, folder, sources):
             **_options(hparams),
         )
         rows[name] = _labelled(name, manifest)
-    _check_ids(rows)
+    check_ids(rows)
     trials = rows.pop("verification", [])
     held_out = {source.name: rows.pop(source.name) for source in tests}
     given = {row["ID"]: part for part, group in rows.items() for row in group}
@@ -181,37 +188,6 @@ def _labelled(name, manifest):
             "%s: %d of %d rows have no class: left out", name, len(rows) - len(labelled), len(rows)
         )
     return labelled
-
-
-def _check_ids(rows):
-    owners = {}
-    for name, group in rows.items():
-        for row in group:
-            other = owners.setdefault(row["ID"], name)
-            if other != name:
-                raise UserError(
-                    f"ID '{row['ID']}' is both in '{other}' and in '{name}': utterances of "
-                    "different sets need IDs of their own"
-                )
-
-
-def _check_choice(key, value, choices):
-    if value not in choices:
-        raise UserError(f"{key} is {value!r}: choose {' or '.join(choices)}")
-
-
-def _check_shares(shares):
-    for name, share in shares.items():
-        if not isinstance(share, (int, float)) or not 0 <= share < 0.5:
-            raise UserError(f"{name}_share is {share!r}: give a share, 0 <= x < 0.5")
-
-
-def _check_keywords(keywords):
-    if not keywords:
-        raise UserError(
-            "keywords is null: the keyword task in LibriSpeech's layout needs the words to tell "
-            "apart, as --keywords '[YES, NO]'"
-        )
 
 
 def _speakers(manifests, splits):
@@ -256,33 +232,6 @@ def _of_keywords(hparams, rows, kind):
             f"{', '.join(present[:20])}{' ...' if len(present) > 20 else ''}"
         )
     return [row for row in rows if row["label"] in keywords]
-
-
-def _check_parts(parts, trials, task):
-    trained = {row["label"] for row in parts["train"]}
-    if len(trained) < 2:
-        raise UserError(
-            f"the training utterances are of {len(trained)} class(es): a {task} probe needs two "
-            "at least"
-        )
-    both = sorted(trained & {row["label"] for row in trials})
-    if both:
-        raise UserError(
-            f"the data for verification have speaker {both[0]!r}, who is in training too: give "
-            "utterances of other speakers"
-        )
-    for name, rows in parts.items():
-        if not rows:
-            raise UserError(
-                f"no utterance is left for '{name}': give more data, other splits, or larger "
-                "valid_share and test_share"
-            )
-        unknown = sorted({row["label"] for row in rows} - trained)
-        if unknown:
-            raise UserError(
-                f"'{name}' has utterances of {', '.join(unknown[:5])}, and training has none: "
-                "remove them, or leave them out by --keywords"
-            )
 
 
 def _write(parts, trials, folder):

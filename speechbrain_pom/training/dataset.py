@@ -125,7 +125,7 @@ def read_utterance(utterance, path, num_samples):
     """
     advice = (
         "it changed since the data were prepared; `python -m speechbrain_pom check DATA_FOLDER` "
-        "(for other layouts with --manifest) lists all such files; mend them and start again"
+        "(for other layouts with --manifest) lists all such files; fix them and start again"
     )
     try:
         signal = read_audio(path)

@@ -130,7 +130,7 @@ def test_bad_utterance(corpus, spoil, kind, problem):
     headline, item = corpus.refusal().split(" | ")
     assert headline.startswith("dev-clean: 2 utterances (0.000 h, 1 speakers) are good, 1 (0.00")
     assert headline.endswith(
-        "are bad: more than max_bad_share=0 allows; mend them or set max_bad_share "
+        "are bad: more than max_bad_share=0 allows; fix them or set max_bad_share "
         f"to 0.3334 to leave them out; all are listed in '{report}'"
     )
     file = "dev-clean/84/121123/84-121123-0000.flac"
@@ -187,7 +187,7 @@ def test_speechbrain_reads_half_a_wav_without_a_word(corpus):
 def test_missing_transcript_file_names_each_utterance(corpus):
     corpus.transcripts.unlink()
     headline, *items = corpus.refusal().split(" | ")
-    assert "; mend them; all are listed" in headline  # no share below 1 would leave anything
+    assert "; fix them; all are listed" in headline  # no share below 1 would leave anything
     name = "dev-clean/84/121123/84-121123.trans.txt"
     assert [item.split(": ", 1)[1] for item in items] == [
         f"no transcript: {name} is missing, restore it"

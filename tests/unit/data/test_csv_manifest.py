@@ -100,11 +100,11 @@ def test_other_formats_are_converted_on_reading(folder):
         ("id,path\nu,gone.flac\n", "u (gone.flac): the file is missing"),
         (
             "id,path,duration\nu,a.flac,0.9\n",
-            "lasts 0.500 s, but the CSV says 0.9 s: mend one of them",
+            "lasts 0.500 s, but the CSV says 0.9 s: fix one of them",
         ),
         (
             "id,path,duration\nu,a.flac,long\n",
-            "its stated duration 'long' is not a number of seconds: mend it",
+            "its stated duration 'long' is not a number of seconds: fix it",
         ),
         ("id,path,text\nu,a.flac,\n", "has no transcript: add it or remove the row"),
         ("id,path,text\nu,a.flac,COSTS $FIVE\n", "its wrd 'COSTS $FIVE' holds '$', a placeholder"),

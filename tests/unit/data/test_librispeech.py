@@ -310,9 +310,9 @@ def test_split_without_audio(corpus):
     ("options", "message"),
     [
         ({"splits": ()}, "splits is []: pass a list of names, such as ['train-clean-100']"),
-        ({"splits": ["a/b"]}, "split 'a/b' is no folder name: pass names such as 'dev-clean'"),
-        ({"splits": [".."]}, "split '..' is no folder name: pass names such as 'dev-clean'"),
-        ({"splits": [100]}, "split 100 is no folder name: pass names such as 'dev-clean'"),
+        ({"splits": ["a/b"]}, "split 'a/b' is not a folder name: pass names such as 'dev-clean'"),
+        ({"splits": [".."]}, "split '..' is not a folder name: pass names such as 'dev-clean'"),
+        ({"splits": [100]}, "split 100 is not a folder name: pass names such as 'dev-clean'"),
         ({"num_workers": 0}, "num_workers is 0: it must be an integer of at least 1"),
         ({"num_workers": "2"}, "num_workers is '2': it must be an integer of at least 1"),
         ({"max_bad_share": 1.0}, "max_bad_share is 1.0: it must be a share, 0 <= x < 1"),

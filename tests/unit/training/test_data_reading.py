@@ -15,7 +15,7 @@ from speechbrain_pom.utils.errors import UserError
 
 ADVICE = (
     "it changed since the data were prepared; `python -m speechbrain_pom check DATA_FOLDER` "
-    "(for other layouts with --manifest) lists all such files; mend them and start again"
+    "(for other layouts with --manifest) lists all such files; fix them and start again"
 )
 LENGTHS = {"a": 1600, "b": 501, "c": 48000}
 
