@@ -47,15 +47,15 @@ class FolderScan(NamedTuple):
 
 
 def prepare_audio_folder(
-    data_folder,
-    manifest_folder,
+    data_folder: str | Path,
+    manifest_folder: str | Path,
     *,
-    valid_share=0.01,
-    num_workers=None,
-    show_progress=True,
-    max_bad_share=0.0,
-    check_data="headers",
-):
+    valid_share: float = 0.01,
+    num_workers: int | None = None,
+    show_progress: bool = True,
+    max_bad_share: float = 0.0,
+    check_data: str = "headers",
+) -> dict[str, Path]:
     """Write `train.csv` and `valid.csv` for a folder of audio, unless they are up to date.
 
     Each file is one utterance. Its ID is its path in the folder; where that holds other characters
@@ -185,7 +185,9 @@ def _walk(data_folder):
                 yield entry
 
 
-def read_files(data_folder, files, check_data, num_workers, bar_title):
+def read_files(
+    data_folder: Path, files: list[str], check_data: str, num_workers: int, bar_title: str | None
+) -> tuple[list[dict], list[BadUtterance]]:
     """Look at the files of a folder, in several processes.
 
     The rows of a manifest, in the order of the files, and the bad utterances. Without a

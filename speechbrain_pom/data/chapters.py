@@ -36,7 +36,7 @@ class SplitScan(NamedTuple):
     fingerprint: str  # another one whenever a file changed
 
     @property
-    def unread(self):
+    def unread(self) -> list[str]:
         """Paths, in the data folder, of audio files that are no `.flac`, and are not read."""
         return [f"{item.folder}/{name}" for item in self.chapters for name in item.unread]
 
@@ -96,7 +96,7 @@ def read_chapters(
     check_data: str,
     num_workers: int,
     bar_title: str | None,
-):
+) -> tuple[list[dict], list[BadUtterance]]:
     """Check the utterances of chapters, in several processes."""
     read = partial(_read_chapter, str(data_folder), need_transcripts, check_data)
     rows, bad = {}, []

@@ -28,18 +28,18 @@ _DURATION_TOLERANCE_S = 0.01  # of a manifest without num_samples
 
 
 def check_data(
-    data_folder,
-    splits=None,
-    manifest=None,
+    data_folder: str | Path,
+    splits: list[str] | None = None,
+    manifest: str | Path | None = None,
     *,
-    data_layout=None,
-    need_transcripts=True,
-    max_bad_share=0.0,
-    min_duration_s=0.0,
-    max_duration_s=inf,
-    num_workers=None,
-    show_progress=True,
-):
+    data_layout: str | None = None,
+    need_transcripts: bool = True,
+    max_bad_share: float = 0.0,
+    min_duration_s: float = 0.0,
+    max_duration_s: float = inf,
+    num_workers: int | None = None,
+    show_progress: bool = True,
+) -> CheckReport:
     """Decode every file of a folder in LibriSpeech's layout, of any other, or of a manifest.
 
     Listed are files that are missing, unreadable, truncated or damaged, empty, silent, of another

@@ -40,12 +40,12 @@ class CheckReport:
     notes: list = field(default_factory=list)
 
     @property
-    def totals(self):
+    def totals(self) -> dict:
         """kept_utterances, kept_h, dropped_utterances, dropped_h, bad_share."""
         return count_utterances(self.durations_s, self.bad)
 
     @property
-    def is_acceptable(self):
+    def is_acceptable(self) -> bool:
         """Whether no more utterances are bad than allowed."""
         return self.totals["bad_share"] <= self.max_bad_share
 

@@ -7,6 +7,7 @@ column `split` is `train` (`&` adds further columns).
 import csv
 import hashlib
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -54,7 +55,7 @@ class CsvSource(NamedTuple):
     wanted: tuple
 
     @property
-    def name(self):
+    def name(self) -> str:
         """Name of the data: that of the file, and the values of the filter."""
         return "-".join((Path(self.path).stem, *(value for _, value in self.wanted)))
 
@@ -93,18 +94,18 @@ def parse_sources(value: str | list[str]) -> list[CsvSource]:
 
 
 def prepare_csv(
-    name,
-    sources,
-    manifest_folder,
+    name: str,
+    sources: list[CsvSource],
+    manifest_folder: str | Path,
     *,
-    data_folder=None,
-    need_transcripts=False,
-    label_columns=None,
-    max_bad_share=0.0,
-    check_data="headers",
-    num_workers=None,
-    show_progress=True,
-):
+    data_folder: str | Path | None = None,
+    need_transcripts: bool = False,
+    label_columns: Sequence[str] | None = None,
+    max_bad_share: float = 0.0,
+    check_data: str = "headers",
+    num_workers: int | None = None,
+    show_progress: bool = True,
+) -> Path:
     """Write the manifest `NAME.csv` of all the sources together, unless it is up to date.
 
     Columns may be called as in SpeechBrain's manifests (ID, wav, duration, spk_id, wrd) or as in

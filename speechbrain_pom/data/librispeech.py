@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_librispeech(
-    data_folder,
-    splits,
-    manifest_folder,
-    num_workers=None,
-    show_progress=True,
-    need_transcripts=True,
-    max_bad_share=0.0,
-    check_data="headers",
-):
+    data_folder: str | Path,
+    splits: list[str],
+    manifest_folder: str | Path,
+    num_workers: int | None = None,
+    show_progress: bool = True,
+    need_transcripts: bool = True,
+    max_bad_share: float = 0.0,
+    check_data: str = "headers",
+) -> dict[str, Path]:
     """Write `SPLIT.csv` for each split that is asked for, unless it is there and up to date.
 
     `SPLIT.json` records what the manifest was made from (path, size and time of every audio and

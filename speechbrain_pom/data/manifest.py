@@ -32,7 +32,7 @@ def manifest_bytes(rows: Iterable[dict]) -> bytes:
     return text.getvalue().encode("utf-8")
 
 
-def read_manifest(path):
+def read_manifest(path: str | Path) -> dict[str, dict]:
     """Read a manifest, with typed values.
 
     Arguments

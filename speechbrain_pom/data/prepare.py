@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speechbrain_pom.data.csv_manifest import parse_sources, prepare_csv
+from speechbrain_pom.data.csv_manifest import CsvSource, parse_sources, prepare_csv
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
 
@@ -138,7 +138,7 @@ def prepare_csvs(
     return Manifests(paths.pop("train"), paths.pop("valid"), paths)
 
 
-def check_test_names(tests, taken):
+def check_test_names(tests: list[CsvSource], taken: Collection[str]) -> None:
     """Refuse test sets whose manifest would be that of another part."""
     for source in tests:
         if source.name in taken:

@@ -21,7 +21,9 @@ _PART_FOLDERS = {
 _LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
 
 
-def read_class_folders(data_folder: str | Path, manifest_folder: str | Path, **options):
+def read_class_folders(
+    data_folder: str | Path, manifest_folder: str | Path, **options
+) -> tuple[list[dict], dict[str, str]]:
     """The audio files of a corpus whose classes are folders.
 
     The layout is `CLASS/**/FILE`, or `PART/CLASS/**/FILE` with folders train, test and perhaps

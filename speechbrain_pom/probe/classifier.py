@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from speechbrain_pom.nnet import WeightedSum
+from speechbrain_pom.probe.pooling import Statistics
 
 
 class Probe(nn.Module):
@@ -41,7 +42,7 @@ class Probe(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(d_model, num_classes)
 
-    def embed(self, states):
+    def embed(self, states: torch.Tensor) -> torch.Tensor:
         """One vector per utterance: the weighted sum of the standardised layers.
 
         Arguments
@@ -56,11 +57,11 @@ class Probe(nn.Module):
         """
         return self.layer_sum(((states - self.mean) / self.std).unbind(1))
 
-    def forward(self, states):
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Logits (B, num_classes) of `states` (B, num_states, d_model)."""
         return self.classifier(self.dropout(self.embed(states)))
 
-    def set_statistics(self, statistics):
+    def set_statistics(self, statistics: Statistics) -> None:
         """Take over the statistics of the training utterances.
 
         Arguments
@@ -70,7 +71,7 @@ class Probe(nn.Module):
         self.mean.copy_(statistics.mean())
         self.std.copy_(statistics.std())
 
-    def layer_weights(self):
+    def layer_weights(self) -> list[float]:
         """The weights of the layers, rounded to 4 digits; they add up to 1.
 
         Returns

@@ -1,16 +1,20 @@
 """The encoder of a probe: as pretrained, or with random weights to compare with; and its hash."""
 
 import hashlib
+from pathlib import Path
 
 import torch
 
 from speechbrain_pom.encoder.architecture import build_parts, read_architecture
+from speechbrain_pom.encoder.encoder import SpeechEncoder
 from speechbrain_pom.encoder.loading import find_saved, load_encoder
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.seeding import seeded
 
 
-def load_frozen_encoder(pretrained, *, random_encoder=False, seed=0):
+def load_frozen_encoder(
+    pretrained: str | Path, *, random_encoder: bool = False, seed: int = 0
+) -> SpeechEncoder:
     """Load an encoder whose weights are not trained.
 
     Arguments
@@ -52,7 +56,7 @@ def _randomised(encoder, path, seed):
     return fresh
 
 
-def hash_of_tensors(module):
+def hash_of_tensors(module: torch.nn.Module) -> str:
     """SHA-256 of a module's names, shapes and values.
 
     Arguments

@@ -143,7 +143,9 @@ def check_trials(speakers: list[str]) -> None:
         )
 
 
-def equal_error_rate(embeddings, speakers, num_trials=20000):
+def equal_error_rate(
+    embeddings: dict[str, torch.Tensor], speakers: dict[str, str], num_trials: int = 20000
+) -> dict:
     """Verification of speakers: the error rate where misses and false alarms are equally many.
 
     Trials are pairs of utterances, scored by the cosine of their embeddings: half of them of the

@@ -7,6 +7,7 @@ the waveforms, hence no augmentation.
 """
 
 import time
+from collections.abc import Iterator
 
 import torch
 from speechbrain.dataio.dataloader import make_dataloader
@@ -40,7 +41,7 @@ def encode_dataset(
     max_batch_duration_s: float,
     num_workers: int = 0,
     title: str | None = None,
-):
+) -> Iterator[tuple[list[str], torch.Tensor]]:
     """Encode all utterances of a dataset, the longest first."""
     sampler = make_sampler(
         dataset, max_batch_duration_s=max_batch_duration_s, order="descending", seed=0
@@ -83,11 +84,11 @@ class Statistics:
         self._sum = self._sum + states.sum(0)
         self._squares = self._squares + states.square().sum(0)
 
-    def mean(self):
+    def mean(self) -> torch.Tensor:
         """(num_states, d_model)"""
         return (self._sum / self._count).float()
 
-    def std(self):
+    def std(self) -> torch.Tensor:
         """(num_states, d_model); 1 where a dimension does not vary."""
         variance = self._squares / self._count - (self._sum / self._count).square()
         scale = self._squares / self._count

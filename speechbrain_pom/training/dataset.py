@@ -1,5 +1,8 @@
 """Datasets from manifests, and the samplers over them."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from speechbrain.dataio.dataio import load_data_csv
 from speechbrain.dataio.dataset import DynamicItemDataset
@@ -16,7 +19,13 @@ logger = get_logger(__name__)
 _NOT_ALIGNED = "have more labels than CTC can align with their frames"
 
 
-def audio_dataset(manifest, data_folder, *, min_duration_s=0.0, max_duration_s=float("inf")):
+def audio_dataset(
+    manifest: str | Path,
+    data_folder: str | Path,
+    *,
+    min_duration_s: float = 0.0,
+    max_duration_s: float = float("inf"),
+) -> DynamicItemDataset:
     """A dataset of waveforms from a manifest, within a range of durations.
 
     Arguments
@@ -90,7 +99,7 @@ def _report(bad, dataset, problem):
     return f"{len(bad)} of {len(dataset)} utterances {problem}: {named}{and_more(bad)}"
 
 
-def read_utterance(utterance, path, num_samples):
+def read_utterance(utterance: str, path: str, num_samples: int | str) -> torch.Tensor:
     """Read an utterance: 16 kHz, mono, exactly as long as its manifest says.
 
     Other sample rates are resampled and several channels are averaged.
@@ -142,7 +151,7 @@ def read_utterance(utterance, path, num_samples):
 
 
 def add_transcripts(
-    dataset: DynamicItemDataset, units, bad: dict[str, str], drop: bool
+    dataset: DynamicItemDataset, units: Any, bad: dict[str, str], drop: bool
 ) -> DynamicItemDataset:
     """Give a dataset its labels, and report utterances that CTC cannot align: they have no loss."""
     if drop:

@@ -4,6 +4,7 @@ import os
 import re
 import stat
 from math import gcd
+from pathlib import Path
 from typing import NamedTuple
 
 import soundfile
@@ -32,12 +33,12 @@ class AudioFacts(NamedTuple):
     problems: dict
 
     @property
-    def duration_s(self):
+    def duration_s(self) -> float:
         """Duration in seconds; 0 where unknown."""
         return self.num_samples / self.sample_rate if self.sample_rate else 0.0
 
 
-def inspect_audio(path, check_data="headers"):
+def inspect_audio(path: str | bytes | Path, check_data: str = "headers") -> AudioFacts:
     """Look at an audio file: the one judgement of a file, whoever reads it.
 
     The length of a file is what decoding yields. Its header is a quick guess, which is taken where

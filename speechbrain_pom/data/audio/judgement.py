@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -21,7 +22,7 @@ _CUT_CHUNK = re.compile(
 )
 
 
-def judge(audio, path: str | bytes | Path, whole: bool):
+def judge(audio: Any, path: str | bytes | Path, whole: bool) -> tuple[int, dict[str, str]]:
     """How long an open file is, and what is wrong with it."""
     problems, num_samples = _header_problems(audio, path), audio.num_claimed
     if not problems and (whole or not _ends_as_claimed(audio)):

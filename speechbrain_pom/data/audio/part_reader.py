@@ -54,11 +54,11 @@ class PartReader:
             self.file = _InOrder(self._slice)
 
     @property
-    def num_missing(self):
+    def num_missing(self) -> int:
         """Samples that the header claims, and that were not there; after the end was read."""
         return max(0, (self.num_claimed or 0) - self._num_read)
 
-    def read(self, num_samples):
+    def read(self, num_samples: int) -> np.ndarray:
         """The next samples.
 
         Arguments

@@ -3,6 +3,7 @@
 import os
 from functools import lru_cache
 from math import ceil
+from pathlib import Path
 
 import soundfile
 import torch
@@ -66,7 +67,7 @@ class AudioReader:
         self._recent = torch.empty(0)  # the last samples that were decoded, if only in order
 
     @property
-    def duration_s(self):
+    def duration_s(self) -> float:
         """Duration in seconds."""
         return self._length / self._rate
 
@@ -76,7 +77,7 @@ class AudioReader:
     def __exit__(self, *_):
         self._stream.close()
 
-    def read(self, start, stop):
+    def read(self, start: int, stop: int) -> torch.Tensor:
         """Read a part.
 
         Arguments
@@ -143,7 +144,7 @@ class AudioReader:
         return self._recent[start - behind : stop - behind]
 
 
-def read_audio(path):
+def read_audio(path: str | bytes | Path) -> torch.Tensor:
     """Read a whole file, decoding it once: 16 kHz, mono.
 
     Arguments

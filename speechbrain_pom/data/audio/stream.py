@@ -76,24 +76,24 @@ class AudioStream:
     def __exit__(self, *_):
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Close the file."""
         if self._reader is not None:
             self._reader.file.close()
         self._stream.close()
 
     @property
-    def num_claimed(self):
+    def num_claimed(self) -> int:
         """Samples per channel by the header of the file; None where that says nothing reliable."""
         return None if self.has_parts else self._reader.num_claimed
 
-    def rewind(self):
+    def rewind(self) -> None:
         """Go back to the first sample."""
         self.position = 0  # samples before what `read` gives next
         self._missing = self._unread = 0  # in the parts that were read to their end
         self._open_part(0)
 
-    def read(self, num_samples):
+    def read(self, num_samples: int) -> np.ndarray:
         """Decode the next samples.
 
         Arguments
@@ -135,7 +135,7 @@ class AudioStream:
         while (gap := start - self.position) > 0 and len(self.read(min(gap, _BLOCK))):
             pass
 
-    def stop_seeking(self):
+    def stop_seeking(self) -> None:
         """Decode in order from now on: seeking has failed."""
         self.has_exact_seeks = False
         self.rewind()
@@ -149,7 +149,7 @@ class AudioStream:
             return False
 
     @property
-    def num_missing(self):
+    def num_missing(self) -> int:
         """Samples that headers claim and that were not there, once all was read in order."""
         return self._missing + self._reader.num_missing
 

@@ -44,7 +44,16 @@ _SYNTH_CALLBACK = ctypes.CFUNCTYPE(
 _lock = threading.Lock()
 
 
-def synthesize(text, voice, *, rate_wpm, pitch, pitch_range, word_gap_10ms=0, seed=0):
+def synthesize(
+    text: str,
+    voice: str,
+    *,
+    rate_wpm: int,
+    pitch: int,
+    pitch_range: int,
+    word_gap_10ms: int = 0,
+    seed: int = 0,
+) -> np.ndarray:
     """Speak a text.
 
     The result depends on the arguments alone: not on what was synthesised before, nor in which

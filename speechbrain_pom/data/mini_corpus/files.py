@@ -15,7 +15,7 @@ MANIFEST_NAME = "manifest.json"
 MANIFEST_KIND = "speechbrain-pom mini corpus"
 
 
-def read_manifest(out):
+def read_manifest(out: str | Path) -> dict:
     """Read the manifest of a corpus.
 
     Arguments
@@ -55,7 +55,7 @@ def read_manifest(out):
     return manifest
 
 
-def verify_mini_corpus(out):
+def verify_mini_corpus(out: str | Path) -> None:
     """Check every file of a corpus against the checksums of its manifest.
 
     Arguments
@@ -108,7 +108,7 @@ def list_entries(folder: Path) -> set[str]:
 
 
 @contextlib.contextmanager
-def only_writer(out) -> Iterator[None]:
+def only_writer(out: Path) -> Iterator[None]:
     """Context manager: no other process makes this corpus meanwhile; they wait."""
     try:
         with locked(out.with_name(f".{out.name}.lock"), wait=True):

@@ -18,7 +18,7 @@ from speechbrain_pom.data.mini_corpus.files import (
     read_manifest,
     verify_mini_corpus,
 )
-from speechbrain_pom.data.mini_corpus.plan import CORPUS_VERSION, plan_corpus
+from speechbrain_pom.data.mini_corpus.plan import CORPUS_VERSION, Utterance, plan_corpus
 from speechbrain_pom.data.mini_corpus.write import expected_files, write_corpus
 from speechbrain_pom.utils.errors import UserError, is_disk_full
 from speechbrain_pom.utils.files import publish_folder
@@ -34,14 +34,14 @@ _SINGLE_PROCESS_MIN = 60
 
 
 def make_mini_corpus(
-    out,
-    duration_min=DEFAULT_DURATION_MIN,
-    seed=0,
-    num_workers=None,
-    show_progress=True,
-    force=False,
-):
-    """Make a mini corpus, or leaves it alone when it is there, complete and intact.
+    out: str | Path,
+    duration_min: float = DEFAULT_DURATION_MIN,
+    seed: int = 0,
+    num_workers: int | None = None,
+    show_progress: bool = True,
+    force: bool = False,
+) -> Path:
+    """Make a mini corpus, or leave it alone when it is there, complete and intact.
 
     It is written to a hidden folder beside `out`, checked and then renamed, so that `out` is
     complete or absent. A damaged or incomplete corpus of the same options is made again. Several
@@ -172,7 +172,9 @@ def _listing(options):
     return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
-def replace_corpus(out, options, plan, num_workers, show_progress):
+def replace_corpus(
+    out: Path, options: dict, plan: list[Utterance], num_workers: int, show_progress: bool
+) -> None:
     """Write and check a corpus, as `write_corpus`, and put it in the place of an older one."""
     partial = out.with_name(f".{out.name}.partial")
     if partial.exists():

@@ -92,23 +92,23 @@ class Utterance:
     seed: int
 
     @property
-    def chapter_id(self):
+    def chapter_id(self) -> int:
         """Unique in the corpus: the speaker's number and three digits."""
         return self.speaker.speaker_id * 1000 + self.index // UTTERANCES_PER_CHAPTER
 
     @property
-    def utterance_id(self):
+    def utterance_id(self) -> str:
         """SPEAKER-CHAPTER-NNNN."""
         number = self.index % UTTERANCES_PER_CHAPTER
         return f"{self.speaker.speaker_id}-{self.chapter_id}-{number:04d}"
 
     @property
-    def chapter_folder(self):
+    def chapter_folder(self) -> str:
         """SPLIT/SPEAKER/CHAPTER, relative to the corpus."""
         return f"{self.speaker.split}/{self.speaker.speaker_id}/{self.chapter_id}"
 
     @property
-    def audio_path(self):
+    def audio_path(self) -> str:
         """The FLAC file, relative to the corpus."""
         return f"{self.chapter_folder}/{self.utterance_id}.flac"
 
