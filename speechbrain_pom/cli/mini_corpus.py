@@ -1,12 +1,14 @@
 """`mini-corpus`: make a small synthetic corpus in LibriSpeech's layout."""
 
+import argparse
+
 from speechbrain_pom.data.mini_corpus.audio import SAMPLE_RATE
 from speechbrain_pom.data.mini_corpus.files import read_manifest
 from speechbrain_pom.data.mini_corpus.make import DEFAULT_DURATION_MIN, make_mini_corpus
 from speechbrain_pom.data.mini_corpus.plan import CORPUS_VERSION
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mini-corpus` to a parser."""
     parser.description = (
         "Make a small synthetic speech corpus in LibriSpeech's layout (train-clean-100, dev-clean, "
@@ -43,7 +45,7 @@ def add_arguments(parser):
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     """Make the corpus and print what it holds; the exit code."""
     out = make_mini_corpus(
         args.out, args.minutes, args.seed, num_workers=args.num_workers, force=args.force

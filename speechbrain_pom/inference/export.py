@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from speechbrain_pom._version import __version__
 from speechbrain_pom.ctc import tokenizers as units
 from speechbrain_pom.encoder.architecture import as_text
+from speechbrain_pom.encoder.encoder import SpeechEncoder
 from speechbrain_pom.encoder.loading import ENCODER_FILE, is_export
 from speechbrain_pom.encoder.weights import FORMAT_KEY, FORMAT_VERSION, read_weights
 from speechbrain_pom.inference.recogniser import EXPORTED_HEAD_FILE, SpeechRecogniser
@@ -79,34 +80,20 @@ pretrainer: !new:speechbrain_pom.inference.speechbrain_interface.SafePretrainer
 """
 
 
-def write_export(out, model, architecture, card, *, run, commit=None, overwrite=False):
+def write_export(
+    out: str | Path,
+    model: SpeechEncoder | SpeechRecogniser,
+    architecture: str,
+    card: str,
+    *,
+    run: str,
+    commit: str | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
     """Write a model as a folder that can be loaded, moved and shared; whole or not at all.
 
-    Arguments
-    ---------
-    out : str or pathlib.Path
-        The folder: new, empty, or (with `overwrite`) an export of the same run.
-    model : SpeechEncoder or SpeechRecogniser
-    architecture : str
-        From `read_architecture`.
-    card : str
-        The model card.
-    run : str
-        What tells exports of this run from those of others; stored with the weights.
-    commit : str, optional
-        Of the code that trained it; stored with the weights.
-    overwrite : bool
-        Whether an export of the same run is replaced.
-
-    Returns
-    -------
-    list of pathlib.Path
-        The files.
-
-    Raises
-    ------
-    UserError
-        If the folder holds anything else, or cannot be written.
+    `architecture` is YAML text, `card` the README.md; `run` identifies the run that is exported: an
+    export of the same run is replaced with `overwrite`, and anything else never. Returns the files.
     """
     out = Path(out).resolve()
     check_name(out)

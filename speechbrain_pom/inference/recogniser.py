@@ -41,7 +41,9 @@ class SpeechRecogniser(nn.Module):
         self.head = head
         self.units = units
 
-    def forward(self, wavs, lengths=None):
+    def forward(
+        self, wavs: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Recognise a batch of waveforms.
 
         Arguments

@@ -37,14 +37,8 @@ class Embeddings(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, wavs, lengths=None):
-        """Encode waveforms (B, samples) of relative lengths (B,).
-
-        Returns
-        -------
-        dict
-            embeddings, as `SpeechEncoder` returns frames; num_frames (B,).
-        """
+    def forward(self, wavs, lengths=None) -> dict:
+        """Encode waveforms (B, samples) of relative lengths (B,)."""
         frames, num_frames = self.encoder(wavs, lengths)
         return {"embeddings": frames, "num_frames": num_frames}
 
@@ -79,19 +73,8 @@ class Tokenizer:
     def __init__(self):
         self.units = None
 
-    def load(self, folder):
-        """Load the units.
-
-        Arguments
-        ---------
-        folder : str or pathlib.Path
-            As `Units.save` writes it.
-
-        Raises
-        ------
-        UserError
-            If it holds no units, or damaged ones.
-        """
+    def load(self, folder: str | Path) -> None:
+        """Load the units."""
         self.units = load_units(folder)
 
     def decode_ids(self, labels):
@@ -99,26 +82,14 @@ class Tokenizer:
         return self.units.decode(labels)
 
 
-def greedy_labels(log_probs, lengths, blank_index):
+def greedy_labels(
+    log_probs: torch.Tensor, lengths: torch.Tensor, blank_index: int
+) -> list[list[int]]:
     """The labels of a batch by greedy search, for SpeechBrain's `EncoderASR`.
 
     All frames are read: those of padding are blank, and lengths relative to the samples, as they
     come here, can be a frame off.
 
-    Arguments
-    ---------
-    log_probs : torch.Tensor
-        (B, T, outputs)
-    lengths : torch.Tensor
-        (B,), not used.
-    blank_index : int
-
-    Returns
-    -------
-    list of list of int
-
-    Example
-    -------
     >>> frames = torch.nn.functional.one_hot(torch.tensor([[9, 9, 0, 10, 0]]), 29)
     >>> greedy_labels(frames.float().log(), torch.tensor([0.2]), blank_index=0)
     [[9, 10]]
@@ -145,29 +116,11 @@ class SafePretrainer(Pretrainer):
 
     def collect_files(
         self,
-        default_source,
-        local_strategy=LocalStrategy.SYMLINK,
-        fetch_config=FetchConfig(),  # noqa: B008 - SpeechBrain's signature; it is frozen
-    ):
-        """Fetch the files from where the YAML is.
-
-        Arguments
-        ---------
-        default_source : str, pathlib.Path or FetchSource
-            A folder, or the name of a repository on a model hub.
-        local_strategy : LocalStrategy
-        fetch_config : FetchConfig
-
-        Returns
-        -------
-        dict of str to pathlib.Path
-            File name to file.
-
-        Raises
-        ------
-        UserError
-            If a file is missing, or is not the one that the YAML was written with.
-        """
+        default_source: str | Path,
+        local_strategy: LocalStrategy = LocalStrategy.SYMLINK,
+        fetch_config: FetchConfig = FetchConfig(),  # noqa: B008 - SpeechBrain's signature; it is frozen
+    ) -> dict[str, Path]:
+        """Fetch the files from where the YAML is."""
         kind, place = guess_source(default_source)
         for name, expected in self.sha256.items():
             how = {"local_strategy": local_strategy, "fetch_config": fetch_config}
@@ -185,14 +138,8 @@ class SafePretrainer(Pretrainer):
             self.collected[name] = found
         return self.collected
 
-    def load_collected(self):
-        """Load the files that were collected.
-
-        Raises
-        ------
-        UserError
-            If one is damaged or does not fit.
-        """
+    def load_collected(self) -> None:
+        """Load the files that were collected."""
         for name, loadable in self.loadables.items():
             if isinstance(loadable, Tokenizer):
                 loadable.load(self.collected[UNITS_FILE].parent)
