@@ -316,7 +316,20 @@ class SpeechEncoder(nn.Module):
     def choose(
         self, states: list[torch.Tensor], layers: Layers
     ) -> torch.Tensor | list[torch.Tensor]:
-        """Of all hidden states (B, T, d_model) those that `layers` asks for."""
+        """Of all hidden states those that `layers` asks for.
+
+        Arguments
+        ---------
+        states : list of torch.Tensor
+            (B, T, d_model): the input of the first layer, then the output of each layer.
+        layers : str, int or sequence of int
+            As for the class.
+
+        Returns
+        -------
+        torch.Tensor or list of torch.Tensor
+            Of several layers one for each.
+        """
         if layers == "sum":
             return self.layer_sum(states)
         return states[layers] if isinstance(layers, int) else [states[i] for i in layers]

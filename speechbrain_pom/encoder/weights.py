@@ -130,7 +130,16 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
 
     The weights of a sum of layers are the exception, since every user of an encoder chooses what
     it returns: they are left out where there is no sum, and stay as they are if the file has none.
-    A `UserError` if the file is damaged, of another format, or does not fit.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+    path : str or pathlib.Path
+
+    Raises
+    ------
+    UserError
+        If the file is damaged, of another format, or does not fit.
 
     Example
     -------
