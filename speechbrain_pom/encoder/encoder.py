@@ -180,18 +180,15 @@ class SpeechEncoder(nn.Module):
         return SameConvolutions(self.front_end, *self._geometry, self.padding)
 
     def num_frames(self, num_samples: int | torch.Tensor) -> int | torch.Tensor:
-        """Count the frames of an utterance.
-
-        Arguments
-        ---------
-        num_samples : int or torch.Tensor
-            Integers.
-
-        Returns
-        -------
-        int or torch.Tensor
-        """
+        """Frames of an utterance of so many samples (integers), of the same type."""
         return self._front_end.num_frames(self.features.num_frames(num_samples))
+
+    def num_samples(self, num_frames: int) -> int:
+        """Samples of a part of a file that has so many frames."""
+        if not self._counts_itself:
+            return num_frames * self.samples_per_frame
+        num_features = (num_frames - 1) * self.stride + self.front_end.window
+        return num_features * self.features.hop_samples
 
     def forward(
         self, wavs: torch.Tensor, lengths: torch.Tensor | None = None, layers: Layers | None = None
@@ -258,20 +255,7 @@ class SpeechEncoder(nn.Module):
         return self.contextualise(frames, num_frames, layers, padded), num_frames
 
     def embed(self, feats: torch.Tensor, num_features: torch.Tensor) -> torch.Tensor:
-        """The front end, the first half of `encode`.
-
-        Arguments
-        ---------
-        feats : torch.Tensor
-            (B, N, num_mels).
-        num_features : torch.Tensor
-            (B,) integers: the valid feature frames of each utterance.
-
-        Returns
-        -------
-        torch.Tensor
-            (B, T, ...): what the Transformer is given.
-        """
+        """The front end, the first half of `encode`: (B, N, num_mels) to (B, T, ...)."""
         return self._front_end(feats.to(self.dtype), num_features)
 
     def contextualise(
@@ -283,21 +267,7 @@ class SpeechEncoder(nn.Module):
     ) -> torch.Tensor | list[torch.Tensor]:
         """The Transformer, the second half of `encode`: an objective may mask frames before it.
 
-        Arguments
-        ---------
-        frames : torch.Tensor
-            (B, T, ...), from `embed`.
-        num_frames : torch.Tensor
-            (B,) integers: the valid frames of each utterance.
-        layers : str, int or sequence of int, optional
-            As for the class, in place of what it was made with.
-        padded : bool
-            False where all utterances fill the batch: nothing is masked then.
-
-        Returns
-        -------
-        torch.Tensor or list of torch.Tensor
-            (B, T, d_model), exactly zero in padding; for several layers one for each.
+        `frames` are (B, T, ...) from `embed`, the rest and the result are as for `encode`.
         """
         layers = self.layers if layers is None else self.check_layers(layers)
         relative = relative_lengths(num_frames, frames.shape[1]) if padded else None

@@ -69,7 +69,6 @@ def test_fine_tuning_and_a_plateau(recipes, own, pretrained_on_own, tmp_path, is
         test_csv=f"[{own}?split=test-clean]",
         train_splits=None,
         number_of_epochs=3,
-        f_max=6000,
         improvement_threshold=10,  # nothing is ever enough
     )
     results = json.loads((tmp_path / "run/results.json").read_text())

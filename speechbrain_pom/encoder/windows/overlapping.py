@@ -183,7 +183,8 @@ def _encode_overlapping(encoder, reader, sizes, layers, out, progress):
     kept = 0
     for number, start in enumerate(starts):
         stop = num_frames if start == last else starts[number + 1] + overlap // 2
-        end = min((start + window) * samples_per_frame, reader.num_samples)
+        end = start * samples_per_frame + encoder.num_samples(window)
+        end = min(end, reader.num_samples)
         wav = reader.read(start * samples_per_frame, end).to(encoder.device)
         found, _ = encoder(wav.unsqueeze(0), layers=layers)
         for target, frames in zip(out, found if isinstance(layers, list) else [found], strict=True):
