@@ -121,7 +121,7 @@ def _read_run(path, label):
         )
     file = path / "results.json"
     results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    logged = history[-1]["valid"] if history else ()
+    logged = history[-1].get("valid", {}) if history else ()
     task = read_metrics(path, logged)
     edits = {
         (found[1], task.names.get(found[2], found[2])): read_word_edits(file)

@@ -74,7 +74,8 @@ def _panels(runs):
 
 def _line(history, metric, part):
     """Steps, and values; NaN where they are not finite."""
-    points = [(row["steps"], row[part][metric.name]) for row in history if metric.name in row[part]]
+    records = [(row["steps"], row.get(part, {})) for row in history]
+    points = [(steps, row[metric.name]) for steps, row in records if metric.name in row]
     values = [metric.factor * v if math.isfinite(v) else math.nan for _, v in points]
     return [step for step, _ in points], values
 
