@@ -10,6 +10,7 @@ from speechbrain_pom.runs.metrics import read_metrics
 from speechbrain_pom.runs.options import read_tree
 from speechbrain_pom.utils.errors import UserError
 
+_OF_ENCODER = ("attention_type", "d_model", "num_encoder_layers")
 # What a run leaves besides its checkpoints, in the order of interest.
 _FILES = ("results.json", "wer_*.txt", "curves.png", "train_log.txt", "tensorboard")
 
@@ -53,12 +54,10 @@ def _has(folder, name):
 
 def _setting(options):
     """The encoder, its start, and the data."""
-    if "attention_type" in options:
-        yield (
-            "encoder",
-            f"{options['attention_type']}, d_model {options['d_model']}, "
-            f"{options['num_encoder_layers']} layers",
-        )
+    encoder = _encoder(options)
+    if encoder:
+        attention_type, d_model, num_layers = (encoder[key] for key in _OF_ENCODER)
+        yield "encoder", f"{attention_type}, d_model {d_model}, {num_layers} layers"
     if "pretrained" in options:
         yield "started from", options["pretrained"] or "scratch"
     if options.get("data_folder"):
@@ -71,6 +70,17 @@ def _setting(options):
     if options.get("train_csv"):
         csvs = options["train_csv"]
         yield "trained on", csvs if isinstance(csvs, str) else ", ".join(csvs)
+
+
+def _encoder(node):
+    """The first section of a YAML's tree that describes an encoder, or None.
+
+    That is the whole file in pretraining, and the Transformer in fine-tuning.
+    """
+    if isinstance(node, dict) and node.keys() >= set(_OF_ENCODER):
+        return node
+    parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return next((found for part in parts if (found := _encoder(part))), None)
 
 
 def _course(folder, records, task):
@@ -96,7 +106,7 @@ def _change(metric, part, records):
     values = [one[metric.name] for one in stats if metric.name in one]
     if not values or metric.summary == "none":
         return ""
-    if metric.summary == "last":
+    if metric.summary == "last" or len(values) == 1:
         return metric.format(values[-1])
     return f"{metric.number(values[0])} -> {metric.format(values[-1])}"
 

@@ -113,6 +113,21 @@ def test_finetuning(finetuning):
     assert str(finetuning / "wer_test-clean_no_lm.txt") in text
 
 
+def test_the_encoder_of_a_fine_tuning_stands_in_its_section(finetuning):
+    text = "encoder:\n  layers: [last]\n  transformer:\n    attention_type: PoM\n    d_model: 16\n"
+    (finetuning / "hyperparams.yaml").write_text(text + "    num_encoder_layers: 2\n")
+    rows = rows_of(summary.summarize(finetuning))
+    assert rows["encoder"] == "PoM, d_model 16, 2 layers"
+
+
+def test_one_epoch_has_no_course(tmp_path):
+    stats = [{"loss": 3.0, "wer": 100.0, "cer": 100.0}]
+    log_epochs(tmp_path / "ctc", CTC_METRICS, stats, stats)
+    rows = rows_of(summary.summarize(tmp_path / "ctc"))
+    assert rows["loss"] == "train 3.000 nats, valid 3.000 nats"
+    assert rows["greedy WER"] == "valid 100.00 %; best 100.00 % in epoch 1"
+
+
 def test_several_folders(pretraining, finetuning, capsys):
     assert main(["summary", str(pretraining), str(finetuning)]) == 0
     blocks = capsys.readouterr().out.split("\n\n")
