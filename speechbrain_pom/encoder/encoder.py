@@ -255,7 +255,7 @@ class SpeechEncoder(nn.Module):
         return self.contextualise(frames, num_frames, layers, padded), num_frames
 
     def embed(self, feats: torch.Tensor, num_features: torch.Tensor) -> torch.Tensor:
-        """The front end, the first half of `encode`: (B, N, num_mels) to (B, T, ...)."""
+        """The front end, the first half: (B, N, num_mels) to (B, T, ...); arguments as `encode`."""
         return self._front_end(feats.to(self.dtype), num_features)
 
     def contextualise(
@@ -267,7 +267,7 @@ class SpeechEncoder(nn.Module):
     ) -> torch.Tensor | list[torch.Tensor]:
         """The Transformer, the second half of `encode`: an objective may mask frames before it.
 
-        `frames` are (B, T, ...) from `embed`, the rest and the result are as for `encode`.
+        `frames` are (B, T, ...) from `embed`; the rest and the result as `encode`.
         """
         layers = self.layers if layers is None else self.check_layers(layers)
         relative = relative_lengths(num_frames, frames.shape[1]) if padded else None
