@@ -6,7 +6,6 @@ A relative length (a float, as SpeechBrain's modules take it) is made at the las
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Sequence
 
@@ -19,35 +18,6 @@ Length = int | torch.Tensor
 # Up to here round(float32(length / max_length) * max_length) is exact: both roundings together
 # are wrong by at most length * 2**-23 < 0.5.
 MAX_RELATIVE_LENGTH = 2**22
-
-
-def duration_to_num_samples(duration_s: float, sample_rate: int = 16000) -> int:
-    """Convert a duration to the nearest number of samples.
-
-    Arguments
-    ---------
-    duration_s : float
-        Duration in seconds.
-    sample_rate : int
-        Sampling rate in Hz.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    UserError
-        If the duration is negative or not finite.
-
-    Example
-    -------
-    >>> duration_to_num_samples(12.345)
-    197520
-    """
-    if not (math.isfinite(duration_s) and duration_s >= 0):
-        raise UserError(f"duration_s = {duration_s} is not a duration: give seconds, >= 0")
-    return round(duration_s * sample_rate)
 
 
 def num_feature_frames(num_samples: Length, sample_rate: int = 16000, hop_ms: float = 10) -> Length:

@@ -6,7 +6,6 @@ from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 
 from speechbrain_pom.encoder.lengths import (
-    duration_to_num_samples,
     num_encoder_frames,
     num_feature_frames,
     num_whole_blocks,
@@ -125,12 +124,3 @@ def test_padding_mask_marks_the_padding():
     assert torch.equal(mask, mask.sort(dim=1).values)  # False first
     with pytest.raises(ValueError, match="lengths must be integers"):
         padding_mask(torch.tensor([0.5]), 10)
-
-
-def test_durations_become_the_nearest_number_of_samples():
-    for num_samples in AWKWARD_SAMPLES:
-        assert duration_to_num_samples(num_samples / 16000, 16000) == num_samples
-    assert isinstance(duration_to_num_samples(1), int)
-    for wrong in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"duration_s = {wrong} is not a duration"):
-            duration_to_num_samples(wrong)
