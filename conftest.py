@@ -14,6 +14,7 @@ KERNELS = [
     f"speechbrain_pom/ops/polynomial/kernels_{name}.py" for name in ("common", "select", "sums")
 ]
 collect_ignore = [] if importlib.util.find_spec("triton") else KERNELS
+collect_ignore.append("tests/helpers/program_server.py")  # a program, with imports of one
 
 
 @pytest.fixture(autouse=True, scope="session")

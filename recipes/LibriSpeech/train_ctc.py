@@ -91,9 +91,7 @@ class CTCBrain(ExactBrain):
         """Choose how the stage decodes."""
         self.blank_shares = []
         if stage == sb.Stage.VALID:
-            greedy = lambda log_probs, lengths: greedy_decode(  # noqa: E731
-                log_probs, lengths, self.hparams.units
-            )
+            greedy = partial(greedy_decode, units=self.hparams.units)
             self.decoders = {"greedy": (greedy, ErrorRates())}
         elif stage == sb.Stage.TEST:
             searchers = self.hparams.searchers if if_main_process() else {}

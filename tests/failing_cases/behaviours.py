@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-VARIABLE = "BEHAVIOUR_OF_TODAY"  # for processes that tests start
+VARIABLE = "BEHAVIOUR_PUT_BACK"  # for processes that tests start
 BEHAVIOURS = {}
-MODULES = ("today_data", "today_models", "today_runs")
+MODULES = ("mutations_data", "mutations_models", "mutations_runs")
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Behaviour:
         return self.quick_tests + self.slow_tests
 
     @property
-    def today(self):
-        """What happens today, in one line."""
+    def description(self):
+        """What SpeechBrain does, in one line."""
         return inspect.getdoc(self.put_back)
 
 
-def today(guarantee, *tests, slow=()):
+def mutation(guarantee, *tests, slow=()):
     """Register a function that puts a behaviour back, with the tests that must notice it."""
 
     def register(put_back):
@@ -82,7 +82,7 @@ def put_back(name):
 
 def pytest_addoption(parser):
     """The option that chooses a behaviour."""
-    parser.addoption("--behaviour", help="what to put back: see the modules today_*.py")
+    parser.addoption("--behaviour", help="what to put back: see the modules mutations_*.py")
 
 
 @pytest.hookimpl(tryfirst=True)

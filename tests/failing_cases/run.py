@@ -5,7 +5,7 @@
     python tests/failing_cases/run.py --only left_padding
 
 Each test is run as the package is, where it has to pass, and with each behaviour that it should
-notice (`today_*.py`), where it has to fail in its own body. A full run writes
+notice (`mutations_*.py`), where it has to fail in its own body. A full run writes
 `results.json`. The exit code is 0 if all is so, else 1.
 """
 
@@ -171,7 +171,7 @@ def make_record(cases, plain, outcomes):
     changed = _git("status", "--porcelain", "-uno", "--", "speechbrain_pom", "recipes", "tests")
     return {
         "command": "python tests/failing_cases/run.py",
-        "date": date.today().isoformat(),
+        "date": date.mutation().isoformat(),
         "commit": _git("rev-parse", "HEAD") + ("+changes" if changed else ""),
         "versions": {
             "python": platform.python_version(),
@@ -180,7 +180,7 @@ def make_record(cases, plain, outcomes):
         "behaviours": {
             case.name: {
                 "guarantee": case.guarantee,
-                "today": case.today,
+                "description": case.description,
                 "tests": {
                     test: {
                         "without": plain[test]["outcome"],

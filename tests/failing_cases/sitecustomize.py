@@ -2,7 +2,7 @@
 
 import os
 
-if os.environ.get("BEHAVIOUR_OF_TODAY"):
+if os.environ.get("BEHAVIOUR_PUT_BACK"):
     import behaviours
 
-    behaviours.put_back(os.environ["BEHAVIOUR_OF_TODAY"])
+    behaviours.put_back(os.environ["BEHAVIOUR_PUT_BACK"])

@@ -34,8 +34,8 @@ def test_every_guarantee_has_behaviours():
 
 @pytest.mark.parametrize("case", BEHAVIOURS.values(), ids=BEHAVIOURS)
 def test_a_behaviour_says_what_it_is_and_names_tests_that_exist(case):
-    assert case.today.endswith(".")
-    assert "\n" not in case.today
+    assert case.description.endswith(".")
+    assert "\n" not in case.description
     for test in case.tests:
         path, name = test.split("::")
         assert name in functions_in(path), test
@@ -68,7 +68,7 @@ def test_the_record_shows_each_test_fail():
     assert record["behaviours"].keys() == BEHAVIOURS.keys(), "run tests/failing_cases/run.py"
     for name, case in BEHAVIOURS.items():
         entry = record["behaviours"][name]
-        assert (entry["guarantee"], entry["today"]) == (case.guarantee, case.today)
+        assert (entry["guarantee"], entry["description"]) == (case.guarantee, case.description)
         assert entry["tests"].keys() == set(case.tests)
         for test, outcome in entry["tests"].items():
             assert (outcome["without"], outcome["with"]) == ("passed", "failed"), test

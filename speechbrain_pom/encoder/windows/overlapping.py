@@ -29,7 +29,7 @@ def windows_are_exact(encoder):
 
     Example
     -------
-    >>> from speechbrain_pom.encoder.architecture import build_parts
+    >>> from hyperpyyaml import load_hyperpyyaml
     >>> from speechbrain_pom.encoder.encoder import SpeechEncoder
     >>> text = '''
     ... compute_features: !new:speechbrain.lobes.features.Fbank
@@ -47,7 +47,7 @@ def windows_are_exact(encoder):
     ...      normalize_before: True}
     ... '''
     >>> for spec in ("PoM", "PoM + RoPEMHA"):
-    ...     windows_are_exact(SpeechEncoder(**build_parts(text % spec, "text")))
+    ...     windows_are_exact(SpeechEncoder(**load_hyperpyyaml(text % spec)))
     True
     False
     """

@@ -50,7 +50,7 @@ def test_show(checkout, capsys):
     assert lines[-2].startswith("python recipes/LibriSpeech/train_bestrq.py hparams/pom.yaml --att")
     assert lines[-2].endswith("--grad_accumulation_factor 4 --data_folder /d")
     assert lines[-1].startswith(
-        "python recipes/LibriSpeech/train_ctc.py hparams/pom_ctc.yaml --att"
+        "python recipes/LibriSpeech/train_ctc.py hparams/pom_ctc.yaml --output_folder"
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import soundfile
 import torch
-from behaviours import replace, today
+from behaviours import mutation, replace
 from speechbrain.dataio.dataio import load_pkl, read_audio
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.fetching import fetch
@@ -24,7 +24,7 @@ START = "unit/encoder/test_start.py::"
 READING = "unit/training/test_data_reading.py::"
 
 
-@today(7, CTC_TARGETS + "test_output_layer_of_another_size_is_refused")
+@mutation(7, CTC_TARGETS + "test_output_layer_of_another_size_is_refused")
 def labels_beyond_the_output_layer():
     """Nobody compares labels and output layer: CTC reads and writes past its memory."""
 
@@ -36,7 +36,7 @@ def labels_beyond_the_output_layer():
     replace("ctc.targets", "check_targets", without_outputs)
 
 
-@today(
+@mutation(
     7,
     CTC_TARGETS + "test_every_unencodable_transcript_is_named",
     CTC_TARGETS + "test_piece_unseen_in_training_is_found_in_another_split",
@@ -46,7 +46,7 @@ def characters_found_when_met():
     targets._check_encodable = lambda units, texts: None
 
 
-@today(
+@mutation(
     8,
     LOADING + "test_every_mismatch_is_one_line",
     LOADING + "test_a_file_of_another_model",
@@ -62,7 +62,7 @@ def tensors_left_out_with_a_warning():
     replace("encoder.weights", "strict_load", lambda _: load_what_fits)
 
 
-@today(8, START + "test_a_wrong_path_is_never_looked_for_on_the_network")
+@mutation(8, START + "test_a_wrong_path_is_never_looked_for_on_the_network")
 def wrong_path_asks_a_hub():
     """A path that does not exist is looked for on a model hub."""
 
@@ -75,7 +75,7 @@ def wrong_path_asks_a_hub():
     replace("encoder.loading", "find_saved", or_fetch)
 
 
-@today(
+@mutation(
     8,
     START + "test_another_encoder_than_the_run_began_with",
     slow=("recipes/test_ctc.py::test_another_start_is_refused_in_an_old_folder",),
@@ -93,13 +93,13 @@ def changed_path_is_ignored():
     replace("encoder.start", "start_encoder", only_at_first)
 
 
-@today(9, LOADING + "test_statistics_that_are_missing")
+@mutation(9, LOADING + "test_statistics_that_are_missing")
 def empty_statistics():
     """Fine-tuning begins a global normalisation without statistics after one per sentence."""
     FeatureExtractor.load_statistics = lambda self, path, end_of_epoch=False: None
 
 
-@today(
+@mutation(
     10,
     CHECK + "test_every_kind_of_problem_in_one_pass",
     CHECK + "test_limit",
@@ -119,13 +119,13 @@ def headers_are_believed():
     replace("data.audio.files", "format_problems", lambda _: lambda facts: {})
 
 
-@today(10, "unit/data/test_bad_utterances.py::test_missing_transcript_file_names_each_utterance")
+@mutation(10, "unit/data/test_bad_utterances.py::test_missing_transcript_file_names_each_utterance")
 def missing_transcript_is_a_lookup_error():
     """A missing transcript is a bare error of a look-up."""
     chapters._transcript_problems = lambda found, absent: {}
 
 
-@today(
+@mutation(
     10,
     READING + "test_a_truncated_file_names_itself",
     READING + "test_a_file_that_is_gone_names_itself",
@@ -139,7 +139,7 @@ def half_files_are_read_silently():
     )
 
 
-@today(10, READING + "test_durations_outside_the_range_are_left_out")
+@mutation(10, READING + "test_durations_outside_the_range_are_left_out")
 def nothing_left_is_no_error():
     """A run from which every utterance is filtered out ends with code 0 and checkpoints."""
 
@@ -156,14 +156,14 @@ def nothing_left_is_no_error():
     replace("training.dataset", "audio_dataset", or_empty)
 
 
-@today(15, LOADING + "test_a_malicious_pickle")
+@mutation(15, LOADING + "test_a_malicious_pickle")
 def pickles_in_checkpoints_are_trusted():
     """Loading a checkpoint runs the code in its pickle, as `torch.load` did before 2.6."""
     load = torch.load
     torch.load = lambda *args, **options: load(*args, **{**options, "weights_only": False})
 
 
-@today(15, "unit/data/test_librispeech.py::test_code_in_a_pickle_cache_is_never_run")
+@mutation(15, "unit/data/test_librispeech.py::test_code_in_a_pickle_cache_is_never_run")
 def pickle_caches_are_loaded():
     """`opt_librispeech_prepare.pkl` beside the manifests is loaded, with any code in it."""
 

@@ -3,7 +3,7 @@
 import types
 
 import torch
-from behaviours import replace, today
+from behaviours import mutation, replace
 from speechbrain.lobes.models.BESTRQ import compute_mask
 from speechbrain.nnet.quantisers import RandomProjectionQuantizer
 
@@ -21,7 +21,7 @@ PADDING = "unit/attention/test_padding.py::"
 TARGETS = "unit/objectives/bestrq/test_targets.py::"
 
 
-@today(5, TARGETS + "test_codes_of_an_utterance_do_not_depend_on_its_partners")
+@mutation(5, TARGETS + "test_codes_of_an_utterance_do_not_depend_on_its_partners")
 def left_padding():
     """Padding on the left, by the longest partner, shifts the stacks of four frames."""
 
@@ -32,7 +32,7 @@ def left_padding():
     replace("encoder.lengths", "pad_to_multiple", lambda _: pad_to_multiple)
 
 
-@today(5, TARGETS + "test_codes_do_not_depend_on_autocast_or_precision_of_products")
+@mutation(5, TARGETS + "test_codes_do_not_depend_on_autocast_or_precision_of_products")
 def targets_in_half_precision():
     """Under autocast SpeechBrain's quantizer computes the targets in half precision."""
 
@@ -50,7 +50,7 @@ def one_mask(shape, num_frames, mask_prob, mask_length):
     return mask
 
 
-@today(5, MASKS + "test_an_utterance_is_masked_alike_with_any_partners")
+@mutation(5, MASKS + "test_an_utterance_is_masked_alike_with_any_partners")
 def one_mask_for_the_batch():
     """One mask for all utterances, drawn from the generators, bounded by the shortest."""
 
@@ -62,7 +62,7 @@ def one_mask_for_the_batch():
     replace("objectives.bestrq.masks", "sample_masks", lambda _: sample_masks)
 
 
-@today(5, MASKS + "test_every_masked_frame_is_predicted_for_drawn_masks")
+@mutation(5, MASKS + "test_every_masked_frame_is_predicted_for_drawn_masks")
 def short_utterance_crashes():
     """An utterance of fewer frames than a mask crashes the run when its turn comes."""
 
@@ -72,7 +72,7 @@ def short_utterance_crashes():
     replace("objectives.bestrq.masks", "sample_masks", lambda _: sample_masks)
 
 
-@today(
+@mutation(
     5,
     MASKS + "test_options_that_cannot_work_are_refused",
     MASKS + "test_only_whole_blocks_of_valid_frames_are_masked",
@@ -90,7 +90,7 @@ def everything_is_masked():
     masks._draw_blocks = draw_blocks
 
 
-@today(5, MASKS + "test_predicted_positions_are_the_fully_masked_valid_blocks")
+@mutation(5, MASKS + "test_predicted_positions_are_the_fully_masked_valid_blocks")
 def visible_frames_are_predicted():
     """Positions are predicted of which some frames are visible, or padding."""
 
@@ -101,7 +101,7 @@ def visible_frames_are_predicted():
     replace("objectives.bestrq.masks", "predicted_positions", lambda _: predicted_positions)
 
 
-@today(6, "unit/objectives/bestrq/test_statistics.py::test_a_loss_that_is_not_finite_is_shown")
+@mutation(6, "unit/objectives/bestrq/test_statistics.py::test_a_loss_that_is_not_finite_is_shown")
 def nan_is_left_out_of_the_average():
     """A loss that is NaN is left out of the average: the log shows 0.00."""
     add = EpochSums.add
@@ -111,7 +111,7 @@ def nan_is_left_out_of_the_average():
     )
 
 
-@today(
+@mutation(
     9,
     FEATURES + "test_statistics_are_updated_in_training_until_the_epoch_and_never_after",
     slow=("recipes/test_ctc.py::test_the_encoder_trains_and_its_normalisation_stays",),
@@ -125,7 +125,7 @@ def statistics_updated_for_ever():
     )
 
 
-@today(9, FEATURES + "test_shapes_and_zeros_in_all_padding")
+@mutation(9, FEATURES + "test_shapes_and_zeros_in_all_padding")
 def padding_is_normalised_too():
     """Frames of padding are normalised like speech, and end up 22 deviations below it."""
     features.padding_mask = lambda num_frames, length: torch.zeros(
@@ -133,7 +133,7 @@ def padding_is_normalised_too():
     )
 
 
-@today(
+@mutation(
     13, "unit/objectives/bestrq/test_collapse.py::test_features_that_are_not_normalised_are_noticed"
 )
 def collapse_is_not_seen():
@@ -142,7 +142,7 @@ def collapse_is_not_seen():
     replace(statistics, "find_collapse", lambda _: lambda summary, num_codes: None)
 
 
-@today(
+@mutation(
     13,
     MASKS + "test_validation_masks_belong_to_the_utterance_in_both_scopes",
     "unit/objectives/bestrq/test_noise.py::test_validation_noise_is_a_function_of_seed_and_utterance",
@@ -167,13 +167,13 @@ def validation_draws_anew():
     )
 
 
-@today(14, PADDING + "test_conformer")
+@mutation(14, PADDING + "test_conformer")
 def convolutions_read_the_padding():
     """SpeechBrain's convolutions read the frames of padding before the layer masks them."""
     patches.isolate_padding = lambda layer, **_: None
 
 
-@today(14, PADDING + "test_conformer", PADDING + "test_mixer")
+@mutation(14, PADDING + "test_conformer", PADDING + "test_mixer")
 def mean_over_the_padded_length():
     """The published mixer takes its mean over the padded length."""
     forward = PolynomialMixer.forward
@@ -182,7 +182,7 @@ def mean_over_the_padded_length():
     )
 
 
-@today(
+@mutation(
     14,
     HYPERMIXING + "test_mixed_encoders_refuse_causal_masks",
     HYPERMIXING + "test_alone_it_is_speechbrains_own_with_a_warning",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from behaviours import replace, today
+from behaviours import mutation, replace
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.run_opts import RunOptions
@@ -35,7 +35,7 @@ STOPPED = STOPPING + "test_stopped_and_killed_and_resumed_is_the_straight_run"
 RESUME = BRAIN + "test_resume_at_any_batch_equals_the_straight_run"
 
 
-@today(
+@mutation(
     1,
     "unit/runs/test_experiment.py::test_brain_gets_the_yamls_run_options_and_not_the_defaults",
 )
@@ -54,7 +54,7 @@ def run_option_defaults_over_the_yaml():
     replace("runs.experiment", "load_experiment", with_defaults)
 
 
-@today(
+@mutation(
     1,
     OPTIONS + "test_strings_are_kept_verbatim",
     OPTIONS + "test_each_mistake_has_its_message",
@@ -79,7 +79,7 @@ def resume_without_a_look():
     SafeCheckpointer._list_checkpoint_dirs = Checkpointer._list_checkpoint_dirs
 
 
-@today(2, CHECKPOINTS + "test_death_at_any_moment_leaves_a_whole_checkpoint")
+@mutation(2, CHECKPOINTS + "test_death_at_any_moment_leaves_a_whole_checkpoint")
 def marker_first():
     """A checkpoint is written in place, its marker first: death in between bricks the run."""
 
@@ -100,7 +100,7 @@ def marker_first():
     resume_without_a_look()
 
 
-@today(
+@mutation(
     2,
     CHECKPOINTS + "test_damage_is_passed_over_and_named",
     CHECKPOINTS + "test_when_all_are_damaged_nothing_starts_over",
@@ -110,14 +110,14 @@ def no_fallback():
     resume_without_a_look()
 
 
-@today(2, CHECKPOINTS + "test_a_full_disk_is_named_and_keeps_what_is_there")
+@mutation(2, CHECKPOINTS + "test_a_full_disk_is_named_and_keeps_what_is_there")
 def full_disk_bricks_the_run():
     """A full disk leaves half a checkpoint that looks newest, even after space is freed."""
     SafeCheckpointer.save_checkpoint = Checkpointer.save_checkpoint
     resume_without_a_look()
 
 
-@today(
+@mutation(
     3,
     RESUME,
     BRAIN + "test_randomness_of_a_step_does_not_depend_on_what_was_drawn_before",
@@ -139,7 +139,7 @@ def generators_seeded_at_the_start():
     ExactBrain.on_fit_start = seed_and_start
 
 
-@today(
+@mutation(
     3,
     RESUME,
     SAMPLER + "test_start_gives_the_tail_of_that_epoch_only",
@@ -162,7 +162,7 @@ def one_batch_twice_and_one_never():
     BucketBatchSampler.__iter__ = shifted
 
 
-@today(
+@mutation(
     4,
     SAMPLER + "test_order_is_fresh_every_epoch_and_depends_on_the_seed",
     BRAIN + "test_each_utterance_once_per_epoch_in_a_fresh_order",
@@ -173,14 +173,14 @@ def same_order_in_every_epoch():
     sampler.philox = lambda what, seed, epoch: philox(what, seed, 0)
 
 
-@today(4, SAMPLER + "test_order_is_fresh_every_epoch_and_depends_on_the_seed")
+@mutation(4, SAMPLER + "test_order_is_fresh_every_epoch_and_depends_on_the_seed")
 def order_ignores_the_seed():
     """`--seed` does not change the order of the data."""
     philox = sampler.philox
     sampler.philox = lambda what, seed, epoch: philox(what, 0, epoch)
 
 
-@today(4, BRAIN + "test_the_last_window_of_an_epoch_is_stepped_and_rescaled")
+@mutation(4, BRAIN + "test_the_last_window_of_an_epoch_is_stepped_and_rescaled")
 def remainder_thrown_away():
     """The gradient of the last, shorter accumulation window of an epoch is lost."""
 
@@ -191,7 +191,7 @@ def remainder_thrown_away():
     ExactBrain.accumulation_window = accumulation_window
 
 
-@today(
+@mutation(
     6,
     BRAIN + "test_a_step_that_is_not_finite_changes_nothing_and_names_the_utterances",
     BRAIN + "test_more_than_the_patience_in_a_row_ends_the_run",
@@ -201,7 +201,7 @@ def nan_reaches_the_weights():
     ExactBrain.optimizers_step = lambda self: sb.Brain.optimizers_step(self)
 
 
-@today(
+@mutation(
     11,
     slow=(STOPPED, STOPPING + "test_ctrl_c_saves_and_a_second_one_does_not_wait"),
 )
@@ -210,13 +210,13 @@ def signals_end_at_once():
     StopRequest.__enter__ = lambda self: self
 
 
-@today(11, RESUME, BRAIN + "test_resuming_says_from_where")
+@mutation(11, RESUME, BRAIN + "test_resuming_says_from_where")
 def saved_at_epoch_ends_only():
     """Pretraining saves at the ends of epochs only."""
     ExactBrain._should_save_intra_epoch_ckpt = lambda self, *_: False
 
 
-@today(
+@mutation(
     12,
     FOLDER + "test_a_finished_run_is_claimed_as_finished",
     "unit/runs/test_start.py::test_a_finished_run_ends_with_code_0_and_writes_nothing",
@@ -235,13 +235,13 @@ def finished_run_goes_on():
     replace("runs.folder", "claim_folder", never_finished)
 
 
-@today(12, BRAIN + "test_training_ends_exactly_at_the_step_limit")
+@mutation(12, BRAIN + "test_training_ends_exactly_at_the_step_limit")
 def empty_epochs_after_the_limit():
     """Each start after `optimizer_step_limit` adds an epoch without a step, and a checkpoint."""
     ExactBrain._fit_valid = sb.Brain._fit_valid
 
 
-@today(12, BRAIN + "test_checkpoints_say_what_they_are_and_the_best_one_is_kept")
+@mutation(12, BRAIN + "test_checkpoints_say_what_they_are_and_the_best_one_is_kept")
 def good_checkpoints_rotated_out():
     """Newer checkpoints take the place of the best one."""
 
@@ -251,7 +251,7 @@ def good_checkpoints_rotated_out():
     SafeCheckpointer.save_and_keep_only = save_and_keep_only
 
 
-@today(
+@mutation(
     12,
     FOLDER + "test_another_configuration_is_refused_with_what_changed",
     FOLDER + "test_edits_of_the_yaml_are_noticed",
@@ -262,13 +262,13 @@ def another_configuration_goes_on():
     run_folder._check_configuration = lambda *_: None
 
 
-@today(12, FOLDER + "test_a_second_process_is_refused_while_the_first_lives")
+@mutation(12, FOLDER + "test_a_second_process_is_refused_while_the_first_lives")
 def no_lock():
     """Two runs write into one folder."""
     run_folder._hold_lock = lambda folder: None
 
 
-@today(
+@mutation(
     13,
     BRAIN + "test_the_schedule_sets_the_rate_of_the_step_itself",
     slow=("recipes/test_bestrq.py::test_step_limit_and_one_mask_for_the_batch",),
