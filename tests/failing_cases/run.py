@@ -171,7 +171,7 @@ def make_record(cases, plain, outcomes):
     changed = _git("status", "--porcelain", "-uno", "--", "speechbrain_pom", "recipes", "tests")
     return {
         "command": "python tests/failing_cases/run.py",
-        "date": date.mutation().isoformat(),
+        "date": date.today().isoformat(),
         "commit": _git("rev-parse", "HEAD") + ("+changes" if changed else ""),
         "versions": {
             "python": platform.python_version(),
