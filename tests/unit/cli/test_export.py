@@ -27,6 +27,9 @@ def test_the_best_checkpoint_is_exported(run_folder, capsys):
     assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: speechbrain\nlanguage: en\n")
     assert "\n# out\n" in card
     assert main(["export", "ctc", "out", "--overwrite"]) == 0
+    with pytest.raises(SystemExit):
+        main(["export", "out", "again"])
+    assert "'out' is an export already: give a run or one of its" in capsys.readouterr().err
 
 
 def test_one_checkpoint_of_pretraining(make_run, tmp_path, monkeypatch, capsys):
