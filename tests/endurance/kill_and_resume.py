@@ -31,12 +31,8 @@ import torch
 import yaml
 
 ROOT = Path(__file__).parents[2]
+ENCODER = {"d_model": 16, "d_ffn": 32, "nhead": 2, "num_encoder_layers": 2, "cnn_channels": 4}
 COMMON = {
-    "d_model": 16,
-    "d_ffn": 32,
-    "nhead": 2,
-    "num_encoder_layers": 2,
-    "cnn_channels": 4,
     "train_splits": "[train-clean-100]",
     "optimizer_step_limit": "null",
     "lr": 0.01,
@@ -49,6 +45,7 @@ COMMON = {
 }
 TINY = {
     "bestrq": {
+        **ENCODER,
         **COMMON,
         "n_warmup_steps": 20,
         "max_batch_duration_s": 10,
@@ -61,6 +58,8 @@ TINY = {
     "ctc": {
         **COMMON,
         "pretrained": "null",
+        "architecture": "hparams/pom.yaml",
+        "architecture_overrides": json.dumps(ENCODER),
         "dnn_neurons": 16,
         "lr_encoder": 0.005,
         "batch_size": 2,
