@@ -146,7 +146,7 @@ def collapse_is_not_seen():
     13,
     MASKS + "test_validation_masks_belong_to_the_utterance_in_both_scopes",
     "unit/objectives/bestrq/test_noise.py::test_validation_noise_is_a_function_of_seed_and_utterance",
-    slow=("recipes/test_bestrq.py::test_health_figures",),
+    slow=("recipes/test_bestrq.py::test_metrics_of_pretraining",),
 )
 def validation_draws_anew():
     """Masks and noise of validation are drawn anew: the same weights have other figures."""

@@ -1,4 +1,4 @@
-"""Pretraining by its real command: outputs, health figures, limits, and resuming."""
+"""Pretraining by its real command: outputs, metrics, limits, and resuming."""
 
 import math
 import os
@@ -62,7 +62,7 @@ def test_outputs(recipes, pretrained):
     assert "running the demo" not in printed
 
 
-def test_health_figures(recipes, pretrained):
+def test_metrics_of_pretraining(recipes, pretrained):
     folder, _ = pretrained
     records = recipes.history(folder)
     assert [record["epoch"] for record in records] == [1, 2]

@@ -1,7 +1,7 @@
 """The single pass over a file of any length, layer by layer, in the memory of a window.
 
 A mixer with `num_passes`, `summarise` and `mix` (PolynomialMixer has them) sees the sequence only
-through a summary, and summaries of its parts add up. So a layer takes a sweep over all frames that
+through a summary, and summaries of its parts add up. So a layer takes a pass over all frames that
 adds them up, and one that applies the layer to each window with the summary of the whole. The
 frames stand in one (T, d_model) buffer, where each window is overwritten by the layer's output; the
 few old frames that the next window's convolution still needs are kept aside.
@@ -101,10 +101,10 @@ class ExactWindows:
             stack = stack[: max(numbers)]
         # The frames stand in the result itself; a sum needs its own tensor beside them.
         frames = torch.empty_like(out[0]) if layers == "sum" else out[_last(numbers)]
-        sweeps = sum(mixer_of(layer).num_passes + 1 for layer in stack)
+        passes = sum(mixer_of(layer).num_passes + 1 for layer in stack)
         num_windows = -(-len(frames) // self.window)
-        self._work = num_windows * (self.inputs.num_passes + 1 + sweeps + (layers == "last"))
-        self.inputs.sweep(self._windows)
+        self._work = num_windows * (self.inputs.num_passes + 1 + passes + (layers == "last"))
+        self.inputs.run_pass(self._windows)
         for start, stop in self._windows():
             frames[start:stop] = self.inputs.embed(start, stop)[0]
         for number in range(len(stack) + 1):
@@ -121,7 +121,7 @@ class ExactWindows:
                 frames[start:stop] = encoder.transformer.encoder.norm(part)
 
     def _windows(self):
-        """The ranges of frames of one sweep."""
+        """The ranges of frames of one pass."""
         num_frames = self.inputs.num_frames
         for start in range(0, num_frames, self.window):
             yield start, min(start + self.window, num_frames)

@@ -3,7 +3,7 @@
 Features at the edges of a part need the samples around it, and so do the convolutions of the front
 end. SpeechBrain limits the range of the features to a number of decibels below the loudest value of
 the utterance, and may normalise by the utterance's own mean: what depends on the whole file is
-found by sweeps over it before.
+found by passes over it before.
 """
 
 import math
@@ -41,7 +41,7 @@ def obstacle_to_parts(encoder):
 
 
 class WindowInputs:
-    """The input of an encoder's first layer, part by part, after the sweeps that it needs.
+    """The input of an encoder's first layer, part by part, after the passes that it needs.
 
     Arguments
     ---------
@@ -69,13 +69,13 @@ class WindowInputs:
         """Sweeps over the file before `embed`."""
         return 2 if self.encoder.features.norm_type == "sentence" else 1
 
-    def sweep(self, windows):
+    def run_pass(self, windows):
         """Find what depends on the whole file.
 
         Arguments
         ---------
         windows : callable
-            Gives the ranges of frames of a sweep.
+            Gives the ranges of frames of a pass.
         """
         peak = None
         for start, stop in windows():

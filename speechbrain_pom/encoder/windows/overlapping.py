@@ -61,7 +61,7 @@ def encode_windows(
 
     Where `windows_are_exact`, the frames are those of the single pass `encoder(wav[None])`: the
     largest difference is below 1e-4 of the largest value (fp32, all frames, any window). The file
-    is read two times (three with normalisation per sentence), and every layer takes two sweeps over
+    is read two times (three with normalisation per sentence), and every layer takes two passes over
     the frames (three for Fastformer), all but the last one only up to the layer's mixer.
 
     Other encoders are given windows that overlap, each as if it were a file, and half of the

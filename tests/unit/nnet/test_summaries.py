@@ -35,7 +35,7 @@ def build(name, dtype=torch.float32):
 
 
 def summary_of(mixer, parts, padding=None):
-    """In as many sweeps over the parts as the mixer needs."""
+    """In as many passes over the parts as the mixer needs."""
     masks = [None] * len(parts) if padding is None else padding
     summary = None
     for _ in range(mixer.num_passes):
