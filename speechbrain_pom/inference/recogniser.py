@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from speechbrain_pom.ctc.tokenizer_store import load_units
+from speechbrain_pom.ctc.tokenizers import Units
 from speechbrain_pom.encoder.lengths import padding_mask
 from speechbrain_pom.encoder.loading import HEAD_FILE, find_saved, load_parts, ready
 from speechbrain_pom.encoder.weights import WEIGHTS_SUFFIX, load_weights, read_tensors, strict_load
@@ -35,7 +36,7 @@ class SpeechRecogniser(nn.Module):
     tensor([[1.0000, 1.0000, 1.0000, 1.0000, 1.0000]], grad_fn=<SumBackward1>)
     """
 
-    def __init__(self, encoder, head, units):
+    def __init__(self, encoder: nn.Module, head: nn.Module, units: Units) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
@@ -70,7 +71,7 @@ class SpeechRecogniser(nn.Module):
             log_probs = torch.where(padding.unsqueeze(-1), blank, log_probs)
         return log_probs, num_frames
 
-    def classify(self, frames):
+    def classify(self, frames: torch.Tensor) -> torch.Tensor:
         """Log-probabilities (B, T, outputs) in fp32 of the encoder's frames (B, T, d_model)."""
         return self.head(frames).float().log_softmax(-1)
 

@@ -1,9 +1,10 @@
-"""What the YAML of an exported model names, for the doors of SpeechBrain's `from_hparams`.
+"""What the YAML of an exported model names, for SpeechBrain's `from_hparams`.
 
 `speechbrain_pom.inference.export` writes such YAMLs. Weights are read with safetensors: a file of
 an export can hold tensors and text, never code.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ class Embeddings(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, wavs, lengths=None) -> dict:
+    def forward(self, wavs: torch.Tensor, lengths: torch.Tensor | None = None) -> dict:
         """Encode waveforms (B, samples) of relative lengths (B,)."""
         frames, num_frames = self.encoder(wavs, lengths)
         return {"embeddings": frames, "num_frames": num_frames}
@@ -49,7 +50,7 @@ class LogProbs(SpeechRecogniser):
     Its units are a `Tokenizer`.
     """
 
-    def forward(self, wavs, lengths=None):
+    def forward(self, wavs: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Log-probabilities (B, T, outputs) of waveforms (B, samples); all padding is blank."""
         return super().forward(wavs, lengths)[0]
 
@@ -77,7 +78,7 @@ class Tokenizer:
         """Load the units."""
         self.units = load_units(folder)
 
-    def decode_ids(self, labels):
+    def decode_ids(self, labels: Sequence[int]) -> str:
         """The text of labels, without blanks and repetitions; the name is SentencePiece's."""
         return self.units.decode(labels)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
+from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.objectives.objective import Draw, Objective, Outcome
@@ -59,7 +60,7 @@ class PretrainingBrain(ExactBrain):
                 dynamic=self.compile_using_dynamic_shape_tracing,
             )
 
-    def compute_forward(self, batch, stage: sb.Stage) -> Outcome:
+    def compute_forward(self, batch: PaddedBatch, stage: sb.Stage) -> Outcome:
         """What the objective makes of a batch."""
         training = stage == sb.Stage.TRAIN
         augment = getattr(self.hparams, "wav_augment", None) if training else None
@@ -69,7 +70,9 @@ class PretrainingBrain(ExactBrain):
         objective = self.modules.objective if training else self.objective
         return objective(wavs, num_samples, batch.id, draw)
 
-    def compute_objectives(self, predictions: Outcome, batch, stage: sb.Stage) -> torch.Tensor:
+    def compute_objectives(
+        self, predictions: Outcome, batch: PaddedBatch, stage: sb.Stage
+    ) -> torch.Tensor:
         """The loss of the batch; its statistics are added to those of the stage."""
         self.statistics.add(**predictions.sums)
         return predictions.loss

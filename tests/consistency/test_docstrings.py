@@ -138,7 +138,7 @@ def test_classes_say_what_they_are_made_of():
 
 
 # Public functions without annotations, by folder of the package: a number that may only fall.
-NOT_YET_ANNOTATED = {"encoder": 8, "inference": 4, "objectives": 3, "ops": 17}
+NOT_YET_ANNOTATED = {"ops": 17}
 
 
 def is_annotated(node):

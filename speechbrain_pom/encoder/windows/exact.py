@@ -10,7 +10,11 @@ The layers are SpeechBrain's own: a copy of each (of the object, not of its para
 with another module in the place of its mixer.
 """
 
+from __future__ import annotations
+
 import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from speechbrain.lobes.models.transformer.Branchformer import BranchformerEncoderLayer
@@ -21,11 +25,15 @@ from torch import nn
 
 from speechbrain_pom.attention import mixer_of
 from speechbrain_pom.attention.parts import original_class
+from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.encoder.windows.inputs import WindowInputs, obstacle_to_parts
 from speechbrain_pom.ops.common.sums import moved
 
+if TYPE_CHECKING:  # the encoder stands on this module
+    from speechbrain_pom.encoder.encoder import Layers, SpeechEncoder
 
-def obstacle_to_exactness(encoder):
+
+def obstacle_to_exactness(encoder: SpeechEncoder) -> str | None:
     """Why windows do not give the frames of a single pass.
 
     Arguments
@@ -77,14 +85,22 @@ class ExactWindows:
         Called with the share of the work that is done.
     """
 
-    def __init__(self, encoder, reader, window, progress=None):
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        reader: AudioReader,
+        window: int,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
         self.encoder = encoder
         self.inputs = WindowInputs(encoder, reader)
         self.window = window
         self.progress = progress
         self._done = self._work = 0
 
-    def encode(self, layers, out):
+    def encode(
+        self, layers: Layers, out: torch.Tensor | list[torch.Tensor] | None
+    ) -> torch.Tensor | list[torch.Tensor]:
         """Encode the file.
 
         Arguments

@@ -6,7 +6,11 @@ the utterance, and may normalise by the utterance's own mean: what depends on th
 found by passes over it before.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from speechbrain.lobes.features import Fbank
@@ -14,10 +18,14 @@ from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 
 from speechbrain_pom.attention.parts import original_class
 from speechbrain_pom.attention.positions import ExtendedSinePositions, NoPositions
+from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.encoder.lengths import pad_to_multiple
 
+if TYPE_CHECKING:  # the encoder stands on this module
+    from speechbrain_pom.encoder.encoder import SpeechEncoder
 
-def obstacle_to_parts(encoder):
+
+def obstacle_to_parts(encoder: SpeechEncoder) -> str | None:
     """Why the input of the first layer cannot be computed part by part.
 
     Arguments
@@ -51,7 +59,7 @@ class WindowInputs:
         The file.
     """
 
-    def __init__(self, encoder, reader):
+    def __init__(self, encoder: SpeechEncoder, reader: AudioReader) -> None:
         self.encoder = encoder
         self.reader = reader
         self.num_frames = encoder.num_frames(reader.num_samples)
@@ -65,11 +73,11 @@ class WindowInputs:
         self._floor = self._statistics = None
 
     @property
-    def num_passes(self):
-        """Sweeps over the file before `embed`."""
+    def num_passes(self) -> int:
+        """Passes over the file before `embed`."""
         return 2 if self.encoder.features.norm_type == "sentence" else 1
 
-    def run_pass(self, windows):
+    def run_pass(self, windows: Callable[[], Iterator[tuple[int, int]]]) -> None:
         """Find what depends on the whole file.
 
         Arguments
@@ -99,7 +107,7 @@ class WindowInputs:
         device = self.encoder.device
         self._statistics = mean.float().to(device), variance.sqrt().float().to(device)
 
-    def embed(self, start, stop):
+    def embed(self, start: int, stop: int) -> torch.Tensor:
         """The input of the first layer for some frames.
 
         Arguments

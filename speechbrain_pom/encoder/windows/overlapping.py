@@ -1,20 +1,28 @@
 """Hours of audio through an encoder in the memory of a window.
 
 Exactly, where every mixer sees a sequence through a summary that can be added up over its parts
-(exact_windows.py); otherwise by windows that overlap and know nothing of each other.
+(exact.py); otherwise by windows that overlap and know nothing of each other.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
+from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.encoder.windows.exact import ExactWindows, obstacle_to_exactness
 from speechbrain_pom.utils.errors import UserError
+
+if TYPE_CHECKING:  # the encoder stands on this module
+    from speechbrain_pom.encoder.encoder import Layers, SpeechEncoder
 
 DEFAULT_OVERLAP = 1 / 6  # of the window
 
 
-def windows_are_exact(encoder):
+def windows_are_exact(encoder: SpeechEncoder) -> bool:
     """Whether `encode_windows` gives the frames of a single pass.
 
     Arguments
@@ -55,8 +63,15 @@ def windows_are_exact(encoder):
 
 
 def encode_windows(
-    encoder, reader, *, window_s=30.0, overlap_s=None, layers=None, out=None, progress=None
-):
+    encoder: SpeechEncoder,
+    reader: AudioReader,
+    *,
+    window_s: float = 30.0,
+    overlap_s: float | None = None,
+    layers: Layers | None = None,
+    out: torch.Tensor | list[torch.Tensor] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> torch.Tensor | list[torch.Tensor]:
     """Encode a file of any length, window by window.
 
     Where `windows_are_exact`, the frames are those of the single pass `encoder(wav[None])`: the

@@ -1,11 +1,17 @@
 """The noise that replaces masked frames."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import torch
 
 from speechbrain_pom.utils.seeding import derive_seed
 
 
-def sample_noise(feats, ids, *, mean, std, seed=None):
+def sample_noise(
+    feats: torch.Tensor, ids: Sequence[str], *, mean: float, std: float, seed: int | None = None
+) -> torch.Tensor:
     """Gaussian noise of the shape of the features (paper: mean 0, standard deviation 0.1).
 
     Arguments
