@@ -47,7 +47,7 @@ class AttentionType:
     Arguments
     ---------
     name : str
-        As in the spec.
+        The type's name, as a spec has it.
     factory : callable
         `factory(d_model, **layer_arguments, **options)` gives the module.
     description : str

@@ -12,7 +12,7 @@ class Parser(argparse.ArgumentParser):
     Arguments
     ---------
     **options
-        As argparse takes them.
+        Options of argparse.
 
     Example
     -------

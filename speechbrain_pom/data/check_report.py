@@ -24,7 +24,7 @@ class CheckReport:
     title : str
         What was checked.
     durations_s : list of float
-        Of the good utterances.
+        Durations of the good utterances.
     bad : list of BadUtterance
         The others, each with all its problems by kind.
     max_bad_share : float

@@ -46,7 +46,7 @@ class CsvSource(NamedTuple):
     Arguments
     ---------
     path : str
-        As it was given.
+        The path as it was given.
     wanted : tuple of (str, str)
         Column and value, all of which a row must have.
     """
@@ -117,7 +117,7 @@ def prepare_csv(
     Arguments
     ---------
     name : str
-        Of the manifest.
+        Name of the manifest.
     sources : list of CsvSource
         From `parse_sources`.
     manifest_folder : str or pathlib.Path

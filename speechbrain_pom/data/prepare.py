@@ -24,7 +24,7 @@ class Manifests(NamedTuple):
     ---------
     train, valid : pathlib.Path
     tests : dict of str to pathlib.Path
-        By the name of the test set.
+        Manifests of the test sets by name.
     trials : pathlib.Path, optional
         Of a probe: utterances of speakers that are not in training.
     """

@@ -124,7 +124,7 @@ class SpeechEncoder(nn.Module):
 
     @property
     def sample_rate(self) -> int:
-        """Of the waveforms, in Hz."""
+        """Sample rate of the waveforms, in Hz."""
         return self.features.sample_rate
 
     @property
@@ -159,12 +159,12 @@ class SpeechEncoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the encoder's weights; features are always fp32."""
+        """Dtype of the encoder's weights; features are always fp32."""
         return next(self.front_end.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """Of the encoder's weights."""
+        """Device of the encoder's weights."""
         return next(self.front_end.parameters()).device
 
     @property
@@ -180,11 +180,11 @@ class SpeechEncoder(nn.Module):
         return SameConvolutions(self.front_end, *self._geometry, self.padding)
 
     def num_frames(self, num_samples: int | torch.Tensor) -> int | torch.Tensor:
-        """Frames of an utterance of so many samples (integers), of the same type."""
+        """The number of frames of an utterance, from its number of samples (same integer type)."""
         return self._front_end.num_frames(self.features.num_frames(num_samples))
 
     def num_samples(self, num_frames: int) -> int:
-        """Samples of a part of a file that has so many frames."""
+        """The number of samples of a part of a file, from its number of frames."""
         if not self._counts_itself:
             return num_frames * self.samples_per_frame
         num_features = (num_frames - 1) * self.stride + self.front_end.window
@@ -286,7 +286,7 @@ class SpeechEncoder(nn.Module):
     def choose(
         self, states: list[torch.Tensor], layers: Layers
     ) -> torch.Tensor | list[torch.Tensor]:
-        """Of all hidden states those that `layers` asks for.
+        """Select the hidden states that `layers` asks for.
 
         Arguments
         ---------
@@ -320,7 +320,7 @@ class SpeechEncoder(nn.Module):
         layers : str, int or sequence of int, optional
             As for `forward`.
         window_s : float, optional
-            Longer files are encoded in windows of so many seconds, in the memory of one window
+            Longer files are encoded in windows of this length, in the memory of one window
             (and of the result, which is then on the CPU): see
             `speechbrain_pom.inference.encode_windows` for how they agree with a single pass, which
             is the default.

@@ -49,7 +49,7 @@ class FrontEnd(Protocol):
     multiple: int
 
     def num_frames(self, num_features: int | torch.Tensor) -> int | torch.Tensor:
-        """Frames of so many feature frames, integers of the same type; at least one for none."""
+        """The number of frames, from the number of feature frames (same integer type)."""
 
     def __call__(self, feats: torch.Tensor, num_features: torch.Tensor) -> torch.Tensor:
         """Feature frames (B, N, F) of which (B,) are valid, to (B, num_frames(N), ...)."""

@@ -44,7 +44,7 @@ def encoder_section(
     architecture_overrides : dict, optional
         From scratch: other values for keys of that file.
     output_folder : str or pathlib.Path, optional
-        Of the run.
+        Folder of the run.
     dropout : float, optional
         Of the Transformer, in place of the architecture's.
 

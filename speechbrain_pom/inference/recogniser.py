@@ -89,7 +89,7 @@ def load_recogniser(
         A run's folder, one CKPT+... folder in it, or an exported folder.
     device : str or torch.device, optional
     dtype : torch.dtype, optional
-        Of the weights.
+        Dtype of the weights.
 
     Returns
     -------

@@ -105,18 +105,18 @@ class Mamba(TokenMixer):
 
     def _check_attn_mask(self, attn_mask, num_frames):
         """Refuse a mask that hides a frame which the scan sees; a smaller view is no leak."""
-        visibility = parse_attn_mask(attn_mask, num_frames, num_frames)
-        if visibility is None:
+        mask = parse_attn_mask(attn_mask, num_frames, num_frames)
+        if mask is None:
             return
         if self.bidirectional:
             raise UserError(
                 "Mamba: attn_mask hides frames, and Mamba(bidirectional=True) sees all of them: "
                 "choose Mamba(bidirectional=False) for a causal or streaming encoder"
             )
-        if isinstance(visibility, ChunkMask):
-            past_is_hidden = visibility.left_context_chunks is not None
+        if isinstance(mask, ChunkMask):
+            past_is_hidden = mask.left_context_chunks is not None
         else:
-            past_is_hidden = bool(visibility.tril().any())
+            past_is_hidden = bool(mask.tril().any())
         if past_is_hidden:
             raise UserError(
                 "Mamba: attn_mask hides past frames, which the state holds all of: give a causal "

@@ -23,13 +23,13 @@ class Draw:
     Arguments
     ---------
     seed : int
-        Of the run.
+        Seed of the run.
     epoch : int
         From 1; of a validation, the epoch that it belongs to.
     step : int
         Batch within the epoch, from 1.
     rank : int
-        Of this process.
+        Rank of this process.
     training : bool
         False in validation, whose random numbers should depend on the seed and the utterance
         alone: it is then a function of the weights.

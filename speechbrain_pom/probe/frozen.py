@@ -25,7 +25,7 @@ def load_frozen_encoder(
         Whether all weights are made anew, as they were when pretraining began; only the
         statistics of the features stay. What it reaches is what pretraining has to beat.
     seed : int
-        Of these weights.
+        Seed of these weights.
 
     Returns
     -------

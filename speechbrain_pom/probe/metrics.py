@@ -159,7 +159,7 @@ def equal_error_rate(
     speakers : dict of str to str
         Utterance id to speaker.
     num_trials : int
-        At most so many.
+        The largest number of trials.
 
     Returns
     -------

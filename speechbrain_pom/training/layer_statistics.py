@@ -22,14 +22,14 @@ LAYERS_FILE = "layers.jsonl"
 
 
 class LayerStatistics:
-    """Writes a line of `layers.jsonl` at every so many optimizer steps; changes nothing else.
+    """Writes a line of `layers.jsonl` at every `interval` optimizer steps; changes nothing else.
 
     Arguments
     ---------
     modules : torch.nn.Module
         Those of the run, with one or more of SpeechBrain's encoders.
     folder : str or pathlib.Path
-        Of the run.
+        Folder of the run.
     interval : int
         Optimizer steps from line to line; 0: none are written.
 

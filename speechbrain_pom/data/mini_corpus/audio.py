@@ -11,7 +11,7 @@ from speechbrain_pom.data.mini_corpus import espeak
 from speechbrain_pom.data.mini_corpus.plan import Utterance
 
 SAMPLE_RATE = 16000
-"""Of the corpus, in Hz."""
+"""Sample rate of the corpus, in Hz."""
 
 MIN_DURATION_S = 2
 """BEST-RQ's shortest utterance."""

@@ -67,7 +67,7 @@ frame: mask_prob must be below 1 / mask_length = 0.25
 
 
 def why_unmaskable(num_frames: int, mask_length: int) -> str | None:
-    """Why nothing of an utterance of so many feature frames could be predicted, or None.
+    """Why nothing of an utterance of `num_frames` feature frames could be predicted, or None.
 
     Example
     -------

@@ -21,7 +21,7 @@ def sample_noise(
     ids : sequence of str
         (B,) utterance ids; used with a seed.
     mean, std : float
-        Of the noise.
+        Mean and standard deviation of the noise.
     seed : int, optional
         None (training): from the global generators, which each step seeds. Else (validation): each
         row is a function of (seed, id) alone.

@@ -47,7 +47,7 @@ class BestRQ(Objective):
     mask_scope : str
         "batch": one mask for the whole batch, as published; "utterance": one each.
     noise_mean, noise_std : float
-        Of the noise.
+        Mean and standard deviation of the noise.
     fea_augment : callable, optional
         An `Augmenter` of SpeechBrain for what the encoder reads in training; the targets are those
         of the features as they were.

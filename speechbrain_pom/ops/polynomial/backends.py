@@ -81,7 +81,7 @@ def available_backends(
     device : torch.device or str
         For example "cuda".
     dtype : torch.dtype
-        Of the frames and weights.
+        Dtype of the frames and weights.
 
     Returns
     -------

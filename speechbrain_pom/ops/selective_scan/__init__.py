@@ -123,7 +123,7 @@ def choose_scan_backend(
     device : torch.device or str
         Where the frames are.
     dtype : torch.dtype
-        Of the frames.
+        Dtype of the frames.
 
     Returns
     -------
