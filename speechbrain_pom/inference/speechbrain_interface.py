@@ -34,7 +34,7 @@ class Embeddings(nn.Module):
     ['embeddings', 'num_frames']
     """
 
-    def __init__(self, encoder):
+    def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
 
@@ -71,7 +71,7 @@ class Tokenizer:
 
     blank_index = Units.blank_index
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.units = None
 
     def load(self, folder: str | Path) -> None:
@@ -110,7 +110,7 @@ class SafePretrainer(Pretrainer):
         already has, whatever model they are of.
     """
 
-    def __init__(self, loadables, sha256):
+    def __init__(self, loadables: dict, sha256: dict[str, str]) -> None:
         super().__init__(loadables=loadables)
         self.sha256 = dict(sha256)
         self.collected = {}

@@ -34,7 +34,9 @@ class Probe(nn.Module):
     [0.3333, 0.3333, 0.3333]
     """
 
-    def __init__(self, num_states, d_model, num_classes, dropout=0.0):
+    def __init__(
+        self, num_states: int, d_model: int, num_classes: int, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(num_states, d_model))
         self.register_buffer("std", torch.ones(num_states, d_model))

@@ -54,7 +54,7 @@ class SafeCheckpointer(Checkpointer):
     'CKPT+older'
     """
 
-    def __init__(self, checkpoints_dir, *args, **kwargs):
+    def __init__(self, checkpoints_dir: str | Path, *args, **kwargs) -> None:
         try:
             super().__init__(checkpoints_dir, *args, **kwargs)
         except OSError as error:

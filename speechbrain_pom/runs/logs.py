@@ -46,7 +46,7 @@ class EpochHistory:
     [{'epoch': 1, 'train': {'loss': 8.5}}]
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def records(self) -> list[dict]:
@@ -110,7 +110,7 @@ class ExperimentLogger(TrainLogger):
     'epoch: 1, lr: 1.00e-03 - train loss: 8.50 - valid loss: NaN\\n'
     """
 
-    def __init__(self, output_folder, tensorboard=False):
+    def __init__(self, output_folder: str | Path, tensorboard: bool = False) -> None:
         if tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise UserError(
                 "tensorboard: True needs the package tensorboard: pip install tensorboard, "

@@ -58,7 +58,7 @@ class ExactBrain(sb.Brain):
 
     task_metrics: TaskMetrics  # of a subclass
 
-    def __init__(self, *args, run_opts=None, **kwargs):
+    def __init__(self, *args, run_opts: dict | None = None, **kwargs) -> None:
         if isinstance(run_opts, dict) and run_opts.get("ckpt_interval_steps", 0) > 0:
             # SpeechBrain takes one of the two: steps asked for replace the YAML's minutes.
             run_opts = {"ckpt_interval_minutes": 0, **run_opts}

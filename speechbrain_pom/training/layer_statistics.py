@@ -39,7 +39,7 @@ class LayerStatistics:
         If the interval is no whole number of at least 0.
     """
 
-    def __init__(self, modules, folder, interval):
+    def __init__(self, modules: torch.nn.Module, folder: str | Path, interval: int) -> None:
         if not isinstance(interval, int) or interval < 0:
             raise UserError(
                 f"layer_statistics_interval is {interval!r}: give a number of optimizer steps, "

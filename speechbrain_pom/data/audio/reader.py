@@ -53,7 +53,7 @@ class AudioReader:
     (16000, 1.0, torch.Size([11000]))
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         self._name = os.fsdecode(path)
         facts = inspect_audio(path)
         problems = {**facts.problems, **resampling_problems(facts)}

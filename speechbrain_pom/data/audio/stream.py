@@ -49,7 +49,7 @@ class AudioStream:
     (32002, 16000, 16001)
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike) -> None:
         # Without a buffer: libsndfile shares the position of the file.
         self._stream = open(path, "rb", buffering=0)  # noqa: SIM115 (closed by `close`)
         self._reader = None
