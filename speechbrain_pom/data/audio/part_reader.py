@@ -1,5 +1,7 @@
 """The decoder of one stream of an audio file: its samples in order, up to its own end."""
 
+from __future__ import annotations
+
 import io
 import os
 
@@ -7,6 +9,7 @@ import numpy as np
 import soundfile
 
 from speechbrain_pom.data.audio.mp3_frames import find_mp3_frame
+from speechbrain_pom.data.audio.parts import Part
 
 _MAX_SAMPLES = 2**36  # of a FLAC header; libsndfile gives 2**63 - 1 for "unknown"
 _BUFFER = 2**16  # bytes; decoders of MP3 ask for a few hundred at a time
@@ -33,7 +36,7 @@ class PartReader:
     (500, (300, 1), (200, 1), 0)
     """
 
-    def __init__(self, stream, part):
+    def __init__(self, stream: io.RawIOBase, part: Part | None) -> None:
         self._stream, self._part = stream, part
         self._is_endless = part is not None and part.head != b""  # an MP3 stream
         self._open()
