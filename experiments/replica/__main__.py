@@ -9,6 +9,7 @@ from experiments.commands import format_command
 from experiments.records import RECORDS_FOLDER
 from experiments.replica.figure import draw_replica
 from experiments.replica.protocols import (
+    KINDS,
     PROTOCOLS_PATH,
     SPEECH_VARIABLE,
     find_protocol,
@@ -83,6 +84,9 @@ def _add_choice(parser):
     )
     parser.add_argument("--mixers", nargs="+", metavar="MIXER", help="only these")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="only these")
+    parser.add_argument(
+        "--kinds", nargs="+", metavar="KIND", help=f"only these of {', '.join(KINDS)}"
+    )
 
 
 @exit_on_user_error()
@@ -99,13 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(protocol, folder, args):
-    for chain in plan_runs(protocol, folder, args.mixers, args.seeds):
+    for chain in plan_runs(protocol, folder, args.mixers, args.seeds, kinds=args.kinds):
         print("\n".join(format_command(run.command) for run in chain))
     return 0
 
 
 def _run(protocol, folder, args):
-    chains = plan_runs(protocol, folder, args.mixers, args.seeds)
+    chains = plan_runs(protocol, folder, args.mixers, args.seeds, kinds=args.kinds)
     if protocol.is_real:
         data_folder = speech_folder(protocol, args.speech)
     else:
@@ -118,7 +122,7 @@ def _run(protocol, folder, args):
         left = left_to_run(chains, record)
     if num_recorded := left.count(False):
         _print(f"{num_recorded} of {len(chains)} chains of runs are in the record: left out")
-    chains = plan_runs(protocol, folder, args.mixers, args.seeds, data_folder)
+    chains = plan_runs(protocol, folder, args.mixers, args.seeds, data_folder, args.kinds)
     chains = [chain for chain, wanted in zip(chains, left, strict=True) if wanted]
     num_jobs = protocol.jobs if args.jobs is None else args.jobs
     code = run_chains(chains, num_jobs, Path(folder, "logs"), _print)

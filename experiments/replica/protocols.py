@@ -217,17 +217,19 @@ def plan_runs(
     mixers: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     data_folder: str | Path | None = None,
+    kinds: Sequence[str] | None = None,
 ) -> list[list[ReplicaRun]]:
     """The runs of a protocol, in chains whose runs follow each other.
 
     The chains are [pretraining, finetuning] and [scratch], as far as the protocol has them. They
     come seed by seed and mixer by mixer, so that interrupted work has whole seeds. The runs go to
-    `<folder>/<mixer>/<seed>/<kind>`; `mixers` and `seeds` choose some of the protocol's.
+    `<folder>/<mixer>/<seed>/<kind>`; `mixers`, `seeds` and `kinds` choose some of the protocol's.
     """
     folder = folder or runs_folder(protocol)
     data_folder = data_folder or default_data_folder(protocol, folder)
     mixers = _choose("mixer", mixers, list(protocol.mixers), protocol)
     seeds = _choose("seed", seeds, protocol.seeds, protocol)
+    kinds = _choose("kind", kinds, list(protocol.kinds), protocol)
     chains = []
     for seed in seeds:
         for mixer in mixers:
@@ -235,12 +237,12 @@ def plan_runs(
             runs = {
                 kind: ReplicaRun(mixer, seed, kind, _run_folder(folder, mixer, seed, kind), command)
                 for kind, command in commands.items()
-                if kind in protocol.kinds
+                if kind in kinds
             }
             chains += [
                 chain
-                for kinds in (STAGES, KINDS[len(STAGES) :])
-                if (chain := [runs[kind] for kind in kinds if kind in runs])
+                for group in (STAGES, KINDS[len(STAGES) :])
+                if (chain := [runs[kind] for kind in group if kind in runs])
             ]
     return chains
 

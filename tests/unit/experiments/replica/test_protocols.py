@@ -102,6 +102,8 @@ def test_runs_come_seed_by_seed_and_pretraining_first():
         (3, "regularMHA"),
     ]
     assert chains[0][1].label == "PoM, seed 1, finetuning"
+    some = plan_runs(protocol, seeds=[1], kinds=["scratch", "finetuning"])
+    assert [[run.kind for run in chain] for chain in some[:2]] == [["finetuning"], ["scratch"]]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +112,7 @@ def test_runs_come_seed_by_seed_and_pretraining_first():
         ({"mixers": ["LSTM"]}, "mixer 'LSTM' is not of protocol small: it has PoM, RelPosMHAXL, r"),
         ({"mixers": ["RelPosMHA"]}, "not of protocol small: did you mean RelPosMHAXL? it has PoM"),
         ({"seeds": [7]}, "seed '7' is not of protocol small: it has 1, 2, 3"),
+        ({"kinds": ["scrach"]}, "kind 'scrach' is not of protocol small: did you mean scratch? "),
     ],
 )
 def test_what_is_not_of_the_protocol_is_refused(choice, message):
