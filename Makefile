@@ -15,7 +15,7 @@ TEST_PROCESSES ?= 2
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow lint format bench clean
+.PHONY: help env demo test test-slow lint format bench wheel clean
 
 help:
 	@echo "make demo     mini corpus, pretraining, fine-tuning and a summary, on synthetic speech"
@@ -25,6 +25,7 @@ help:
 	@echo "make lint     ruff: rules and format"
 	@echo "make format   ruff: repair both"
 	@echo "make bench    time and memory on this CPU (half an hour), and docs/benchmarks.md"
+	@echo "make wheel    the wheel in dist/, checked and used in an environment of its own"
 	@echo "make clean    remove the environment and the demo's results"
 	@echo "PYTHON=python3.12 chooses the Python (3.10 to 3.12) of a new environment"
 
@@ -69,6 +70,9 @@ bench: $(INSTALLED)
 	$(RUN) benchmarks/bounds.py --check
 	$(RUN) benchmarks/long_audio.py --keep_memory --check
 	$(RUN) benchmarks/report.py
+
+wheel: $(INSTALLED)
+	$(RUN) tests/packaging/check_wheel.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info

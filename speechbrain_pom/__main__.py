@@ -35,6 +35,10 @@ class Command:
 
 
 COMMANDS = {
+    "init": Command(
+        "speechbrain_pom.cli.init",
+        "copy the recipes and hparams files into a folder of yours",
+    ),
     # The recipe's own errors pass through `run`, so it guards only its own checks.
     "run": Command(
         "speechbrain_pom.cli.run",
