@@ -7,7 +7,7 @@ column `split` is `train` (`&` adds further columns).
 import csv
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -49,15 +49,18 @@ class CsvSource(NamedTuple):
         The path as it was given.
     wanted : tuple of (str, str)
         Column and value, all of which a row must have.
+    title : str, optional
+        A name of its own.
     """
 
     path: str
     wanted: tuple
+    title: str | None = None
 
     @property
     def name(self) -> str:
-        """Name of the data: that of the file, and the values of the filter."""
-        return "-".join((Path(self.path).stem, *(value for _, value in self.wanted)))
+        """Name of the data: its own, or that of the file and the values of the filter."""
+        return self.title or "-".join((Path(self.path).stem, *(value for _, value in self.wanted)))
 
 
 def parse_source(text: str) -> CsvSource:
@@ -76,16 +79,24 @@ def parse_source(text: str) -> CsvSource:
     return CsvSource(path, wanted)
 
 
-def parse_sources(value: str | list[str]) -> list[CsvSource]:
-    """One source or several, as a recipe's key has them.
+def parse_sources(value: str | list[str] | Mapping[str, str]) -> list[CsvSource]:
+    """One source or several, as a recipe's key has them, perhaps with names of their own.
 
     >>> [source.name for source in parse_sources(["a.csv?split=train", "b.csv"])]
     ['a-train', 'b']
+    >>> parse_sources({"clean": "a.csv"})[0].name
+    'clean'
     """
-    texts = [value] if isinstance(value, str) else list(value)
+    if isinstance(value, Mapping):
+        titles, texts = [str(title) for title in value], list(value.values())
+    else:
+        texts = [value] if isinstance(value, str) else list(value)
+        titles = [None] * len(texts)
     if not texts:
         raise UserError("the list of CSV files is empty: give at least one")
-    sources = [parse_source(text) for text in texts]
+    sources = [
+        parse_source(text)._replace(title=title) for text, title in zip(texts, titles, strict=True)
+    ]
     names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:

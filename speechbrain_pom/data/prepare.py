@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from speechbrain_pom.data.csv_manifest import CsvSource, parse_sources, prepare_csv
+from speechbrain_pom.data.trials import prepare_trial_lists
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
 
 RECORD_FILE = "prepared.json"
 PARTS = ("train", "valid", "test", "verification")
+TRIALS = "trials"  # of verification: not a CSV file, but a list of pairs
 OPTIONS = ("max_bad_share", "check_data")
 
 
@@ -27,12 +29,15 @@ class Manifests(NamedTuple):
         Manifests of the test sets by name.
     trials : pathlib.Path, optional
         Of a probe: utterances of speakers that are not in training.
+    trial_lists : dict of str to pathlib.Path, optional
+        Of verification: pairs of utterances of the test sets (`speechbrain_pom.data.trials`).
     """
 
     train: Path
     valid: Path
     tests: dict[str, Path]
     trials: Path | None = None
+    trial_lists: dict[str, Path] | None = None
 
 
 Hparams = Mapping[str, Any]
@@ -51,8 +56,9 @@ def prepare_data(
     - `skip_prep: True`: the manifests of an earlier start, as they are.
     - `prepare`: your own function, called with `data_folder=` and `save_folder=` (which it
       makes if it writes there). It writes CSV files and returns what the keys `train_csv`,
-      `valid_csv` and `test_csv` would say; parts that it does not return are taken from the keys,
-      so that preparations of SpeechBrain's recipes, which return nothing, can be used.
+      `valid_csv`, `test_csv` and `trials` would say, as {"train": PATH, "valid": PATH, "test": PATH
+      or {NAME: PATH}, "trials": PATH or {NAME: PATH}}; parts that it does not return are taken from
+      the keys, so that preparations of SpeechBrain's recipes, which return nothing, can be used.
     - `train_csv`, `valid_csv`, `test_csv`.
     - `data_folder`, in one of the recipe's layouts.
 
@@ -89,16 +95,21 @@ def prepare_data(
 def csv_sources(hparams: Hparams, save_folder: Path) -> Sources:
     """The CSV files of each part, from `prepare` and from the keys; None where there are none."""
     sources = {part: hparams[f"{part}_csv"] for part in PARTS if f"{part}_csv" in hparams}
+    parts = PARTS
+    if TRIALS in hparams:
+        sources[TRIALS] = hparams[TRIALS]
+        parts = (*PARTS, TRIALS)
     prepare = hparams.get("prepare")
     if prepare is None:
         return sources
     if not callable(prepare):
         raise UserError(f"prepare is '{prepare}': give a function, as '!name:my_corpus.prepare'")
     made = prepare(data_folder=hparams["data_folder"], save_folder=str(save_folder)) or {}
-    if not isinstance(made, Mapping) or not set(made) <= set(PARTS):
+    # Trial lists that the recipe has no use for are no error: others have.
+    if not isinstance(made, Mapping) or not set(made) <= {*PARTS, TRIALS}:
         raise UserError(
             f"prepare returned {made!r}: return CSV files by part, as {{'train': 'a.csv', 'valid': "
-            f"'b.csv'}} (parts: {', '.join(PARTS)}), or nothing"
+            f"'b.csv'}} (parts: {', '.join(parts)}), or nothing"
         )
     made = {part: made[part] for part in sources if made.get(part) is not None}
     sources |= {part: _absolute(value) for part, value in made.items()}
@@ -114,13 +125,23 @@ def _absolute(value):
     """Paths of CSV files that do not start in `data_folder`."""
     if isinstance(value, (str, os.PathLike)):
         return os.path.abspath(value)
+    if isinstance(value, Mapping):
+        return {name: os.path.abspath(path) for name, path in value.items()}
     return [os.path.abspath(path) for path in value]
 
 
 def prepare_csvs(
-    hparams: Hparams, manifest_folder: Path, sources: Sources, need_transcripts: bool = False
+    hparams: Hparams,
+    manifest_folder: Path,
+    sources: Sources,
+    need_transcripts: bool = False,
+    label_columns: Sequence[str] | None = None,
 ) -> Manifests:
-    """`from_csv` of a recipe that trains, validates and tests on CSV files as they are."""
+    """`from_csv` of a recipe that trains, validates and tests on CSV files as they are.
+
+    `label_columns` are the names that the column with the classes may have, where there must be
+    one: it becomes `label` in the manifests.
+    """
     for part in ("train", "valid"):
         if sources[part] is None:
             raise UserError(f"train_csv is given, but {part}_csv is not: give both")
@@ -128,14 +149,21 @@ def prepare_csvs(
     named = {part: parse_sources(sources[part]) for part in ("train", "valid")}
     check_test_names(tests, named)
     named |= {source.name: [source] for source in tests}
-    options = {key: hparams[key] for key in OPTIONS} | {"need_transcripts": need_transcripts}
+    options = {key: hparams[key] for key in OPTIONS}
+    options |= {"need_transcripts": need_transcripts, "label_columns": label_columns}
     paths = {
         name: prepare_csv(
             name, group, manifest_folder, data_folder=hparams["data_folder"], **options
         )
         for name, group in named.items()
     }
-    return Manifests(paths.pop("train"), paths.pop("valid"), paths)
+    train, valid = paths.pop("train"), paths.pop("valid")
+    lists = None
+    if sources.get(TRIALS):
+        lists = prepare_trial_lists(
+            sources[TRIALS], paths, manifest_folder, data_folder=hparams["data_folder"]
+        )
+    return Manifests(train, valid, paths, trial_lists=lists)
 
 
 def check_test_names(tests: list[CsvSource], taken: Collection[str]) -> None:
@@ -152,10 +180,12 @@ def _record_text(manifests, folder):
     def relative(path):
         return path and os.path.relpath(path, folder)
 
-    tests = {name: relative(path) for name, path in manifests.tests.items()}
-    record = manifests._replace(tests=tests)._asdict()
-    for part in ("train", "valid", "trials"):
-        record[part] = relative(record[part])
+    record = manifests._asdict()
+    for part, value in record.items():
+        by_name = isinstance(value, dict)
+        record[part] = (
+            {name: relative(path) for name, path in value.items()} if by_name else relative(value)
+        )
     return json.dumps(record, indent=1) + "\n"
 
 
@@ -167,9 +197,13 @@ def _read_record(folder):
             "--skip_prep False"
         )
     record = json.loads(path.read_text(encoding="utf-8"))
-    tests = {name: folder / file for name, file in record.pop("tests").items()}
-    found = {part: file and folder / file for part, file in record.items()}
-    for manifest in (*tests.values(), *filter(None, found.values())):
-        if not manifest.is_file():
-            raise UserError(f"skip_prep is True, but '{manifest}' is gone: give --skip_prep False")
-    return Manifests(tests=tests, **found)
+    for part, value in record.items():
+        by_name = value if isinstance(value, dict) else {None: value}
+        paths = {name: file and folder / file for name, file in by_name.items()}
+        for manifest in filter(None, paths.values()):
+            if not manifest.is_file():
+                raise UserError(
+                    f"skip_prep is True, but '{manifest}' is gone: give --skip_prep False"
+                )
+        record[part] = paths if isinstance(value, dict) else paths[None]
+    return Manifests(**record)

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
-from speechbrain.utils.metric_stats import EER
 
+from speechbrain_pom.data.trials import check_trials, draw_trials
+from speechbrain_pom.probe.verification import cosine_scores, eer_of_scores
 from speechbrain_pom.runs.metrics import Metric, TaskMetrics
 from speechbrain_pom.training.costs import GRADIENT_METRICS
 from speechbrain_pom.utils.bootstrap import rate_with_interval
 from speechbrain_pom.utils.errors import UserError
-from speechbrain_pom.utils.seeding import permutation, philox
 
 PROBE_METRICS = TaskMetrics(
     "probe",
@@ -26,7 +26,6 @@ PROBE_METRICS = TaskMetrics(
     best="error_rate",
 )
 _MAX_CONFUSIONS = 10
-_MAX_UTTERANCES = 2000  # of the trials: two million pairs, of which some are drawn
 
 
 class ClassificationScores:
@@ -132,15 +131,7 @@ def format_scores(summary: dict) -> str:
     return PROBE_METRICS.format_results(summary) + worst
 
 
-def check_trials(speakers: list[str]) -> None:
-    """Refuse utterances that make no trials: verification needs both kinds of pairs."""
-    counts = Counter(speakers)
-    if len(counts) < 2 or max(counts.values()) < 2:
-        raise UserError(
-            f"no trials can be made of {len(speakers)} utterances of {len(counts)} speakers: "
-            "verification needs two speakers, one of them with two utterances; give other "
-            "verification_splits or another verification_share, or none"
-        )
+TRIALS_ADVICE = "give other verification_splits or another verification_share, or none"
 
 
 def equal_error_rate(
@@ -169,8 +160,8 @@ def equal_error_rate(
     Raises
     ------
     UserError
-        If no two utterances are of the same speaker, or all are; `check_trials` says so before
-        anything is trained.
+        If no two utterances are of the same speaker, or all are; `speechbrain_pom.data.trials
+        .check_trials` says so before anything is trained.
 
     Example
     -------
@@ -179,24 +170,14 @@ def equal_error_rate(
     >>> equal_error_rate(embeddings, {"a": "1", "b": "1", "c": "2", "d": "2"})
     {'eer': 0.0, 'num_same': 2, 'num_different': 4, 'num_speakers': 2}
     """
-    check_trials(list(speakers.values()))
-    keys = sorted(embeddings)
-    chosen = permutation(philox("utterances of trials"), len(keys))[:_MAX_UTTERANCES]
-    keys = [keys[index] for index in sorted(chosen)]
-    vectors = torch.nn.functional.normalize(torch.stack([embeddings[key] for key in keys]), dim=-1)
-    names = sorted({speakers[key] for key in keys})
-    numbers = torch.tensor([names.index(speakers[key]) for key in keys])
-    first, second = torch.triu_indices(len(keys), len(keys), offset=1)
-    same = numbers[first] == numbers[second]
-    scores = []
-    for kind, wanted in (("same", same), ("different", ~same)):
-        pairs = wanted.nonzero().squeeze(1)
-        drawn = permutation(philox("trials", kind), len(pairs))[: max(1, num_trials // 2)]
-        pairs = pairs[torch.from_numpy(drawn)]
-        scores.append((vectors[first[pairs]] * vectors[second[pairs]]).sum(-1))
+    check_trials(list(speakers.values()), TRIALS_ADVICE)
+    trials = draw_trials({key: speakers[key] for key in embeddings}, num_trials)
+    scores = cosine_scores(trials, embeddings)
+    is_same = torch.tensor([trial.is_same for trial in trials])
+    num_same = int(is_same.sum())
     return {
-        "eer": 100.0 * EER(*scores)[0],
-        "num_same": len(scores[0]),
-        "num_different": len(scores[1]),
-        "num_speakers": len(names),
+        "eer": 100.0 * eer_of_scores(scores[is_same], scores[~is_same]),
+        "num_same": num_same,
+        "num_different": len(trials) - num_same,
+        "num_speakers": len({speakers[k] for one in trials for k in (one.enrolment, one.test)}),
     }

@@ -10,6 +10,7 @@ from speechbrain_pom.data.csv_manifest import COLUMN_NAMES, parse_sources, prepa
 from speechbrain_pom.data.librispeech import prepare_librispeech
 from speechbrain_pom.data.manifest import read_manifest, write_manifest
 from speechbrain_pom.data.prepare import OPTIONS, PARTS, Manifests, check_test_names
+from speechbrain_pom.data.trials import check_trials
 from speechbrain_pom.probe.checks import (
     check_choice,
     check_ids,
@@ -19,7 +20,7 @@ from speechbrain_pom.probe.checks import (
 )
 from speechbrain_pom.probe.class_folders import divide, read_class_folders
 from speechbrain_pom.probe.holdout import divide_by_session, position
-from speechbrain_pom.probe.metrics import check_trials
+from speechbrain_pom.probe.metrics import TRIALS_ADVICE
 from speechbrain_pom.utils.errors import UserError
 
 logger = get_logger(__name__)
@@ -92,7 +93,7 @@ def prepare_probe(
         parts, trials, with_trials = read(hparams, manifest_folder / "source")
     check_parts(parts, trials, task)
     if with_trials:
-        check_trials([row["label"] for row in trials])
+        check_trials([row["label"] for row in trials], TRIALS_ADVICE)
     return _write(parts, trials, Path(manifest_folder))
 
 
