@@ -33,11 +33,13 @@ class Draw:
     training : bool
         False in validation, whose random numbers should depend on the seed and the utterance
         alone: it is then a function of the weights.
+    optimizer_step : int
+        Optimizer steps that were taken before, for what changes over the run, as a temperature.
 
     Example
     -------
     >>> Draw(seed=1000, epoch=2, step=17)
-    Draw(seed=1000, epoch=2, step=17, rank=0, training=True)
+    Draw(seed=1000, epoch=2, step=17, rank=0, training=True, optimizer_step=0)
     """
 
     seed: int
@@ -45,6 +47,7 @@ class Draw:
     step: int = 0
     rank: int = 0
     training: bool = True
+    optimizer_step: int = 0
 
 
 class Outcome(NamedTuple):

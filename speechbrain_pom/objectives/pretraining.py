@@ -7,14 +7,18 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.objectives.objective import Draw, Objective, Outcome
+from speechbrain_pom.runs.experiment import Experiment
 from speechbrain_pom.runs.metrics import TaskMetrics
 from speechbrain_pom.runs.record import check_fingerprint
+from speechbrain_pom.runs.report import describe
 from speechbrain_pom.training.augmentation import batch_waveforms
 from speechbrain_pom.training.brain import ExactBrain
 from speechbrain_pom.training.costs import TRAINING_METRICS, learning_rate
+from speechbrain_pom.training.sampler import BucketBatchSampler
 from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
 
 logger = get_logger(__name__)
@@ -37,8 +41,11 @@ class PretrainingBrain(ExactBrain):
     ---------
     *args, **kwargs
         As for `ExactBrain`, with `modules={"objective": objective}`. `hparams` needs `seed`,
-        `epoch_counter`, `output_folder`, `train_logger` and `noam_annealing`, and may have
-        `wav_augment`, an `Augmenter` of SpeechBrain for the waveforms of training.
+        `epoch_counter`, `output_folder`, `train_logger` and a schedule of the learning rate, and
+        may have `wav_augment`, an `Augmenter` of SpeechBrain for the waveforms of training. The
+        schedule is `lr_schedule`, of which `calculate_lr(step)` is the rate of an optimizer step,
+        counted from 1 (SpeechBrain's `LinearWarmupScheduler`), or `noam_annealing`, which is called
+        with the optimizer and counts itself (SpeechBrain's `NoamScheduler`).
     """
 
     def __init__(self, *args, **kwargs):
@@ -65,7 +72,9 @@ class PretrainingBrain(ExactBrain):
         training = stage == sb.Stage.TRAIN
         augment = getattr(self.hparams, "wav_augment", None) if training else None
         wavs, num_samples = batch_waveforms(batch.sig, self.device, augment)
-        draw = Draw(self.hparams.seed, self.epoch, self.step, self.rank, training)
+        draw = Draw(
+            self.hparams.seed, self.epoch, self.step, self.rank, training, self.optimizer_step
+        )
         # Not every process need have a batch of the validation: none waits for the others there.
         objective = self.modules.objective if training else self.objective
         return objective(wavs, num_samples, batch.id, draw)
@@ -79,7 +88,12 @@ class PretrainingBrain(ExactBrain):
 
     def on_optimizer_step_start(self) -> None:
         """The learning rate of this step."""
-        self.hparams.noam_annealing(self.optimizer)
+        schedule = getattr(self.hparams, "lr_schedule", None)
+        if schedule is None:
+            self.hparams.noam_annealing(self.optimizer)
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = schedule.calculate_lr(self.optimizer_step + 1)
 
     def on_optimizer_step_end(self) -> None:
         """Let the objective follow the new weights."""
@@ -118,3 +132,19 @@ class PretrainingBrain(ExactBrain):
             valid_stats=stats,
         )
         self.save_epoch(stats)
+
+
+def make_brain(experiment: Experiment, train_sampler: BucketBatchSampler) -> PretrainingBrain:
+    """The Brain of a pretraining recipe; the log gets the options that are in effect."""
+    hparams = experiment.hparams
+    brain = PretrainingBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["optimizer"],
+        hparams=hparams,
+        run_opts=experiment.run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    facts = brain.batch_facts(train_sampler)
+    if if_main_process():
+        logger.info(describe(experiment, facts))
+    return brain

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import yaml
+from speechbrain.nnet.schedulers import LinearWarmupScheduler
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from speechbrain_pom.objectives import Objective, Outcome
@@ -177,3 +178,29 @@ def test_a_resumed_run_has_the_same_targets(tmp_path):
     brain.objective.target = "cd34"
     with pytest.raises(UserError, match=r"target is not what this run began with \(cd34, was ab12"):
         fit(brain, make_signals(2))
+
+
+def test_a_schedule_of_the_step_gives_the_rate_of_that_step(tmp_path):
+    """From the first step on, and the same after a stop: nothing of it is in a checkpoint."""
+    rates = []
+
+    def train(epochs):
+        brain = make_brain(tmp_path, epochs=epochs)
+        brain.hparams.lr_schedule = LinearWarmupScheduler(0.01, 4, 13)
+        step = brain.optimizers_step
+
+        def remember():
+            step()
+            rates.append(brain.optimizer.param_groups[0]["lr"])
+
+        brain.optimizers_step = remember
+        return fit(brain, make_signals(4))
+
+    train(epochs=1)
+    brain = train(epochs=3)
+    up, down = [0.0025, 0.005, 0.0075, 0.01], [0.01 * left / 9 for left in range(8, 0, -1)]
+    assert rates == pytest.approx([*up, *down])
+    assert history(tmp_path)[-1]["lr"] == rates[-1]
+    assert [draw.optimizer_step for draw, *_ in brain.objective.draws if draw.training] == [
+        *range(4, 12)
+    ]
