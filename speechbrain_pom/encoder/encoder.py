@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from speechbrain.utils.logger import get_logger
 from torch import nn
 
+from speechbrain_pom.attention.calls import in_call
 from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.attention.positions import extend_positions
 from speechbrain_pom.data.audio.files import SAMPLE_RATE
@@ -264,18 +264,22 @@ class SpeechEncoder(nn.Module):
         num_frames: torch.Tensor,
         layers: Layers | None = None,
         padded: bool = True,
+        mask: torch.Tensor | None = None,
+        mask_vector: torch.Tensor | None = None,
     ) -> torch.Tensor | list[torch.Tensor]:
         """The Transformer, the second half of `encode`: an objective may mask frames before it.
 
-        `frames` are (B, T, ...) from `embed`; the rest and the result as `encode`.
+        `frames` are (B, T, ...) from `embed`; the rest and the result as `encode`. Where `mask`
+        (B, T) is True, `mask_vector` (d_model,) takes the place of the frame between the input
+        projection and the positions, as in wav2vec 2.0.
         """
         layers = self.layers if layers is None else self.check_layers(layers)
         relative = relative_lengths(num_frames, frames.shape[1]) if padded else None
-        if layers == "last":
-            encoded = self.transformer.encode(frames, relative)
-        else:
-            _, states = _with_hidden_states(self.transformer).encode(frames, relative)
-            encoded = self.choose(states, layers)
+        hidden = layers != "last"
+        transformer = in_call(self.transformer, hidden, mask, mask_vector)
+        encoded = transformer.encode(frames, relative)
+        if hidden:
+            encoded = self.choose(encoded[1], layers)
         if padded:
             padding = padding_mask(num_frames, frames.shape[1]).unsqueeze(-1)
             several = isinstance(encoded, list)
@@ -356,16 +360,3 @@ class SpeechEncoder(nn.Module):
     def check_layers(self, layers: Layers) -> Layers:
         """Layers in plain integers; a `UserError` for those that the encoder does not have."""
         return checked_layers(layers, self.num_layers, hasattr(self, "layer_sum"))
-
-
-def _with_hidden_states(transformer):
-    """A view of a TransformerASR that also returns its hidden states; all modules are shared.
-
-    SpeechBrain takes this from attributes. They are not switched on the module itself, where a
-    second thread would meet them half-way.
-    """
-    view = copy.copy(transformer)
-    view._modules = dict(transformer._modules)
-    view.encoder = copy.copy(transformer.encoder)
-    view.encoder.output_hidden_states = view.output_hidden_states = True
-    return view
