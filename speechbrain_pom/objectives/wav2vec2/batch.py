@@ -46,6 +46,25 @@ def find_masked(
 ) -> MaskedFrames:
     """The masked frames of a mask (B, T), with their negatives, on a device.
 
+    Arguments
+    ---------
+    mask : numpy.ndarray
+        (B, T) boolean.
+    ids : sequence of str
+        (B,) utterance ids.
+    num_negatives : int
+        K, of each masked frame.
+    seed : int
+        Seed of the run.
+    epoch : int or None
+        Epoch, or None for the same negatives in every epoch.
+    device : torch.device or str
+        Of the result.
+
+    Returns
+    -------
+    MaskedFrames
+
     Example
     -------
     >>> mask = np.array([[True, False, True, True], [True, True, False, False]])

@@ -19,6 +19,22 @@ MASK_SCOPES = ("utterance", "batch")
 def check_mask_options(mask_prob: float, mask_length: int, scope: str) -> None:
     """Refuse mask options that cannot work.
 
+    Arguments
+    ---------
+    mask_prob : float
+        Share of the frames in spans, were there no overlaps and roundings.
+    mask_length : int
+        Frames in a span.
+    scope : str
+        ``"utterance"`` or ``"batch"``.
+
+    Raises
+    ------
+    UserError
+        If the scope does not exist, or nothing or everything would be masked.
+
+    Example
+    -------
     >>> check_mask_options(mask_prob=0.65, mask_length=10, scope="utterance")
     >>> check_mask_options(mask_prob=1.0, mask_length=10, scope="utterance")
     Traceback (most recent call last):
