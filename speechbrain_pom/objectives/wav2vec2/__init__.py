@@ -1,13 +1,12 @@
 """wav2vec 2.0 (arXiv 2006.11477, 2407.13377): the objective, and the functions it is made of."""
 
-from speechbrain_pom.objectives.wav2vec2.batch import MaskedFrames, find_masked
-from speechbrain_pom.objectives.wav2vec2.contrastive import Contrast, contrast, contrastive_loss
+from speechbrain_pom.objectives.wav2vec2.batch import find_masked
+from speechbrain_pom.objectives.wav2vec2.contrastive import contrast, contrastive_loss
 from speechbrain_pom.objectives.wav2vec2.masks import check_mask_options, sample_masks
 from speechbrain_pom.objectives.wav2vec2.negatives import sample_negatives
 from speechbrain_pom.objectives.wav2vec2.objective import MaskVector, Wav2Vec2
 from speechbrain_pom.objectives.wav2vec2.quantizer import (
     GumbelQuantizer,
-    Quantized,
     diversity_loss,
     perplexities,
     sample_gumbel,
@@ -15,11 +14,8 @@ from speechbrain_pom.objectives.wav2vec2.quantizer import (
 from speechbrain_pom.objectives.wav2vec2.statistics import find_collapse, summarise
 
 __all__ = [
-    "Contrast",
     "GumbelQuantizer",
     "MaskVector",
-    "MaskedFrames",
-    "Quantized",
     "Wav2Vec2",
     "check_mask_options",
     "contrast",
