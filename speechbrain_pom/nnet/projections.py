@@ -53,7 +53,7 @@ class BlockDiagonal(nn.Module):
         return f"{num_blocks} blocks of {rows} to {columns}"
 
 
-PLAIN_KINDS = (nn.Linear, BlockDiagonal, nn.Conv1d)
+PLAIN_KINDS = (nn.Linear, BlockDiagonal, nn.Conv1d, nn.LayerNorm)
 
 
 def is_plain(layer: nn.Module) -> bool:

@@ -12,7 +12,12 @@ from speechbrain_pom.nnet.projections import BlockDiagonal, weights_of
 from speechbrain_pom.ops import summary_mixing
 from speechbrain_pom.ops.common.masks import AttnMask
 from speechbrain_pom.ops.common.sums import TimeSums
-from speechbrain_pom.ops.summary_mixing import by_layers, summary_mix_with_sums, summary_sums
+from speechbrain_pom.ops.summary_mixing import (
+    ACTIVATIONS,
+    by_layers,
+    summary_mix_with_sums,
+    summary_sums,
+)
 from speechbrain_pom.utils.errors import UserError
 
 MODES = ("full", "lite")
@@ -32,6 +37,9 @@ class SummaryMixing(TokenMixer):
     Padded frames count neither in the sum nor in the length, and come out as zeros. Chunk and
     causal masks give each frame the mean over the frames that it may see, in linear time.
 
+    SummaryMixing wav2vec 2.0 (arXiv 2407.13377) has `layer_norm=True, activation='swish'`, with all
+    widths d_model: y_t = Swish( W [ LN_f(f(x_t)) | LN_s(mean_t s(x_t)) ] ).
+
     Arguments
     ---------
     d_model : int
@@ -50,12 +58,16 @@ class SummaryMixing(TokenMixer):
         Width of s's output: d_model when not given, and always in mode lite.
     dropout : float
         Of the concatenation, in training.
+    activation : str
+        "gelu" or "swish", after every layer.
+    layer_norm : bool
+        A LayerNorm after f, and one after the mean of s.
 
     Raises
     ------
     UserError
-        For an unknown mode, a size that is not a whole number of at least 1, or one that nhead
-        does not divide.
+        For an unknown mode or activation, a size that is not a whole number of at least 1, or one
+        that nhead does not divide.
 
     Example
     -------
@@ -82,9 +94,14 @@ class SummaryMixing(TokenMixer):
         summary_hid_dim: int | Sequence[int] = 512,
         summary_out_dim: int | None = None,
         dropout: float = 0.1,
+        activation: str = "gelu",
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         self.check_choice("mode", mode, MODES)
+        self.check_choice("activation", activation, ACTIVATIONS)
+        if not isinstance(layer_norm, bool):
+            raise UserError(f"SummaryMixing: layer_norm is {layer_norm!r}: give True or False")
         self.d_model = d_model
         self.nhead = nhead
         self.mode = mode
@@ -93,15 +110,18 @@ class SummaryMixing(TokenMixer):
         self.summary_hid_dim = summary_hid_dim
         self.summary_out_dim = d_model if summary_out_dim is None else summary_out_dim
         self.dropout = dropout
+        self.activation = activation
         self.check_size("nhead", nhead)
         self._check_sizes()
         summary_sizes = [d_model, *_sizes(summary_hid_dim), self.summary_out_dim]
         self.summary_proj = _block_diagonal_layers(summary_sizes, nhead)
-        self.local_proj = self.merge_proj = None
+        self.local_proj = self.merge_proj = self.local_norm = None
+        self.summary_norm = nn.LayerNorm(self.summary_out_dim) if layer_norm else None
         if mode == "full":
             local_sizes = [d_model, *_sizes(local_proj_hid_dim), local_proj_out_dim]
             self.local_proj = _block_diagonal_layers(local_sizes, nhead)
             self.merge_proj = nn.Linear(local_proj_out_dim + self.summary_out_dim, d_model)
+            self.local_norm = nn.LayerNorm(local_proj_out_dim) if layer_norm else None
         self.register_load_state_dict_pre_hook(_accept_published_names)
 
     def _check_sizes(self):
@@ -129,7 +149,8 @@ class SummaryMixing(TokenMixer):
         return call(
             query,
             *weights,
-            *local_weights,
+            **local_weights,
+            activation=self.activation,
             key=key,
             key_padding_mask=key_padding_mask,
             attn_mask=attn_mask,
@@ -140,27 +161,32 @@ class SummaryMixing(TokenMixer):
         self, key: Tensor, key_padding_mask: Tensor | None = None, earlier: Any = None
     ) -> TimeSums:
         """The sums over time of the summary branch; see `TokenMixer.summarise`."""
+        options = {"key_padding_mask": key_padding_mask, "activation": self.activation}
         weights = weights_of(self.summary_proj)
         if weights is None:
-            sums = by_layers.summary_sums
-            return sums(key, self.summary_proj, key_padding_mask=key_padding_mask)
-        return summary_sums(key, *weights, key_padding_mask=key_padding_mask)
+            return by_layers.summary_sums(key, self.summary_proj, **options)
+        return summary_sums(key, *weights, **options)
 
     def mix(self, query: Tensor, summary: TimeSums) -> Tensor:
         """Mix frames of a sequence whose summary is known; see `TokenMixer.mix`."""
         local, weights = self._local()
+        options = {"activation": self.activation}
         if weights is None:
-            return by_layers.summary_mix_with_sums(query, summary, *local)
-        return summary_mix_with_sums(query, summary, *weights)
+            return by_layers.summary_mix_with_sums(query, summary, **local, **options)
+        return summary_mix_with_sums(query, summary, **weights, **options)
 
     def _local(self):
-        """f and the merging layer, and their weights if they may be read; all None in mode lite."""
-        if self.mode == "lite":
-            return (None, None), (None, None)
-        weights = weights_of(self.local_proj, [self.merge_proj])
+        """What comes besides s, by name: as modules, and as weights if they may be read."""
+        single = {"merge": self.merge_proj, "local_norm": self.local_norm}
+        single["summary_norm"] = self.summary_norm
+        single = {name: part for name, part in single.items() if part is not None}
+        local = [] if self.local_proj is None else self.local_proj
+        modules = {"local_layers": local, **single} if local else single
+        weights = weights_of(local, single.values())
         if weights is not None:
-            weights = weights[0], weights[1][0]
-        return (self.local_proj, self.merge_proj), weights
+            named = dict(zip(single, weights[1], strict=True))
+            weights = {"local_layers": weights[0], **named} if local else named
+        return modules, weights
 
     def extra_repr(self) -> str:
         """The options, for `print(model)`."""

@@ -14,7 +14,9 @@ from speechbrain_pom.ops.common.masks import AttnMask, check_padding_mask
 from speechbrain_pom.ops.common.means import rows_of_queries, visible_means
 from speechbrain_pom.ops.common.sums import TimeSums, count_frames, sums_over_time, zero_padding
 
-Linear = tuple[Tensor, Tensor]  # weight and bias
+Linear = tuple[Tensor, Tensor]  # weight and bias, also of a LayerNorm
+
+ACTIVATIONS = {"gelu": F.gelu, "swish": F.silu}
 
 
 def summary_mixing(
@@ -27,6 +29,9 @@ def summary_mixing(
     key_padding_mask: Tensor | None = None,
     attn_mask: AttnMask = None,
     dropout: float = 0.0,
+    activation: str = "gelu",
+    local_norm: Linear | None = None,
+    summary_norm: Linear | None = None,
 ) -> Tensor:
     """Mix frames over time through the mean of a summary branch (SummaryMixing, section 2.1).
 
@@ -34,6 +39,7 @@ def summary_mixing(
         full: output_t = GELU( W [ f(x_t) | s_bar_t ] + b ),   lite: output_t = s_bar_t
 
     f and s are MLPs of block-diagonal layers (one block per head) with a GELU after every layer.
+    With norms, LN_f(f(x_t)) and LN_s(s_bar_t) stand in place of f(x_t) and s_bar_t.
 
     Arguments
     ---------
@@ -53,6 +59,10 @@ def summary_mixing(
         See `speechbrain_pom.ops.parse_attn_mask`.
     dropout : float
         Probability for the elements of the concatenation, drawn for each frame.
+    activation : str
+        "gelu" or "swish", in place of each GELU.
+    local_norm, summary_norm : (torch.Tensor, torch.Tensor), optional
+        Weights and biases of a LayerNorm over all widths of a branch: (local out,), (summary out,).
 
     Returns
     -------
@@ -76,18 +86,23 @@ def summary_mixing(
     torch.Size([1, 7, 6])
     """
     query, key, mask = prepare(query, key, key_padding_mask, attn_mask)
-    local, summary = _branches(query, key, local_layers, summary_layers)
-    state = _state(summary, key.shape[:2], key_padding_mask, mask)
+    act = ACTIVATIONS[activation]
+    local, summary = _branches(query, key, local_layers, summary_layers, act)
+    state = _state(summary, key.shape[:2], key_padding_mask, mask, summary_norm)
     if merge is None:
         mixed = rows_of_queries(state, mask, query.shape[1]).expand(-1, query.shape[1], -1)
     else:
-        local = local.transpose(0, 1).reshape(*query.shape[:2], -1)
-        mixed = F.gelu(_merge(local, state, merge, mask, dropout))
+        local = _normalised(local.transpose(0, 1).reshape(*query.shape[:2], -1), local_norm)
+        mixed = act(_merge(local, state, merge, mask, dropout))
     return zero_padding(mixed, key_padding_mask) if query is key else mixed
 
 
 def summary_sums(
-    frames: Tensor, summary_layers: Sequence[Linear], *, key_padding_mask: Tensor | None = None
+    frames: Tensor,
+    summary_layers: Sequence[Linear],
+    *,
+    key_padding_mask: Tensor | None = None,
+    activation: str = "gelu",
 ) -> TimeSums:
     """What SummaryMixing knows of a sequence: the sums over time of its summary branch.
 
@@ -99,6 +114,8 @@ def summary_sums(
         As for `summary_mixing`.
     key_padding_mask : torch.Tensor, optional
         (B, T) boolean, True = padding.
+    activation : str
+        As for `summary_mixing`.
 
     Returns
     -------
@@ -112,7 +129,7 @@ def summary_sums(
     """
     check_padding_mask(key_padding_mask, frames)
     frames = zero_padding(frames, key_padding_mask)
-    _, summary = _branches(frames, frames, None, summary_layers)
+    _, summary = _branches(frames, frames, None, summary_layers, ACTIVATIONS[activation])
     values, padding = _heads_as_batch(summary, frames.shape[:2], key_padding_mask)
     sums = sums_over_time(values, padding)
     counts = count_frames(frames, key_padding_mask, None)
@@ -124,6 +141,10 @@ def summary_mix_with_sums(
     summary: TimeSums,
     local_layers: Sequence[Linear] | None = None,
     merge: Linear | None = None,
+    *,
+    activation: str = "gelu",
+    local_norm: Linear | None = None,
+    summary_norm: Linear | None = None,
 ) -> Tensor:
     """SummaryMixing of frames that all see one summary, without dropout.
 
@@ -135,6 +156,8 @@ def summary_mix_with_sums(
         From `summary_sums`.
     local_layers, merge
         As for `summary_mixing`; None: lite.
+    activation, local_norm, summary_norm
+        As for `summary_mixing`.
 
     Returns
     -------
@@ -149,27 +172,36 @@ def summary_mix_with_sums(
     >>> torch.allclose(mixed, summary_mixing(frames, layers, layers, merge), atol=1e-5)
     True
     """
-    state = summary.mean().to(query.dtype)
+    state = _normalised(summary.mean(), summary_norm).to(query.dtype)
     if merge is None:
         return state.expand(-1, query.shape[1], -1)
-    local = _mlp(_by_head(query, local_layers[0][0].shape[0]), local_layers)
-    local = local.transpose(0, 1).reshape(*query.shape[:2], -1)
-    return F.gelu(_merge(local, state, merge, None, 0.0))
+    act = ACTIVATIONS[activation]
+    local = _mlp(_by_head(query, local_layers[0][0].shape[0]), local_layers, act)
+    local = _normalised(local.transpose(0, 1).reshape(*query.shape[:2], -1), local_norm)
+    return act(_merge(local, state, merge, None, 0.0))
 
 
-def _branches(query, key, local_layers, summary_layers):
+def _normalised(values, norm):
+    """LayerNorm over the widths of a branch, all heads together; `values` without a norm."""
+    if norm is None:
+        return values
+    weight, bias = (tensor.to(values.dtype) for tensor in norm)
+    return F.layer_norm(values, weight.shape, weight, bias)
+
+
+def _branches(query, key, local_layers, summary_layers, act):
     """Local (nhead, B*T, L / nhead) or None, and summary (nhead, B*S, S / nhead)."""
     num_heads = summary_layers[0][0].shape[0]
     if local_layers is None:
-        return None, _mlp(_by_head(key, num_heads), summary_layers)
+        return None, _mlp(_by_head(key, num_heads), summary_layers, act)
     if query is not key:
-        local = _mlp(_by_head(query, num_heads), local_layers)
-        return local, _mlp(_by_head(key, num_heads), summary_layers)
+        local = _mlp(_by_head(query, num_heads), local_layers, act)
+        return local, _mlp(_by_head(key, num_heads), summary_layers, act)
     # The first layers read the same frames: one product for both.
     pairs = list(zip(local_layers[0], summary_layers[0], strict=True))
-    both = _mlp(_by_head(key, num_heads), [[torch.cat(pair, dim=-1) for pair in pairs]])
+    both = _mlp(_by_head(key, num_heads), [[torch.cat(pair, dim=-1) for pair in pairs]], act)
     local, summary = both.split([tensor.shape[-1] for tensor in pairs[0]], dim=-1)
-    return _mlp(local, local_layers[1:]), _mlp(summary, summary_layers[1:])
+    return _mlp(local, local_layers[1:], act), _mlp(summary, summary_layers[1:], act)
 
 
 def _by_head(frames, num_heads):
@@ -177,19 +209,19 @@ def _by_head(frames, num_heads):
     return frames.reshape(-1, num_heads, frames.shape[-1] // num_heads).transpose(0, 1)
 
 
-def _mlp(frames, layers):
-    """Block-diagonal layers with GELU: (nhead, N, in) to (nhead, N, out)."""
+def _mlp(frames, layers, act):
+    """Block-diagonal layers with an activation: (nhead, N, in) to (nhead, N, out)."""
     for weight, bias in layers:
-        frames = F.gelu(torch.baddbmm(bias.unsqueeze(1), frames, weight))
+        frames = act(torch.baddbmm(bias.unsqueeze(1), frames, weight))
     return frames
 
 
-def _state(summary, size, padding, mask):
-    """The means of what is visible: (B, 1, S), or (B, C, S) with a row per chunk or query."""
+def _state(summary, size, padding, mask, norm):
+    """The means of what is visible, normalised: (B, 1, S), or a row per chunk or query."""
     values, padding = _heads_as_batch(summary, size, padding)
     with torch.autocast(values.device.type, enabled=False):
-        state = visible_means(values, padding, mask)
-    return _heads_as_features(state, size[0]).to(summary.dtype)
+        state = _heads_as_features(visible_means(values, padding, mask), size[0])
+        return _normalised(state, norm).to(summary.dtype)
 
 
 def _heads_as_batch(summary, size, padding):

@@ -15,6 +15,7 @@ from speechbrain_pom.ops.common.inputs import prepare
 from speechbrain_pom.ops.common.masks import AttnMask, check_padding_mask
 from speechbrain_pom.ops.common.means import rows_of_queries, visible_means
 from speechbrain_pom.ops.common.sums import TimeSums, count_frames, sums_over_time, zero_padding
+from speechbrain_pom.ops.summary_mixing import ACTIVATIONS
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -29,6 +30,9 @@ def summary_mixing(
     key_padding_mask: Tensor | None = None,
     attn_mask: AttnMask = None,
     dropout: float = 0.0,
+    activation: str = "gelu",
+    local_norm: Layer | None = None,
+    summary_norm: Layer | None = None,
 ) -> Tensor:
     """As `speechbrain_pom.ops.summary_mixing`.
 
@@ -37,21 +41,27 @@ def summary_mixing(
     torch.Size([1, 7, 6])
     """
     query, key, mask = prepare(query, key, key_padding_mask, attn_mask)
-    summary = _mlp(key, summary_layers)
+    act = ACTIVATIONS[activation]
+    summary = _mlp(key, summary_layers, act)
     with torch.autocast(query.device.type, enabled=False):
         state = visible_means(summary, key_padding_mask, mask).to(summary.dtype)
-    state = rows_of_queries(state, mask, query.shape[1])
-    mixed = _merge(query, state, local_layers, merge, dropout)
+    state = rows_of_queries(_normalised(state, summary_norm), mask, query.shape[1])
+    mixed = _merge(query, state, local_layers, merge, act, local_norm, dropout)
     return zero_padding(mixed, key_padding_mask) if query is key else mixed
 
 
 def summary_sums(
-    frames: Tensor, summary_layers: Sequence[Layer], *, key_padding_mask: Tensor | None = None
+    frames: Tensor,
+    summary_layers: Sequence[Layer],
+    *,
+    key_padding_mask: Tensor | None = None,
+    activation: str = "gelu",
 ) -> TimeSums:
     """As `ops.summary_mixing.summary_sums`, with layers as for `summary_mixing`."""
     check_padding_mask(key_padding_mask, frames)
     frames = zero_padding(frames, key_padding_mask)
-    sums = sums_over_time(_mlp(frames, summary_layers), key_padding_mask)
+    values = _mlp(frames, summary_layers, ACTIVATIONS[activation])
+    sums = sums_over_time(values, key_padding_mask)
     return TimeSums(sums, count_frames(frames, key_padding_mask, None))
 
 
@@ -60,23 +70,32 @@ def summary_mix_with_sums(
     summary: TimeSums,
     local_layers: Sequence[Layer] | None = None,
     merge: Layer | None = None,
+    *,
+    activation: str = "gelu",
+    local_norm: Layer | None = None,
+    summary_norm: Layer | None = None,
 ) -> Tensor:
     """As `ops.summary_mixing.summary_mix_with_sums`, with layers as for `summary_mixing`."""
-    return _merge(query, summary.mean().to(query.dtype), local_layers, merge)
+    state = _normalised(summary.mean().to(query.dtype), summary_norm)
+    return _merge(query, state, local_layers, merge, ACTIVATIONS[activation], local_norm)
 
 
-def _mlp(frames, layers):
+def _mlp(frames, layers, act):
     for layer in layers:
-        frames = F.gelu(layer(frames))
+        frames = act(layer(frames))
     return frames
 
 
-def _merge(query, state, local_layers, merge, dropout=0.0):
+def _normalised(values, norm):
+    return values if norm is None else norm(values).to(values.dtype)
+
+
+def _merge(query, state, local_layers, merge, act, local_norm, dropout=0.0):
     state = state.expand(-1, query.shape[1], -1)
     if merge is None:
         return state
-    local = _mlp(query, local_layers)
+    local = _normalised(_mlp(query, local_layers, act), local_norm)
     if dropout:  # drawn in the order of the function that takes weights
         state = F.dropout(state, dropout)
         local = F.dropout(local, dropout)
-    return F.gelu(merge(torch.cat([local, state.to(local.dtype)], -1)))
+    return act(merge(torch.cat([local, state.to(local.dtype)], -1)))

@@ -13,6 +13,12 @@ from tests.unit.nnet.test_golden import GOLDEN, assert_same, load, published_sta
 
 MODES = ("full", "lite")
 FILES = {"full": GOLDEN / "summarymixing_h4.npz", "lite": GOLDEN / "summarymixing_lite_h4.npz"}
+NORMALISED = {
+    "gelu": GOLDEN / "summarymixing_layernorm_gelu_h4.npz",
+    "swish": GOLDEN / "summarymixing_layernorm_swish_h4.npz",
+}
+
+NORMS = ("local_norm", "summary_norm")
 
 # Where the published parameters live in ours, written out independently of the package's rule.
 OUR_NAMES = {
@@ -26,17 +32,18 @@ OUR_NAMES = {
     "summary_proj.linear_0.biases": "summary_proj.1.bias",
     "summary_local_merging.linear.w.weight": "merge_proj.weight",
     "summary_local_merging.linear.w.bias": "merge_proj.bias",
+    **{f"{norm}.{kind}": f"{norm}.{kind}" for norm in NORMS for kind in ("weight", "bias")},
 }
 
 
-def golden_mixer(mode, golden):
+def golden_mixer(mode, golden, **options):
     sizes = {
         name: golden[name].tolist()
         for name in golden
         if name.endswith("_dim") and not name.startswith("d_")
     }
     d_model, nhead = int(golden["d_model"]), int(golden["nhead"])
-    mixer = SummaryMixing(d_model, nhead, mode, **sizes, dropout=0.0).double()
+    mixer = SummaryMixing(d_model, nhead, mode, **sizes, **options, dropout=0.0).double()
     assert str(mixer.load_state_dict(published_state(golden))) == "<All keys matched successfully>"
     return mixer
 
@@ -44,7 +51,45 @@ def golden_mixer(mode, golden):
 @pytest.mark.parametrize("mode", MODES)
 def test_output_and_all_gradients_equal_the_published_code(mode):
     golden = load(FILES[mode])
-    mixer = golden_mixer(mode, golden)
+    assert_golden(golden_mixer(mode, golden), golden)
+
+
+@pytest.mark.parametrize("by_layers", [False, True], ids=["weights", "layers"])
+@pytest.mark.parametrize("activation", NORMALISED)
+def test_with_norms_too(activation, by_layers):
+    golden = load(NORMALISED[activation])
+    mixer = golden_mixer("full", golden, activation=activation, layer_norm=True)
+    if by_layers:  # a hook: the layers have to be called
+        mixer.local_norm.register_forward_hook(lambda *_: None)
+    assert_golden(mixer, golden)
+    other = {"gelu": "swish", "swish": "gelu"}[activation]
+    wrong = golden_mixer("full", golden, activation=other, layer_norm=True)
+    assert (wrong(golden["x"])[0] - golden["y"]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_norms_in_two_halves(mode, hooked):
+    mixer = SummaryMixing(8, 2, mode, activation="swish", layer_norm=True).eval()
+    for norm in (mixer.local_norm, mixer.summary_norm):
+        if norm is not None:
+            nn.init.normal_(norm.weight)
+    if hooked:
+        mixer.summary_proj[0].register_forward_hook(lambda *_: None)
+        mixer.summary_norm.register_forward_hook(lambda *_: None)
+    x = torch.randn(2, 63, 8)
+    padding = torch.arange(63) >= torch.tensor([[63], [40]])
+    whole = mixer(x, key_padding_mask=padding)[0]
+    parts = [
+        mixer.summarise(part, mask)
+        for part, mask in zip(x.split(30, 1), padding.split(30, 1), strict=True)
+    ]
+    mixed = mixer.mix(x, parts[0] + parts[1] + parts[2])
+    torch.testing.assert_close(mixed[~padding], whole[~padding], rtol=1e-5, atol=1e-5)
+
+
+def assert_golden(mixer, golden):
+    """The output and all gradients are those of the publication."""
     x = golden["x"].clone().requires_grad_()
 
     output, weights = mixer(x, x, x, key_padding_mask=golden["key_padding_mask"])
@@ -110,16 +155,37 @@ def leaves_of(weights):
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("mode", MODES)
 def test_equals_the_reference_with_all_gradients(mode, mask, num_frames, padded):
+    compare_with_the_reference(mode, mask, num_frames, padded)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("mode", MODES)
+def test_equals_the_reference_with_norms_and_swish(mode, mask):
+    compare_with_the_reference(mode, mask, 63, True, random_norms(mode), activation="swish")
+
+
+def random_norms(mode):
+    widths = {"local_norm": 14, "summary_norm": 6} if mode == "full" else {"summary_norm": 6}
+    return {
+        name: tuple(torch.randn(2, width, dtype=torch.float64).requires_grad_())
+        for name, width in widths.items()
+    }
+
+
+def compare_with_the_reference(mode, mask, num_frames, padded, norms=None, **options):
+    norms = norms or {}
+    options |= norms
     weights = random_weights(mode)
     x = torch.randn(3, num_frames, 6, dtype=torch.float64, requires_grad=True)
     lengths = torch.tensor([[num_frames], [1 + num_frames // 3], [1]])
     padding = torch.arange(num_frames) >= lengths if padded else torch.zeros(3, num_frames) > 0
-    masks = {"attn_mask": MASKS[mask](num_frames), "key_padding_mask": padding}
+    masks = {"attn_mask": MASKS[mask](num_frames), "key_padding_mask": padding, **options}
+    leaves = [x, *leaves_of(weights), *(tensor for pair in norms.values() for tensor in pair)]
     results = []
     for function in (summary_mixing, reference.summary_mixing):
         output = function(x, *weights, **masks)[~padding]
         direction = torch.linspace(-1, 2, output.numel(), dtype=torch.float64).view_as(output)
-        gradients = torch.autograd.grad((output * direction).sum(), [x, *leaves_of(weights)])
+        gradients = torch.autograd.grad((output * direction).sum(), leaves)
         results.append([output.detach(), *gradients])
     for found, expected in zip(*results, strict=True):
         assert_same(found, expected)
@@ -210,6 +276,8 @@ def test_sizes_are_those_of_the_paper():
     ("options", "message"),
     [
         ({"mode": "fast"}, "mode is 'fast': choose one of full, lite"),
+        ({"activation": "relu"}, "activation is 'relu': choose one of gelu, swish"),
+        ({"layer_norm": "yes"}, "layer_norm is 'yes': give True or False"),
         ({"nhead": 0}, "nhead is 0: give a whole number of at least 1"),
         ({"d_model": 8.0}, "d_model is 8.0: give a whole number of at least 1"),
         ({"d_model": 10}, "d_model is 10: give a multiple of nhead, which is 4"),
