@@ -14,16 +14,22 @@ def best_wer(record: dict, mixer: str, kind: str = "finetuning") -> float | None
 
 
 def best_cells(record: dict, protocol: Protocol) -> dict[str, str]:
-    """For each mixer, the label of the grid with the lowest validation WER, if all are finished."""
+    """For each mixer, the label of the grid with the lowest validation WER.
+
+    It is known when the cells on both sides of it are finished, as far as the grid has them.
+    """
     cells = {}
     for label in protocol.mixers:
         mixer, _, cell = label.rpartition(", ")
         cells.setdefault(mixer, {})[cell] = best_wer(record, label)
-    return {
-        mixer: min(found, key=found.get)
-        for mixer, found in cells.items()
-        if None not in found.values()
-    }
+    best = {}
+    for mixer, found in cells.items():
+        labels, values = list(found), list(found.values())
+        finished = [position for position, value in enumerate(values) if value is not None]
+        place = min(finished, key=values.__getitem__, default=None)
+        if place is not None and None not in values[max(place - 1, 0) : place + 2]:
+            best[mixer] = labels[place]
+    return best
 
 
 def validation_rows(
