@@ -12,14 +12,18 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from speechbrain_pom.attention.parts import InCall
 
-def in_call(
+
+def encode(
     transformer: nn.Module,
+    frames: torch.Tensor,
+    relative: torch.Tensor | None = None,
     hidden_states: bool = False,
     mask: torch.Tensor | None = None,
     mask_vector: torch.Tensor | None = None,
-) -> nn.Module:
-    """A view of a `TransformerASR` for one call of its `encode`; all weights are shared.
+) -> torch.Tensor | tuple[torch.Tensor, list[torch.Tensor]]:
+    """Call a `TransformerASR`'s `encode`, perhaps with hidden states, a mask or dropped layers.
 
     In training with `layerdrop_prob`, a dropped layer passes its input on. SpeechBrain leaves it
     out of the hidden states too, so that their number varies and a weighted sum of them breaks;
@@ -29,8 +33,12 @@ def in_call(
     ---------
     transformer : torch.nn.Module
         SpeechBrain's `TransformerASR`.
+    frames : torch.Tensor
+        (B, T, ...), from a front end.
+    relative : torch.Tensor, optional
+        (B,) relative lengths.
     hidden_states : bool
-        `encode` returns (output, list of hidden states).
+        Return the hidden states too.
     mask : torch.Tensor, optional
         (B, T) boolean: frames in whose place, after the input projection and its dropout and
         before the positions, stands `mask_vector`.
@@ -39,8 +47,8 @@ def in_call(
 
     Returns
     -------
-    torch.nn.Module
-        The transformer itself where nothing differs.
+    torch.Tensor or tuple of (torch.Tensor, list of torch.Tensor)
+        The output, perhaps with the hidden states: one more than layers.
 
     Example
     -------
@@ -50,24 +58,27 @@ def in_call(
     ...     num_decoder_layers=0, encoder_module="conformer", normalize_before=True, causal=False,
     ...     positional_encoding="fixed_abs_sine", dropout=0.0, layerdrop_prob=0.9,
     ... )
-    >>> mask = torch.tensor([[False, True, True, False, False]])
-    >>> view = in_call(model, hidden_states=True, mask=mask, mask_vector=torch.zeros(4))
-    >>> states = view.encode(torch.randn(1, 5, 8))[1]
+    >>> frames, mask = torch.randn(1, 5, 8), torch.tensor([[False, True, True, False, False]])
+    >>> masked = {"mask": mask, "mask_vector": torch.zeros(4)}
+    >>> _, states = encode(model, frames, hidden_states=True, **masked)
     >>> len(states), torch.equal(states[0][0, 1], model.positional_encoding(states[0])[0, 1])
     (3, True)
     """
     drops = transformer.training and transformer.encoder.layerdrop_prob > 0
-    if not (hidden_states or drops or mask is not None):
-        return transformer
-    view = _view(transformer)
-    if mask is not None:
-        _replace(view, "custom_src_module", _masked(view.custom_src_module, mask, mask_vector))
+    view = transformer
     if hidden_states or drops:
+        view = _view(transformer)
         view.encoder = _view(transformer.encoder)
         view.encoder.output_hidden_states = view.output_hidden_states = hidden_states
     if drops:
-        _drop_layers(view.encoder)
-    return view
+        layers = view.encoder._modules.pop("layers")
+        drawn = _Drawn(len(layers), view.encoder.layerdrop_prob)
+        stand_ins = [_DroppableLayer(layer, i, drawn) for i, layer in enumerate(layers)]
+        view.encoder.__dict__.update(layers=stand_ins, layerdrop_prob=0.0)
+    if mask is None:
+        return view.encode(frames, relative)
+    project = _masked(transformer.custom_src_module, mask, mask_vector)
+    return type(transformer).encode(InCall(view, custom_src_module=project), frames, relative)
 
 
 def _view(module):
@@ -75,12 +86,6 @@ def _view(module):
     view = copy.copy(module)
     view._modules = dict(module._modules)
     return view
-
-
-def _replace(view, name, part):
-    """Put what need not be a module in place of a part of a view."""
-    view._modules.pop(name)
-    view.__dict__[name] = part
 
 
 def _masked(project, mask, mask_vector):
@@ -91,12 +96,36 @@ def _masked(project, mask, mask_vector):
     return masked
 
 
-def _drop_layers(encoder):
-    """Draw, as SpeechBrain does, from PyTorch's global generator on the CPU."""
-    keep = torch.rand(len(encoder.layers)) > encoder.layerdrop_prob
-    pairs = zip(encoder.layers, keep.tolist(), strict=True)
-    _replace(encoder, "layers", [one if kept else _passing_on(one) for one, kept in pairs])
-    encoder.layerdrop_prob = 0.0
+class _DroppableLayer(InCall):
+    """Stands in for a layer in one pass over an encoder, and passes its input on if it is dropped.
+
+    It is drawn for all layers where SpeechBrain draws, from PyTorch's generator: after the input
+    projection, when the first layer is called.
+    """
+
+    def __init__(self, layer, number, drawn):
+        super().__init__(layer)
+        self.number, self.drawn = number, drawn
+
+    @property
+    def __class__(self):
+        return type(self.module)  # for isinstance
+
+    def __call__(self, frames, *args, **kwargs):
+        if not self.drawn.keep:
+            self.drawn.draw()
+        call = self.module if self.drawn.keep[self.number] else _passing_on(self.module)
+        return call(frames, *args, **kwargs)
+
+
+class _Drawn:
+    """Which layers of an encoder are kept, once it is drawn."""
+
+    def __init__(self, num_layers, probability):
+        self.num_layers, self.probability, self.keep = num_layers, probability, []
+
+    def draw(self):
+        self.keep = (torch.rand(self.num_layers) > self.probability).tolist()
 
 
 def _passing_on(layer: nn.Module) -> Callable[..., tuple[torch.Tensor, None]]:

@@ -9,7 +9,7 @@ import torch
 from speechbrain.utils.logger import get_logger
 from torch import nn
 
-from speechbrain_pom.attention.calls import in_call
+from speechbrain_pom.attention.calls import encode
 from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.attention.positions import extend_positions
 from speechbrain_pom.data.audio.files import SAMPLE_RATE
@@ -276,8 +276,7 @@ class SpeechEncoder(nn.Module):
         layers = self.layers if layers is None else self.check_layers(layers)
         relative = relative_lengths(num_frames, frames.shape[1]) if padded else None
         hidden = layers != "last"
-        transformer = in_call(self.transformer, hidden, mask, mask_vector)
-        encoded = transformer.encode(frames, relative)
+        encoded = encode(self.transformer, frames, relative, hidden, mask, mask_vector)
         if hidden:
             encoded = self.choose(encoded[1], layers)
         if padded:

@@ -112,6 +112,11 @@ class GumbelQuantizer(nn.Module):
         -------
         Quantized
         """
+        if frames.shape[-1] != self.to_logits.in_features:
+            raise UserError(
+                f"the quantizer reads frames of {self.to_logits.in_features}, and the front end "
+                f"makes {frames.shape[-1]}: give that as its input_size"
+            )
         with torch.autocast(frames.device.type, enabled=False):
             logits = self.to_logits(frames.to(compute_dtype(frames.dtype)))
             logits = logits.unflatten(-1, (self.groups, self.num_codes))
