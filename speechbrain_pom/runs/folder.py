@@ -6,7 +6,7 @@ from pathlib import Path
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_pom.runs.configuration import configuration, fixed_configuration
+from speechbrain_pom.runs.configuration import configuration, fixed_configuration, roles_of_keys
 from speechbrain_pom.runs.experiment import Experiment
 from speechbrain_pom.runs.legacy import comparable
 from speechbrain_pom.runs.record import RUN_FILE, finished_configuration, read_run, record_run
@@ -40,8 +40,9 @@ def _claim(experiment, world_size):
     if not folder.is_dir():
         return False
     finished = finished_configuration(folder)
+    roles = roles_of_keys(experiment.yaml_path)
     if finished is not None and not _differing(
-        folder, finished, configuration(experiment, world_size)
+        folder, finished, configuration(experiment, world_size), roles.left_out
     ):
         return True
     _hold_lock(folder)
@@ -54,7 +55,8 @@ def _check_configuration(experiment, world_size, folder):
     if begun is None or not any(folder.glob("save/CKPT+*")):
         return
     now = fixed_configuration(experiment, world_size)
-    differing = _differing(folder, begun, now)
+    roles = roles_of_keys(experiment.yaml_path)
+    differing = _differing(folder, begun, now, roles.left_out | roles.may_change)
     if differing and not experiment.hparams.get("resume_anyway", False):
         changes = ", ".join(
             f"{key} {_change(begun.get(key), now.get(key))}" for key in differing[:5]
@@ -66,11 +68,14 @@ def _check_configuration(experiment, world_size, folder):
         )
 
 
-def _differing(folder, then, now):
-    """The keys by which two configurations differ, that of the folder's record and another."""
+def _differing(folder, then, now, free):
+    """The keys by which two configurations differ, that of the folder's record and another.
+
+    The record may have keys that its YAML has declared to be `free` since then.
+    """
     is_old = not (folder / RUN_FILE).is_file()
     keys = comparable(then, now) if is_old else {**then, **now}
-    return [key for key in keys if then.get(key) != now.get(key)]
+    return [key for key in keys if key not in free and then.get(key) != now.get(key)]
 
 
 def _change(begun, now):

@@ -1,16 +1,18 @@
-"""The logs of a run: `train_log.txt`, `history.jsonl`, `curves.png`, TensorBoard."""
+"""The logs of a run: `train_log.txt`, `history.jsonl`, `curves.png`, and SpeechBrain's loggers."""
 
 import importlib.util
 import json
 import math
 import os
 import re
+import shutil
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from speechbrain.utils.distributed import MainProcessContext, if_main_process
 from speechbrain.utils.logger import get_logger
-from speechbrain.utils.train_logger import FileTrainLogger, TrainLogger
+from speechbrain.utils.train_logger import FileTrainLogger, TensorboardLogger, TrainLogger
 
 from speechbrain_pom.runs.curves import draw_curves
 from speechbrain_pom.runs.metrics import TaskMetrics, read_metrics, store_metrics
@@ -85,8 +87,12 @@ class ExperimentLogger(TrainLogger):
         train_logger: !new:speechbrain_pom.runs.logs.ExperimentLogger
             output_folder: !ref <output_folder>
             tensorboard: !ref <tensorboard>
+            others: [!ref <wandb>] # loggers of SpeechBrain beside it, such as a WandBLogger
 
-    Nothing is written before the first call.
+    Nothing is written before the first call. A resumed run repeats epochs after its checkpoint;
+    they are in no log twice. TensorBoard's files, whose steps SpeechBrain's logger counts in each
+    process anew, are written again from `history.jsonl`; `others` are told the epoch, which is
+    `WandBLogger`'s step.
 
     Arguments
     ---------
@@ -94,12 +100,14 @@ class ExperimentLogger(TrainLogger):
         Gets `train_log.txt` (a line per epoch), `history.jsonl`, `curves.png` and, if asked
         for, `tensorboard/`.
     tensorboard : bool
-        Also write event files.
+        Also write event files, by SpeechBrain's `TensorboardLogger`.
+    others : iterable of speechbrain.utils.train_logger.TrainLogger
+        Get the same calls of `log_stats`, in the main process.
 
     Raises
     ------
     UserError
-        When TensorBoard is asked for and not installed.
+        When TensorBoard is asked for and not installed, or `others` are no loggers.
 
     Example
     -------
@@ -110,7 +118,12 @@ class ExperimentLogger(TrainLogger):
     'epoch: 1, lr: 1.00e-03 - train loss: 8.50 - valid loss: NaN\\n'
     """
 
-    def __init__(self, output_folder: str | Path, tensorboard: bool = False) -> None:
+    def __init__(
+        self,
+        output_folder: str | Path,
+        tensorboard: bool = False,
+        others: Iterable[TrainLogger] | None = None,
+    ) -> None:
         if tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise UserError(
                 "tensorboard: True needs the package tensorboard: pip install tensorboard, "
@@ -119,8 +132,15 @@ class ExperimentLogger(TrainLogger):
         self.output_folder = Path(output_folder)
         self.history = EpochHistory(self.output_folder / "history.jsonl")
         self.text_log = _TextLog(str(self.output_folder / "train_log.txt"))
+        self.others = list(others or ())
+        for other in self.others:
+            if not hasattr(other, "log_stats"):
+                raise UserError(
+                    f"others of the logger: {other!r} has no log_stats: give a TrainLogger of "
+                    "speechbrain.utils.train_logger"
+                )
         self.use_tensorboard = tensorboard
-        self.writer = None
+        self._tensorboard = None
 
     def declare(self, task: TaskMetrics) -> None:
         """Store with the run what it measures, for the curves and for all later reports."""
@@ -135,6 +155,7 @@ class ExperimentLogger(TrainLogger):
         if not if_main_process():
             return
         self.history.resume(last_epoch)
+        self._tensorboard = None
         text_file = Path(self.text_log.save_file)
         lines = _complete_lines(text_file)
         # The file is in the order of time: test results after a dropped epoch go with it.
@@ -170,13 +191,16 @@ class ExperimentLogger(TrainLogger):
             with MainProcessContext():
                 self.text_log.log_stats(stats_meta, train_stats, valid_stats, test_stats, verbose)
             if self.use_tensorboard:
-                self._write_events(stats_meta, parts)
+                self._log_events(stats_meta, parts)
         except OSError as error:
             raise RuntimeError(
                 f"the logs in {self.output_folder} cannot be written: "
                 f"{why_not_written(error, self.output_folder)}. The checkpoints are as they were: "
                 "make room and run the same command to resume"
             ) from error
+        with MainProcessContext():
+            for other in self.others:
+                other.log_stats(stats_meta, train_stats, valid_stats, test_stats)
 
     def _draw(self):
         try:
@@ -187,23 +211,27 @@ class ExperimentLogger(TrainLogger):
             # A picture is no reason to stop a training run.
             logger.warning("curves.png is not updated: %s", error)
 
-    def _write_events(self, stats_meta, parts):
-        from torch.utils.tensorboard import SummaryWriter  # loading it takes seconds
-
+    def _log_events(self, stats_meta, parts):
+        """Event files: those of earlier processes are replaced by what the history says of them."""
         records = self.history.records()
-        step = records[-1]["epoch"] if records else 0
-        if self.writer is None:
-            # Events of epochs that a resumed run repeats are hidden from here on; a test adds
-            # to the last epoch and repeats nothing.
-            purge_step = None if "test" in parts else step
-            self.writer = SummaryWriter(self.output_folder / "tensorboard", purge_step=purge_step)
-        for name, value in stats_meta.items():
-            if name != "epoch" and isinstance(value, (int, float)):
-                self.writer.add_scalar(name, value, step)
-        for part, stats in parts.items():
-            for name, value in stats.items():
-                self.writer.add_scalar(f"{name}/{part}", value, step)
-        self.writer.flush()
+        if self._tensorboard is None:
+            folder = self.output_folder / "tensorboard"
+            shutil.rmtree(folder, ignore_errors=True)
+            self._tensorboard = TensorboardLogger(str(folder))
+            for record in records if "test" in parts else records[:-1]:
+                past = {name: record.pop(name) for name in ("train", "valid") if name in record}
+                self._log_event(record, past)
+        self._log_event(stats_meta, parts)
+        self._tensorboard.writer.flush()
+
+    def _log_event(self, stats_meta, parts):
+        meta = {name: value for name, value in stats_meta.items() if _is_number(value)}
+        with MainProcessContext():
+            self._tensorboard.log_stats(meta, **{f"{part}_stats": parts[part] for part in parts})
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class _TextLog(FileTrainLogger):

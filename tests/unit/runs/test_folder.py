@@ -162,6 +162,18 @@ def test_edits_of_the_yaml_are_noticed(runs, old, new, texts):
         assert text in message
 
 
+@pytest.mark.parametrize("declared", ["_not_part_of_the_run", "_may_change"])
+def test_a_yaml_may_declare_later_that_a_key_is_free(runs, declared):
+    runs.edit("lr: 0.001\n", "lr: 0.001\n_not_part_of_the_run: []\n_may_change: [seed]\n")
+    runs.begin()
+    assert "num_workers 4 (now 2)" in runs.refusal(num_workers=2)
+    if declared == "_may_change":
+        runs.edit("_may_change: [seed]", "_may_change: [seed, num_workers]")
+    else:
+        runs.edit("_not_part_of_the_run: []", "_not_part_of_the_run: [num_workers]")
+    assert runs.refusal(num_workers=2) is None
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

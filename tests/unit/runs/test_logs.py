@@ -3,12 +3,15 @@
 import importlib.util
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from speechbrain.utils.train_logger import TrainLogger, WandBLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from speechbrain_pom.runs.logs import EpochHistory, ExperimentLogger
+from speechbrain_pom.utils.errors import UserError
 
 
 @pytest.fixture
@@ -139,19 +142,67 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("_no_pictures")
 def test_tensorboard_has_each_epoch_once_after_a_resume(tmp_path):
-    logger = ExperimentLogger(tmp_path, tensorboard=True)
-    log_epochs(logger, [1, 2, 3], offset=0.3)
+    log_epochs(ExperimentLogger(tmp_path, tensorboard=True), [1, 2, 3], offset=0.3)
     resumed = ExperimentLogger(tmp_path, tensorboard=True)
     resumed.resume(1)
     log_epochs(resumed, [2, 3])
+    assert losses_in_tensorboard(tmp_path) == [(1, 8.3), (2, 7.0), (3, 6.0)]
+    resumed.resume(2)
+    log_epochs(resumed, [3, 4])
+    assert [step for step, _ in losses_in_tensorboard(tmp_path)] == [1, 2, 3, 4]
+
     tester = ExperimentLogger(tmp_path, tensorboard=True)
-    tester.log_stats({"Epoch loaded": 3}, test_stats={"wer": 12.0})
-    for each in (logger, resumed, tester):
-        each.writer.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    losses = [(event.step, round(event.value, 3)) for event in events.Scalars("loss/train")]
-    assert losses == [(1, 8.3), (2, 7.0), (3, 6.0)]
-    assert {"loss/valid", "accuracy/valid", "lr", "wer/test"} <= set(events.Tags()["scalars"])
+    tester.log_stats({"Epoch loaded": 3, "note": "best"}, test_stats={"wer": 12.0})
+    assert [step for step, _ in losses_in_tensorboard(tmp_path)] == [1, 2, 3, 4]
+    tags = set(events_of(tmp_path).Tags()["scalars"])
+    assert {"loss/valid", "accuracy/valid", "lr", "wer/test"} <= tags
+
+
+def events_of(folder):
+    return EventAccumulator(str(folder / "tensorboard")).Reload()
+
+
+def losses_in_tensorboard(folder):
+    events = events_of(folder).Scalars("loss/train")
+    return [(event.step, round(event.value, 3)) for event in events]
+
+
+class Recorder(TrainLogger):
+    """Any other logger of SpeechBrain's interface."""
+
+    def __init__(self):
+        self.calls = []
+
+    def log_stats(self, stats_meta, train_stats=None, valid_stats=None, test_stats=None):
+        self.calls.append((stats_meta, train_stats, valid_stats, test_stats))
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_other_loggers_get_each_call_with_its_epoch(tmp_path):
+    first, second = Recorder(), Recorder()
+    logger = ExperimentLogger(tmp_path, others=[first, second])
+    log_epochs(logger, [1, 2])
+    logger.log_stats({"Epoch loaded": 2}, test_stats={"wer": 12.0})
+    assert [call[0].get("epoch") for call in first.calls] == [1, 2, None]
+    assert first.calls[2][3] == {"wer": 12.0}
+    assert first.calls == second.calls
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_steps_of_weights_and_biases_are_epochs(tmp_path):
+    logged = []
+    run = SimpleNamespace(log=lambda values, step=None: logged.append((step, values)))
+    log_epochs(ExperimentLogger(tmp_path, others=[WandBLogger(lambda: run)]), [1, 2])
+    resumed = ExperimentLogger(tmp_path, others=[WandBLogger(lambda: run)])
+    resumed.resume(1)
+    log_epochs(resumed, [2])
+    assert [step for step, _ in logged] == [1, 2, 2]
+    assert logged[0][1]["train"]["loss"] > 0
+
+
+def test_what_is_no_logger_is_refused(tmp_path):
+    with pytest.raises(UserError, match="others of the logger: 'wandb' has no log_stats: give a T"):
+        ExperimentLogger(tmp_path, others=["wandb"])
 
 
 def test_missing_tensorboard_is_named(tmp_path, monkeypatch):
