@@ -19,6 +19,7 @@ from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 from speechbrain_pom.attention.parts import original_class
 from speechbrain_pom.attention.positions import ExtendedSinePositions, NoPositions
 from speechbrain_pom.data.audio.reader import AudioReader
+from speechbrain_pom.encoder.front_ends import ValidConvolutions
 from speechbrain_pom.encoder.lengths import pad_to_multiple
 
 if TYPE_CHECKING:  # the encoder stands on this module
@@ -40,8 +41,8 @@ def obstacle_to_parts(encoder: SpeechEncoder) -> str | None:
     fbank, transformer = encoder.features.compute_features, encoder.transformer
     if type(fbank) is not Fbank or not fbank.compute_STFT.center:
         return "its features are not SpeechBrain's Fbank"
-    if original_class(encoder.front_end) is not ConvolutionFrontEnd:
-        return "its front end is not SpeechBrain's ConvolutionFrontEnd"
+    if original_class(encoder.front_end) not in (ConvolutionFrontEnd, ValidConvolutions):
+        return "its front end is neither SpeechBrain's ConvolutionFrontEnd nor ValidConvolutions"
     positions = getattr(transformer, "positional_encoding", None)
     if type(positions) not in (NoPositions, ExtendedSinePositions):
         return "its positions are not sines at its input"
@@ -68,8 +69,10 @@ class WindowInputs:
         stft = features.compute_features.compute_STFT
         self._hop = stft.hop_length
         self._feature_context = math.ceil(stft.n_fft / 2 / self._hop)
-        front_end = encoder.front_end.get_filter_properties()
-        self._frame_context = math.ceil(front_end.window_size / front_end.stride)
+        self._valid = isinstance(encoder.front_end, ValidConvolutions)
+        if not self._valid:
+            front_end = encoder.front_end.get_filter_properties()
+            self._frame_context = math.ceil(front_end.window_size / front_end.stride)
         self._floor = self._statistics = None
 
     @property
@@ -87,7 +90,7 @@ class WindowInputs:
         """
         peak = None
         for start, stop in windows():
-            part = self._features(start, stop).amax()
+            part = self._features(*self._span(start, stop)).amax()
             peak = part if peak is None else torch.maximum(peak, part)
         # The limit of a part is lower than that of the file, so both together are the file's.
         self._floor = peak - self.encoder.features.compute_features.compute_fbanks.top_db
@@ -98,7 +101,7 @@ class WindowInputs:
         """Mean and deviation of the limited features over the file."""
         total = squares = 0.0
         for start, stop in windows():
-            part = self._features(start, stop)[0].clamp(min=self._floor).cpu().double()
+            part = self._features(*self._span(start, stop))[0].clamp(min=self._floor).cpu().double()
             total, squares = total + part.sum(0), squares + part.square().sum(0)
         mean = total / self._num_features
         variance = (squares / self._num_features - mean.square()).clamp(min=0)
@@ -120,20 +123,36 @@ class WindowInputs:
         torch.Tensor
             (1, stop - start, d_model), on the encoder's device.
         """
-        encoder, transformer = self.encoder, self.encoder.transformer
-        first = max(0, start - self._frame_context)
-        last = min(self.num_frames, stop + self._frame_context)
-        feats = self._normalise(self._features(first, last).clamp(min=self._floor))
-        feats = pad_to_multiple(feats, encoder.stride)
-        frames = encoder.embed(feats, torch.tensor([feats.shape[1]], device=feats.device))
-        frames = frames[:, start - first : stop - first]
+        frames = self._valid_frames(start, stop) if self._valid else self._same_frames(start, stop)
+        transformer = self.encoder.transformer
         frames = transformer.custom_src_module(frames.flatten(2))
         return frames + _positions(transformer.positional_encoding, start, stop, frames)
 
+    def _same_frames(self, start, stop):
+        """What "same" convolutions make of the features around some frames."""
+        first = max(0, start - self._frame_context)
+        last = min(self.num_frames, stop + self._frame_context)
+        feats = self._normalise(self._features(*self._span(first, last)).clamp(min=self._floor))
+        frames = self._front_end(pad_to_multiple(feats, self.encoder.stride))
+        return frames[:, start - first : stop - first]
+
+    def _valid_frames(self, start, stop):
+        """What "valid" convolutions make of the features that some frames are made of."""
+        stride, window = self.encoder.stride, self.encoder.front_end.window
+        feats = self._features(start * stride, (stop - 1) * stride + window)
+        return self._front_end(self._normalise(feats.clamp(min=self._floor)))
+
+    def _front_end(self, feats):
+        num_features = torch.tensor([feats.shape[1]], device=feats.device)
+        return self.encoder.embed(feats, num_features)
+
+    def _span(self, start, stop):
+        """The features that begin with some frames: those of all frames are all features."""
+        stride, at_end = self.encoder.stride, stop >= self.num_frames
+        return start * stride, self._num_features if at_end else stop * stride
+
     def _features(self, start, stop):
-        """Features of frames of the encoder, limited by their own maximum: (1, t, num_mels)."""
-        start, stop = (frame * self.encoder.stride for frame in (start, stop))
-        stop = min(stop, self._num_features)
+        """Some features, limited by their own maximum: (1, stop - start, num_mels)."""
         first = max(0, start - self._feature_context)
         end = min(self.reader.num_samples, (stop - 1 + self._feature_context) * self._hop)
         wav = self.reader.read(first * self._hop, end).to(self.encoder.device)

@@ -17,6 +17,7 @@ from speechbrain_pom.objectives.wav2vec2 import (
     find_masked,
     perplexities,
 )
+from speechbrain_pom.utils.errors import UserError
 from tests.unit.nnet.test_golden import GOLDEN, assert_same, load, published_state
 
 FOLDER = GOLDEN / "wav2vec2"
@@ -195,3 +196,18 @@ def test_the_flat_form_is_the_batched_one():
     assert all(map(torch.equal, contrastive_loss(*flat, 0.1), batched)) or np.allclose(
         contrastive_loss(*flat, 0.1), batched, rtol=1e-12
     )
+
+
+def test_a_parameter_that_nothing_uses_is_left_out():
+    """SpeechBrain's checkpoints hold `max_ent`."""
+    state = published_state(load(FOLDER / "quantizer_eval.npz"))
+    state["quantiser.max_ent"] = torch.tensor(1.0)
+    GumbelQuantizer(10, 5, 2, code_size=4, output_size=8).load_state_dict(state, strict=True)
+    state["quantiser.other"] = torch.tensor(1.0)
+    with pytest.raises(RuntimeError, match=r"quantiser\.other"):
+        GumbelQuantizer(10, 5, 2, code_size=4, output_size=8).load_state_dict(state, strict=True)
+
+
+def test_sizes_of_a_quantizer_are_checked():
+    with pytest.raises(UserError, match="num_codes = 0: give a whole number of at least 1"):
+        GumbelQuantizer(10, num_codes=0)
