@@ -16,10 +16,18 @@ from experiments.table import find_row
 from speechbrain_pom.__main__ import COMMANDS, build_parser
 from speechbrain_pom.attention import parse_spec
 from speechbrain_pom.runs.options import parse_command_line, read_tree
+from speechbrain_pom.runs.sections import nested_overrides
 from tests.helpers import ROOT
 
 # A recipe and an hparams file of the reader, as the documents call them.
 FOREIGN = ("train.py", "hparams/conformer.yaml")
+# Files of SpeechBrain's LibriSpeech recipe, and those of the tests with the same keys.
+LIKE = {"conformer_small": "conformer", "conformer_large": "conformer"}
+LIKE |= {"branchformer_large": "branchformer"}
+LIKE = {
+    f"hparams/{name}.yaml": ROOT / f"tests/data/asr_recipe/{ours}.yaml"
+    for name, ours in LIKE.items()
+}
 
 
 @pytest.fixture
@@ -91,6 +99,19 @@ def _overrides(words):
     parse_spec(overrides.get("attention_type", tree["attention_type"]), num_layers)
 
 
+def _foreign_overrides(words, yaml):
+    """A file of SpeechBrain with overrides, by the file of the tests that has its keys."""
+    tree = read_tree(LIKE[yaml])
+    values = dict(zip(words[::2], words[1::2], strict=True))
+    for option, value in values.items():
+        assert option.startswith("--"), words
+        is_spec = option.endswith("attention_type")
+        assert is_spec or "." in option or option[2:] in tree, option
+        if is_spec:
+            parse_spec(value, tree["num_encoder_layers"])
+    nested_overrides(tree, {option[2:]: value for option, value in values.items()})
+
+
 def _pip(words):
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
@@ -100,6 +121,10 @@ def _pip(words):
 
 def _subcommand(words):
     name = words[0]
+    if name in ("run", "info") and LIKE.keys() & set(words):
+        _foreign_overrides(words[2:] if name == "info" else words[3:], *LIKE.keys() & set(words))
+        assert name == "info" or words[1] == FOREIGN[0], words
+        return
     if name == "run":
         assert tuple(words[1:3]) == FOREIGN, words
         (option,) = [word for word in words if word.endswith("attention_type")]

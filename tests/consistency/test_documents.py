@@ -53,6 +53,10 @@ def test_commands_exist(name, line, check_command):
         "python -m speechbrain_pom info hparams/pom.yaml --attention PoM",
         "python -m speechbrain_pom mini-corpus out --hours 1",
         'python -m speechbrain_pom run train.py hparams/conformer.yaml --attention_type "PoM*8"',
+        "python -m speechbrain_pom run train.py hparams/conformer_large.yaml --attention_type PaM",
+        "python -m speechbrain_pom run train.py hparams/conformer_large.yaml --lr_adan 1",
+        "python -m speechbrain_pom run train.py hparams/branchformer_large.yaml --d_ffn 64",
+        "python -m speechbrain_pom info hparams/conformer_large.yaml --Transformer.attention PoM",
         "python -m pytest tests/nothing.py",
     ],
 )
