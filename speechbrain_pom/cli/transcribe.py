@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     files = find_audio(args.files)
     formats = list(dict.fromkeys(args.format))
-    if args.out is None and (len(formats) > 1 or (formats == ["srt"] and len(files) > 1)):
+    if args.out is None and (len(formats) > 1 or (formats[0] in ("srt", "vtt") and len(files) > 1)):
         raise UserError(
             f"--format {' '.join(formats)} of {len(files)} file(s) cannot all go to stdout: give "
             "--out, a folder"

@@ -1,4 +1,4 @@
-"""Transcripts as files: plain text, JSON with the times of words, SubRip captions (SRT).
+"""Transcripts as files: plain text, JSON with the times of words, SubRip and WebVTT captions.
 
 The JSON of a file, times in seconds:
 
@@ -11,6 +11,7 @@ The JSON of a file, times in seconds:
        ...]}
 """
 
+import html
 import json
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ MIN_CAPTION_MS = 1000
 
 
 class Caption(NamedTuple):
-    """A caption of an SRT file.
+    """A caption of an SRT or WebVTT file.
 
     Arguments
     ---------
@@ -81,16 +82,38 @@ def as_srt(transcript: Transcript, file: str | None = None) -> str:
     <BLANKLINE>
     """
     blocks = (
-        f"{number}\n{_clock(one.start_ms)} --> {_clock(one.end_ms)}\n" + "\n".join(one.lines) + "\n"
+        f"{number}\n{_clock(one.start_ms, ',')} --> {_clock(one.end_ms, ',')}\n{_lines(one)}"
         for number, one in enumerate(captions(transcript), start=1)
     )
     return "\n".join(blocks)
+
+
+def as_vtt(transcript: Transcript, file: str | None = None) -> str:
+    """A transcript as WebVTT captions, for the web's players; `file` is not used.
+
+    >>> from speechbrain_pom.ctc.alignment import Word
+    >>> from speechbrain_pom.inference.transcription import Segment
+    >>> word = Word("R&B", 0.5, 1.9, 0.97)
+    >>> print(as_vtt(Transcript([Segment(0.5, 1.9, "R&B", [word], 0.97)], 2.0)))
+    WEBVTT
+    <BLANKLINE>
+    00:00:00.500 --> 00:00:01.900
+    R&amp;B
+    <BLANKLINE>
+    """
+    blocks = (
+        f"{_clock(one.start_ms, '.')} --> {_clock(one.end_ms, '.')}\n"
+        f"{html.escape(_lines(one), quote=False)}"
+        for one in captions(transcript)
+    )
+    return "\n".join(["WEBVTT\n", *blocks])
 
 
 TRANSCRIPT_FORMATS = {
     "text": (".txt", as_text),
     "json": (".json", as_json),
     "srt": (".srt", as_srt),
+    "vtt": (".vtt", as_vtt),
 }
 """Format to the extension of its files and the function that makes their content."""
 
@@ -166,9 +189,13 @@ def _ms(time_s):
     return round(1000 * time_s)
 
 
-def _clock(time_ms):
-    """HH:MM:SS,mmm"""
+def _lines(caption):
+    return "\n".join(caption.lines) + "\n"
+
+
+def _clock(time_ms, point):
+    """HH:MM:SS,mmm with `point` in place of the comma."""
     seconds, milliseconds = divmod(time_ms, 1000)
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:02}:{minutes:02}:{seconds:02},{milliseconds:03}"
+    return f"{hours:02}:{minutes:02}:{seconds:02}{point}{milliseconds:03}"

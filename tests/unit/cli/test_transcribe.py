@@ -10,7 +10,7 @@ import torch
 from speechbrain_pom.__main__ import main
 from speechbrain_pom.ctc.decoding import make_beam_searcher
 from speechbrain_pom.inference import load_recogniser
-from speechbrain_pom.inference.transcript_files import as_json, as_srt
+from speechbrain_pom.inference.transcript_files import as_json, as_srt, as_vtt
 from speechbrain_pom.inference.transcription import transcribe
 from tests.unit.ctc.test_language_model import write_arpa
 
@@ -91,16 +91,16 @@ def test_json_lines_and_captions_on_stdout(model, audio, capsys):
 
 
 def test_all_formats_into_a_folder(model, audio, tmp_path, capsys):
-    call = ["transcribe", model, "audio", "--out", "new/out", "--format", "text", "json", "srt"]
+    call = ["transcribe", model, "audio", "--out", "new/out", "--format", "text", "json", "vtt"]
     assert main(call) == 0
     assert capsys.readouterr().out == "new/out: 3 of 3 files transcribed\n"
-    names = [f"{name}.{kind}" for name in ("a", "b", "deep/c") for kind in ("json", "srt", "txt")]
+    names = [f"{name}.{kind}" for name in ("a", "b", "deep/c") for kind in ("json", "txt", "vtt")]
     found = written(tmp_path / "new/out")
     assert list(found) == names
     talk = wanted(model, "audio/deep/c.wav")
     assert found["deep/c.txt"][0] == f"{talk.text}\n"
     assert found["deep/c.json"][0] == as_json(talk, "audio/deep/c.wav")
-    assert found["deep/c.srt"][0] == as_srt(talk)
+    assert found["deep/c.vtt"][0] == as_vtt(talk)
 
 
 def test_finished_files_are_skipped(model, models, audio, tmp_path, capsys):
@@ -307,7 +307,8 @@ def test_with_a_language_model(model, audio, tmp_path, capsys):
         (["audio", "--jobs", "0"], "--jobs is 0: give at least 1"),
         (["audio", "--device", "tpu9"], "--device tpu9 cannot be used: "),
         (["audio", "--out", "audio/a.wav"], "--out 'audio/a.wav' cannot be used (File exists)"),
-        (["audio", "--format", "vtt"], "invalid choice: 'vtt'"),
+        (["audio", "--format", "ass"], "invalid choice: 'ass'"),
+        (["audio", "--format", "vtt"], "--format vtt of 3 file(s) cannot all go to stdout: give"),
         (["audio", "--format", "srt"], "--format srt of 3 file(s) cannot all go to stdout: give"),
         (
             ["audio/a.wav", "--format", "text", "json"],

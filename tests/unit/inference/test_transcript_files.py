@@ -13,6 +13,7 @@ from speechbrain_pom.inference.transcript_files import (
     as_json,
     as_srt,
     as_text,
+    as_vtt,
     captions,
 )
 from speechbrain_pom.inference.transcription import Segment, Transcript
@@ -103,6 +104,16 @@ def test_captions_of_two_segments():
     assert as_srt(NOTHING) == ""
 
 
+def test_webvtt_has_the_same_captions_and_no_markup_of_its_own():
+    blocks = as_vtt(TALK).split("\n\n")
+    assert blocks[0] == "WEBVTT"
+    srt = [block.split("\n", 1)[1].replace(",", ".") for block in as_srt(TALK).split("\n\n")]
+    assert blocks[1:] == srt
+    assert as_vtt(NOTHING) == "WEBVTT\n"
+    signs = Transcript([spoken(["<B>", "&", "-->"], 4.0)], 9.0)
+    assert as_vtt(signs).split("\n")[3] == "&lt;B&gt; &amp; --&gt;"
+
+
 def test_hours():
     late = Transcript([segment(("LATE", 3661.0, 3725.5, 1.0))], 3800.0)
     assert "01:01:01,000 --> 01:02:05,500" in as_srt(late)
@@ -172,6 +183,7 @@ def test_every_format_has_an_extension_of_its_own():
         "text": ".txt",
         "json": ".json",
         "srt": ".srt",
+        "vtt": ".vtt",
     }
     for _, write in TRANSCRIPT_FORMATS.values():
         assert "HELLO" in write(TALK, "a.wav")
