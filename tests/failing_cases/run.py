@@ -3,10 +3,12 @@
 
     python tests/failing_cases/run.py
     python tests/failing_cases/run.py --only left_padding
+    python tests/failing_cases/run.py --new
 
 Each test is run as the package is, where it has to pass, and with each behaviour that it should
 notice (`mutations_*.py`), where it has to fail in its own body. A full run writes
-`results.json`. The exit code is 0 if all is so, else 1.
+`results.json`, and `--new` adds the behaviours that it lacks, each with its own date and commit.
+The exit code is 0 if all is so, else 1.
 """
 
 import argparse
@@ -195,18 +197,42 @@ def make_record(cases, plain, outcomes):
     }
 
 
+def with_new(record, new):
+    """A record with the behaviours of another run added, in the order of the guarantees."""
+    facts = {key: new[key] for key in ("date", "commit")}
+    added = {name: {**entry, **facts} for name, entry in new["behaviours"].items()}
+    merged = {**record["behaviours"], **added}
+    ordered = {name: merged[name] for name in behaviours.load_behaviours()}
+    return {**record, "behaviours": ordered}
+
+
+def unrecorded(cases, record):
+    """The behaviours that a record lacks, or has with other tests or another description."""
+
+    def known(case):
+        entry = record["behaviours"].get(case.name, {})
+        tests = set(entry.get("tests", ()))
+        return entry.get("description") == case.description and tests == set(case.tests)
+
+    return [case for case in cases if not known(case)]
+
+
 def main():
-    """Run all behaviours, or one."""
+    """Run all behaviours, or some."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", metavar="NAME", help="one behaviour; nothing is written")
     parser.add_argument(
         "--quick", action="store_true", help="no tests that train with recipes; nothing is written"
     )
+    parser.add_argument("--new", action="store_true", help="add what results.json lacks to it")
     options = parser.parse_args()
     known = behaviours.load_behaviours()
     if options.only and options.only not in known:
         parser.error(f"no behaviour {options.only!r}: choose one of {', '.join(known)}")
     cases = [known[options.only]] if options.only else list(known.values())
+    record = json.loads(RESULTS.read_text(encoding="utf-8")) if options.new else None
+    if options.new:
+        cases = unrecorded(cases, record)
     outcomes = run_cases(cases, with_slow=not options.quick)
     tests = list(dict.fromkeys(test for found in outcomes.values() for test in found))
     print(f"   {len(tests)} tests as the package is ...", flush=True)
@@ -219,7 +245,8 @@ def main():
     )
     print("every behaviour is noticed" if good else "NOT every behaviour is noticed")
     if not (options.only or options.quick):
-        record = make_record(cases, plain, outcomes)
+        new = make_record(cases, plain, outcomes)
+        record = with_new(record, new) if options.new else new
         RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0 if good else 1
 
