@@ -93,11 +93,14 @@ def short_utterances_crash_the_masks():
 @mutation(5, MASKS + "test_every_frame_is_masked_alike")
 def last_start_is_never_drawn():
     """The last span that fits is never drawn: the last frame is masked half as often as others."""
-    draw = masks._draw_spans
 
     def draw_spans(num_frames, number, mask_length, bits):
         mask = np.zeros(num_frames, dtype=bool)
-        mask[:-1] = draw(num_frames - 1, number, mask_length, bits)
+        starts = masks.permutation(bits, num_frames - mask_length)[:number]
+        mask[starts[:, None] + np.arange(mask_length)] = True
+        free = np.flatnonzero(~mask)
+        missing = number * mask_length - mask.sum()
+        mask[free[masks.permutation(bits, len(free))[:missing]]] = True
         return mask
 
     masks._draw_spans = draw_spans
