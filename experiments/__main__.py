@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 
 from experiments.commands import (
-    PUBLISHED_PROCESSES,
     RESULTS_FOLDER,
     build_commands,
     format_command,
@@ -14,7 +13,14 @@ from experiments.commands import (
 )
 from experiments.readme import README, overrides_text, update_readme
 from experiments.records import RECORDS_FOLDER, build_record, read_records, write_record
-from experiments.table import STAGES, WER_COLUMNS, find_row, format_wer, load_table
+from experiments.table import (
+    DOWNSTREAM_COLUMNS,
+    STAGES,
+    WER_COLUMNS,
+    find_row,
+    format_wer,
+    load_table,
+)
 from speechbrain_pom.cli.parser import Parser
 from speechbrain_pom.utils.errors import UserError, exit_on_user_error
 
@@ -46,9 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
         action.add_argument(
             "--nproc",
             type=int,
-            default=PUBLISHED_PROCESSES,
             help="processes (GPUs) of the pretraining; a step takes the same audio with any number "
-            "of them (default: %(default)s, as published)",
+            "of them (default: as published)",
         )
         _add_results_folder(action)
     action = actions.add_parser("record", help="write the record of two finished runs")
@@ -124,11 +129,14 @@ def _show(args):
 def _published(row):
     if not row.published:
         return "nothing"
-    rates = (
+    headings = {column: heading for column, (*_, heading) in WER_COLUMNS.items()}
+    rates = ", ".join(
         f"{heading} {format_wer(row.published[column])}"
-        for column, (*_, heading) in WER_COLUMNS.items()
+        for column, heading in {**headings, **DOWNSTREAM_COLUMNS}.items()
+        if column in row.published
     )
-    return f"WER in %: {', '.join(rates)} ({row.published['source']})"
+    what = "WER in %" if "clean" in row.published else "in %"
+    return f"{what}: {rates} ({row.published['source']})"
 
 
 def _run(args):
@@ -145,7 +153,7 @@ def _run(args):
 
 def _prepare(args):
     row = find_row(args.name)
-    if args.nproc < 1:
+    if args.nproc is not None and args.nproc < 1:
         raise UserError(f"--nproc is {args.nproc}: give at least 1")
     return row, build_commands(row, args.overrides, args.nproc, args.results_folder)
 

@@ -16,31 +16,32 @@ from speechbrain_pom.runs.options import parse_command_line, read_tree
 from speechbrain_pom.runs.values import RUN_OPTION_TYPES, node_tag
 from speechbrain_pom.utils.errors import UserError
 
+# The recipe of each hparams file
 SCRIPTS = {
-    "pretraining": "recipes/LibriSpeech/train_bestrq.py",
-    "finetuning": "recipes/LibriSpeech/train_ctc.py",
+    "hparams/pom.yaml": "recipes/LibriSpeech/train_bestrq.py",
+    "hparams/wav2vec2.yaml": "recipes/LibriSpeech/train_wav2vec2.py",
+    "hparams/pom_ctc.yaml": "recipes/LibriSpeech/train_ctc.py",
 }
 RESULTS_FOLDER = "results/experiments"
-# Of the published pretraining; the hparams file says how much audio each of them takes.
-PUBLISHED_PROCESSES = 2
 _SET_HERE = ("output_folder", "pretrained")
 
 
 def build_commands(
     row: Row,
     options: Sequence[str] = (),
-    num_processes: int = PUBLISHED_PROCESSES,
+    num_processes: int | None = None,
     results_folder: str | Path = RESULTS_FOLDER,
 ) -> dict[str, list[str]]:
     """The commands of a row, as typed in a checkout: stage to words.
 
     `options` are more `--key value`, for each stage whose hparams file has the key, or as
     `--pretraining.key value` or `--finetuning.key value` for one stage; they replace those of the
-    row. Unless they say otherwise, gradients are accumulated so that a step of any number of
-    processes takes as much audio as the published one. Fine-tuning has one process. The runs go
-    to `<results_folder>/<name>/<seed>/<stage>`.
+    row. Pretraining has as many processes as published, unless `num_processes` says otherwise:
+    gradients are then accumulated so that a step takes as much audio, if no option changes that.
+    Fine-tuning has one process. The runs go to `<results_folder>/<name>/<seed>/<stage>`.
     """
     check_checkout(row)
+    num_processes = row.num_processes if num_processes is None else num_processes
     trees = {stage: read_tree(row.files[stage]) for stage in STAGES}
     known = {*RUN_OPTION_TYPES, *(key for tree in trees.values() for key in tree)}
     for key in row.options("pretraining"):
@@ -55,7 +56,7 @@ def build_commands(
     for stage in STAGES:
         values = {**row_values(row, stage, trees[stage]), "output_folder": folders[stage]}
         if stage == "pretraining":
-            values |= _batch_options(trees[stage], given[stage], num_processes)
+            values |= _batch_options(row, trees[stage], given[stage], num_processes)
         else:
             values["pretrained"] = folders["pretraining"]
         replaced = {name for name, _ in given[stage]}
@@ -65,7 +66,7 @@ def build_commands(
         words += [word for _, group in given[stage] for word in group]
         parse_command_line(words)
         parallel = num_processes if stage == "pretraining" else 1
-        commands[stage] = [*launcher(parallel), SCRIPTS[stage], *words]
+        commands[stage] = [*launcher(parallel), SCRIPTS[row.files[stage]], *words]
     return commands
 
 
@@ -102,7 +103,7 @@ def launcher(num_processes: int) -> list[str]:
 
 def check_checkout(row: Row) -> None:
     """Refuse a current folder without the recipes and hparams files of a row."""
-    for path in [*SCRIPTS.values(), *row.files.values()]:
+    for path in [*map(SCRIPTS.get, row.files.values()), *row.files.values()]:
         if not Path(path).is_file():
             raise UserError(
                 f"no {path} in '{Path.cwd()}': the experiments are run from a checkout of "
@@ -206,13 +207,13 @@ def _output_folders(row, given, trees, results_folder):
     return {stage: f"{folder}/{stage}" for stage in STAGES}
 
 
-def _batch_options(tree, given, num_processes):
+def _batch_options(row, tree, given, num_processes):
     """Options with which a step of any number of processes takes as much audio as published."""
     keys = ("max_batch_duration_s", "grad_accumulation_factor")
-    if num_processes == PUBLISHED_PROCESSES or {name for name, _ in given} & set(keys):
+    if num_processes == row.num_processes or {name for name, _ in given} & set(keys):
         return {}
     duration_s, factor = (tree[key] for key in keys)
-    step_s = PUBLISHED_PROCESSES * duration_s * factor
+    step_s = row.num_processes * duration_s * factor
     factor = math.ceil(step_s / (duration_s * num_processes))
     options = {"grad_accumulation_factor": factor}
     if step_s / (factor * num_processes) != duration_s:

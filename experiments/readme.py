@@ -3,7 +3,14 @@
 from pathlib import Path
 
 from experiments.commands import format_command
-from experiments.table import STAGES, WER_COLUMNS, Row, format_wer, load_table
+from experiments.table import (
+    DOWNSTREAM_COLUMNS,
+    STAGES,
+    WER_COLUMNS,
+    Row,
+    format_wer,
+    load_table,
+)
 from speechbrain_pom.utils.files import replace_section
 
 README = "recipes/LibriSpeech/README.md"
@@ -14,6 +21,7 @@ _GROUPS = {
     "large": "Large, about 315 M",
     "ablation": "Ablations of PoM, base",
     "hybrid": "Hybrids",
+    "wav2vec2": "wav2vec 2.0, about 155 M",
 }
 _NOTES = {
     "large": (
@@ -30,6 +38,14 @@ _NOTES = {
     "hybrid": (
         "Attention below, PoM above: the publication's future work, without results. d_model is "
         "chosen for the number of parameters."
+    ),
+    "wav2vec2": (
+        "These rows are pretrained by `train_wav2vec2.py`, as SummaryMixing wav2vec 2.0 (arXiv "
+        "2407.13377) on 4 processes; the data folder of that stage is `--pretraining.data_folder`. "
+        "Published are the sizes and results of SummaryMixing and of attention, which kept the "
+        "d_model of SummaryMixing; for the other mixers d_model is chosen for the number of "
+        '"all", which is the front end, the Conformer, the quantizer and the projection. Welsh and '
+        "SLURP are frozen encoders in MP3S (BiLSTM heads)."
     ),
 }
 
@@ -70,8 +86,10 @@ def _deviation(row):
 
 
 def _table(rows, records):
-    heads = ["name", "mixer", "overrides of `hparams/pom.yaml`", "encoder", "all"]
-    for *_, heading in WER_COLUMNS.values():
+    (yaml,) = {row.files["pretraining"] for row in rows}
+    heads = ["name", "mixer", f"overrides of `{yaml}`", "encoder", "all"]
+    downstream = DOWNSTREAM_COLUMNS if rows[0].group == "wav2vec2" else {}
+    for heading in [*(heading for *_, heading in WER_COLUMNS.values()), *downstream.values()]:
         heads += [heading, "ours"]
     yield _line(heads)
     yield _line(["---"] * len(heads))
@@ -88,6 +106,8 @@ def _table(rows, records):
             cells.append(format_wer(row.published.get(column)))
             measured = (record["results"].get(split, {}).get(decoder) for record in own)
             cells.append(", ".join(_measured(found) for found in measured if found))
+        for column in downstream:
+            cells += [format_wer(row.published.get(column)), ""]
         yield _line(cells)
 
 

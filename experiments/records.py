@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.commands import PUBLISHED_PROCESSES, check_checkout, launcher, row_values
+from experiments.commands import check_checkout, launcher, row_values
 from experiments.table import STAGES, Row
 from speechbrain_pom.data.mini_corpus.files import read_manifest
 from speechbrain_pom.runs.configuration import configuration
@@ -24,9 +24,8 @@ from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
 
 RECORDS_FOLDER = "recipes/LibriSpeech/results"
-# LibriSpeech (openslr.org/12): utterances of 960 h and of train-clean-100; utterances and words of
-# the test sets.
-TRAIN_UTTERANCES = {"pretraining": 281241, "finetuning": 28539}
+# LibriSpeech (openslr.org/12): utterances of train-clean-100; utterances and words of the tests.
+FINETUNING_UTTERANCES = 28539
 TESTS = {"test-clean": (2620, 52576), "test-other": (2939, 52343)}
 _PACKAGES = ("speechbrain-pom", "speechbrain", "torch", "torchaudio")
 # Keys in which runs of one row may differ.
@@ -34,7 +33,6 @@ _FREE = {"seed", "pretrained", "kenlm_model_path", "kenlm_words_path", "valid_ba
 _FREE |= {"valid_batch_duration_s", "num_buckets", "nonfinite_patience"}
 # These count by their product: what an optimizer step takes.
 _BATCH = ("processes", "grad_accumulation_factor", "max_batch_duration_s", "batch_size")
-_PROCESSES = {"pretraining": PUBLISHED_PROCESSES, "finetuning": 1}
 
 
 def build_record(row: Row, folders: dict[str, str | Path]) -> dict:
@@ -49,7 +47,7 @@ def build_record(row: Row, folders: dict[str, str | Path]) -> dict:
     finished = {stage: _read_finished(folders[stage], stage) for stage in STAGES}
     _check_start(folders)
     results = json.loads((folders["finetuning"] / "results.json").read_text(encoding="utf-8"))
-    corpus = _corpus(folders, results)
+    corpus = _corpus(row, folders, results)
     differences = {
         stage: found for stage in STAGES if (found := _differences(row, stage, finished[stage]))
     }
@@ -124,8 +122,11 @@ def _check_start(folders):
         )
 
 
-def _corpus(folders, results):
-    """LibriSpeech is recognised by its numbers of utterances and words: names prove nothing."""
+def _corpus(row, folders, results):
+    """LibriSpeech is recognised by its numbers of utterances and words: names prove nothing.
+
+    Of pretraining on another corpus, whose number is not published, nothing can be told.
+    """
     data_folder = read_tree(folders["finetuning"] / "hyperparams.yaml").get("data_folder")
     try:
         read_manifest(data_folder or "")  # null where the data are given as CSV files
@@ -138,7 +139,8 @@ def _corpus(folders, results):
     }
     trained = {stage: _num_rows(folders[stage] / "manifests/train.csv") for stage in STAGES}
     known = tests == {split: {sizes} for split, sizes in TESTS.items()}
-    if known and trained == TRAIN_UTTERANCES:
+    wanted = {"pretraining": row.pretraining_utterances, "finetuning": FINETUNING_UTTERANCES}
+    if known and all(number in (None, trained[stage]) for stage, number in wanted.items()):
         return "LibriSpeech"
     return "other: not the training and test utterances of LibriSpeech"
 
@@ -177,7 +179,7 @@ def _differences(row, stage, found):
 def _configuration(row, stage, overrides):
     """What a run with these overrides records, on as many processes as published."""
     run = Run({}, {}, overrides, {}, False, Path(row.files[stage]))
-    return configuration(run, _PROCESSES[stage])
+    return configuration(run, row.num_processes if stage == "pretraining" else 1)
 
 
 def installed_versions() -> dict[str, str]:

@@ -17,6 +17,8 @@ WER_COLUMNS = {
     "other": ("test-other", "no_lm", "other"),
     "other_lm": ("test-other", "lm", "other + LM"),
 }
+# Columns of published results of frozen encoders (MP3S), whose runs have their own recipes.
+DOWNSTREAM_COLUMNS = {"welsh": "Welsh WER", "slurp": "SLURP accuracy"}
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,11 @@ class Row:
     mixer : str
         Description of the mixer.
     group : str
-        The table that it belongs to: base, large, ablation or hybrid.
+        The table that it belongs to: base, large, ablation, hybrid or wav2vec2.
     size : str
-        base or large.
+        base, large or wav2vec2.
     num_parameters_wanted : int
-        Published number of parameters of this size: 95 M or 315 M.
+        Published number of parameters of this size: 95 M, 315 M or 155 M.
     files : dict of str to str
         Stage to hparams file, relative to a checkout.
     parameters : list of int
@@ -46,8 +48,13 @@ class Row:
     outside : str
         Why the number of parameters is not within 3 % of the size; empty if it is.
     published : dict
-        Name in `WER_COLUMNS` to [WER in %, half width of its interval] (or the WER alone), and
-        source; empty where nothing is published.
+        Name in `WER_COLUMNS` to [WER in %, half width of its interval] (or the WER alone), or in
+        `DOWNSTREAM_COLUMNS`, and source; empty where nothing is published.
+    num_processes : int
+        Of the published pretraining.
+    pretraining_utterances : int, optional
+        By which the corpus of pretraining is recognised: those of LibriSpeech. None where they are
+        not published.
 
     Example
     -------
@@ -66,6 +73,8 @@ class Row:
     pretraining: dict = field(default_factory=dict)
     outside: str = ""
     published: dict = field(default_factory=dict)
+    num_processes: int = 2
+    pretraining_utterances: int | None = 281241
 
     def options(self, stage: str) -> dict:
         """The values that override the hparams file of a stage."""

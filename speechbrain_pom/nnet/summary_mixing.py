@@ -38,7 +38,7 @@ class SummaryMixing(TokenMixer):
     causal masks give each frame the mean over the frames that it may see, in linear time.
 
     SummaryMixing wav2vec 2.0 (arXiv 2407.13377) has `layer_norm=True, activation='swish'`, with all
-    widths d_model: y_t = Swish( W [ LN_f(f(x_t)) | LN_s(mean_t s(x_t)) ] ).
+    widths d_model (None): y_t = Swish( W [ LN_f(f(x_t)) | LN_s(mean_t s(x_t)) ] ).
 
     Arguments
     ---------
@@ -48,12 +48,12 @@ class SummaryMixing(TokenMixer):
         Blocks of each layer; it divides all widths.
     mode : str
         "full", or "lite", which has no local branch and does not use its options.
-    local_proj_hid_dim : int or sequence of int
-        Widths of the hidden layers of f.
-    local_proj_out_dim : int
-        Width of f's output.
-    summary_hid_dim : int or sequence of int
-        Widths of the hidden layers of s.
+    local_proj_hid_dim : int or sequence of int, optional
+        Widths of the hidden layers of f; None: d_model.
+    local_proj_out_dim : int, optional
+        Width of f's output; None: d_model.
+    summary_hid_dim : int or sequence of int, optional
+        Widths of the hidden layers of s; None: d_model.
     summary_out_dim : int, optional
         Width of s's output: d_model when not given, and always in mode lite.
     dropout : float
@@ -89,9 +89,9 @@ class SummaryMixing(TokenMixer):
         d_model: int,
         nhead: int,
         mode: str = "full",
-        local_proj_hid_dim: int | Sequence[int] = 512,
-        local_proj_out_dim: int = 512,
-        summary_hid_dim: int | Sequence[int] = 512,
+        local_proj_hid_dim: int | Sequence[int] | None = 512,
+        local_proj_out_dim: int | None = 512,
+        summary_hid_dim: int | Sequence[int] | None = 512,
         summary_out_dim: int | None = None,
         dropout: float = 0.1,
         activation: str = "gelu",
@@ -102,13 +102,17 @@ class SummaryMixing(TokenMixer):
         self.check_choice("activation", activation, ACTIVATIONS)
         if not isinstance(layer_norm, bool):
             raise UserError(f"SummaryMixing: layer_norm is {layer_norm!r}: give True or False")
+        widths = (local_proj_hid_dim, local_proj_out_dim, summary_hid_dim, summary_out_dim)
+        local_proj_hid_dim, local_proj_out_dim, summary_hid_dim, summary_out_dim = (
+            d_model if width is None else width for width in widths
+        )
         self.d_model = d_model
         self.nhead = nhead
         self.mode = mode
         self.local_proj_hid_dim = local_proj_hid_dim
         self.local_proj_out_dim = local_proj_out_dim
         self.summary_hid_dim = summary_hid_dim
-        self.summary_out_dim = d_model if summary_out_dim is None else summary_out_dim
+        self.summary_out_dim = summary_out_dim
         self.dropout = dropout
         self.activation = activation
         self.check_size("nhead", nhead)

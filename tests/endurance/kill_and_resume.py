@@ -4,6 +4,7 @@
     python tests/endurance/kill_and_resume.py --kills 20 --out result.json
     python tests/endurance/kill_and_resume.py --kills 6 --processes 2 --out result.json
     python tests/endurance/kill_and_resume.py --stage ctc --kills 10 --out result.json
+    python tests/endurance/kill_and_resume.py --stage wav2vec2 --processes 2 --out result.json
 
 Two runs of the same command on a small corpus of synthetic speech, with a checkpoint after every
 optimizer step. One goes straight to its end. The other is killed (SIGKILL) at seeded random
@@ -55,6 +56,23 @@ TINY = {
         "mask_scope": "utterance",
         "cb_vocab": 16,
     },
+    "wav2vec2": {
+        **ENCODER,
+        **COMMON,
+        "optimizer_step_limit": 100000,
+        "data_layout": "librispeech",
+        "n_schedule_steps": 1000,
+        "n_warmup_steps": 20,
+        "max_batch_duration_s": 10,
+        "valid_batch_duration_s": 60,
+        "num_buckets": 3,
+        "min_duration_s": 0,
+        "layerdrop_prob": 0.3,
+        "num_codes": 8,
+        "code_size": 4,
+        "target_size": 8,
+        "num_negatives": 10,
+    },
     "ctc": {
         **COMMON,
         "pretrained": "null",
@@ -68,7 +86,11 @@ TINY = {
         "num_bootstrap": 20,
     },
 }
-YAMLS = {"bestrq": "hparams/pom.yaml", "ctc": "hparams/pom_ctc.yaml"}
+YAMLS = {
+    "bestrq": "hparams/pom.yaml",
+    "wav2vec2": "hparams/wav2vec2.yaml",
+    "ctc": "hparams/pom_ctc.yaml",
+}
 # Figures of an epoch that no two runs share.
 NOT_COMPARED = ("audio_s_per_s", "peak_memory_mib")
 LIFE_LIMIT_S = 300  # from start to end of one process: above it, something hangs

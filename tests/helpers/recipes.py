@@ -37,6 +37,24 @@ BESTRQ = {
     "mask_scope": "utterance",
     "cb_vocab": 16,
 }
+WAV2VEC2 = {
+    **ENCODER,
+    **COMMON,
+    "data_layout": "librispeech",
+    "optimizer_step_limit": None,  # the YAML's, by which its schedule ends
+    "n_schedule_steps": 40,
+    "n_warmup_steps": 8,
+    "lr": 0.01,
+    "max_batch_duration_s": 10,
+    "valid_batch_duration_s": 60,
+    "num_buckets": 3,
+    "min_duration_s": 0,
+    "layerdrop_prob": 0.3,
+    "num_codes": 8,
+    "code_size": 4,
+    "target_size": 8,
+    "num_negatives": 10,
+}
 CTC = {
     **COMMON,
     "dnn_neurons": 16,
@@ -47,7 +65,8 @@ CTC = {
     "beam_size": 4,
     "num_bootstrap": 20,
 }
-STAGES = {"bestrq": BESTRQ, "ctc": CTC}
+STAGES = {"bestrq": BESTRQ, "wav2vec2": WAV2VEC2, "ctc": CTC}
+YAMLS = {"bestrq": "pom.yaml", "wav2vec2": "wav2vec2.yaml", "ctc": "pom_ctc.yaml"}
 
 # Runs a recipe, but dies at the start of one batch.
 KILLED = """
@@ -92,8 +111,8 @@ def use(programs):
 
 def arguments(stage, **options):
     """The recipe, its YAML and the options of a tiny run; None leaves one of them out."""
-    yaml_name = {"bestrq": "pom.yaml", "ctc": "pom_ctc.yaml"}[stage]
-    command = [f"recipes/LibriSpeech/train_{stage}.py", options.pop("yaml", f"hparams/{yaml_name}")]
+    yaml = options.pop("yaml", f"hparams/{YAMLS[stage]}")
+    command = [f"recipes/LibriSpeech/train_{stage}.py", yaml]
     if stage == "ctc" and options.get("pretrained") == "null":
         options = with_architecture(options)
     for key, value in {**STAGES[stage], **options}.items():

@@ -23,7 +23,9 @@ def write_run(folder, experiment, stage, processes=1, num_utterances=None, **cha
     overrides = {**row_values(experiment, stage, read_tree(experiment.files[stage])), **changes}
     run = Run({}, {}, overrides, {}, False, Path(experiment.files[stage]))
     record_run(folder, finished=configuration(run, processes))
-    num_rows = num_utterances or records.TRAIN_UTTERANCES[stage]
+    known = {"pretraining": experiment.pretraining_utterances or 1}
+    known["finetuning"] = records.FINETUNING_UTTERANCES
+    num_rows = num_utterances or known[stage]
     (folder / "manifests/train.csv").write_text("ID,duration\n" + "a,1\n" * num_rows)
     (folder / "hyperparams.yaml").write_text(
         f"# Command: train.py {experiment.files[stage]} --d_model 8\ndata_folder: /data\n"
@@ -51,7 +53,7 @@ def finished_runs(tmp_path, monkeypatch):
 
     def write(experiment, name="runs", pretraining=(), finetuning=()):
         folders = {stage: tmp_path / name / stage for stage in STAGES}
-        options = {"processes": 2, **dict(pretraining)}
+        options = {"processes": experiment.num_processes, **dict(pretraining)}
         write_run(folders["pretraining"], experiment, "pretraining", **options)
         write_run(folders["finetuning"], experiment, "finetuning", **dict(finetuning))
         results = {

@@ -21,6 +21,13 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def wav2vec2(recipes, corpus, tmp_path_factory):
+    """A run of train_wav2vec2.py of two epochs without interruption, and what it printed."""
+    folder = tmp_path_factory.mktemp("pretrained") / "wav2vec2"
+    return folder, recipes.train("wav2vec2", folder, data_folder=corpus, forked=False)
+
+
+@pytest.fixture(scope="session")
 def pretrained(recipes, corpus, tmp_path_factory):
     """A pretraining run of two epochs without interruption, and what it printed."""
     folder = tmp_path_factory.mktemp("pretrained") / "bestrq"

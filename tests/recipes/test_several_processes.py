@@ -69,6 +69,19 @@ def test_pretraining(recipes, corpus, tmp_path):
     assert (checkpoint / "optimizer.ckpt").is_file()
 
 
+def test_wav2vec2_drops_other_layers_in_each_process(recipes, corpus, tmp_path):
+    """And still all processes take the same steps, with the same weights."""
+    options = {"layerdrop_prob": 0.5, "grad_accumulation_factor": 1, "data_folder": corpus}
+    _, ranks = train(recipes, "wav2vec2", tmp_path, **options)
+    folder = tmp_path / "run"
+    check_batches(ranks, folder / "manifests/train.csv", num_epochs=2)
+    records = recipes.history(folder)
+    assert records[-1]["steps"] == len(ranks[0])
+    assert records[-1]["train"]["loss"] < records[0]["train"]["loss"]
+    values = recipes.tensors(folder, "model", "quantizer", "linear", "mask_vector").values()
+    assert all(torch.isfinite(value).all() for value in values)
+
+
 def test_fine_tuning_with_all_layers(recipes, corpus, tmp_path):
     printed, ranks = train(
         recipes,

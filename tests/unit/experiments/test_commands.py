@@ -49,6 +49,22 @@ def test_commands_of_a_published_row():
     assert output_folder(commands["finetuning"]).name == "finetuning"
 
 
+def test_commands_of_a_row_with_files_of_its_own():
+    options = ["--pretraining.data_folder", "/light", "--finetuning.data_folder", "/speech"]
+    commands = build_commands(find_row("wav2vec2-pom"), options)
+    first, second = map(format_command, commands.values())
+    assert first == (
+        "torchrun --standalone --nproc-per-node=4 recipes/LibriSpeech/train_wav2vec2.py "
+        "hparams/wav2vec2.yaml --attention_type PoM --d_model 600 --output_folder "
+        "results/experiments/wav2vec2-pom/1000/pretraining --data_folder /light"
+    )
+    assert "train_ctc.py hparams/pom_ctc.yaml" in second
+    assert second.endswith("--data_folder /speech")
+    found = overrides_of("wav2vec2-pom", num_processes=2)["pretraining"]  # 5760 s of audio a step
+    assert found["grad_accumulation_factor"] == 8
+    assert "max_batch_duration_s" not in found
+
+
 @pytest.mark.parametrize("word", ["PoM(2, 2, 'selective')", 'a "b" $c', "it's", "plain", "a!b c"])
 def test_a_shell_reads_the_words_of_a_command(word):
     assert shlex.split(format_command(["--key", word])) == ["--key", word]

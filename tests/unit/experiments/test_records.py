@@ -93,6 +93,18 @@ def test_other_corpora_fill_no_cell(finished_runs, tmp_path):
     assert not build_record(EXPERIMENT, folders)["fills_cells"]
 
 
+def test_a_corpus_of_pretraining_whose_utterances_are_not_published(finished_runs):
+    """Of it nothing can be told; fine-tuning is still recognised, and the processes count."""
+    row = find_row("wav2vec2-summarymixing")
+    record = build_record(row, finished_runs(row, pretraining={"num_utterances": 7}))
+    assert (record["corpus"], record["differences"]) == ("LibriSpeech", {})
+    folders = finished_runs(row, name="two", pretraining={"processes": 2})
+    differences = build_record(row, folders)["differences"]["pretraining"]
+    assert differences == {"batch of an optimizer step": [5760.0, 2880.0]}
+    folders = finished_runs(row, name="less", finetuning={"num_utterances": 7})
+    assert not build_record(row, folders)["fills_cells"]
+
+
 def test_the_mini_corpus_fills_no_cell(finished_runs, tmp_path):
     corpus = make_mini_corpus(tmp_path / "mini", 0.5, show_progress=False)
     folders = finished_runs(EXPERIMENT)

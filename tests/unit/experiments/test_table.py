@@ -5,6 +5,7 @@ import re
 import pytest
 
 from experiments.table import (
+    DOWNSTREAM_COLUMNS,
     WER_COLUMNS,
     find_row,
     format_wer,
@@ -12,10 +13,12 @@ from experiments.table import (
 )
 
 EXPERIMENTS = load_table().values()
+WAV2VEC2 = [row for row in EXPERIMENTS if row.group == "wav2vec2"]
+BEST_RQ = [row for row in EXPERIMENTS if row.group != "wav2vec2"]
 
 
 def test_every_row_of_the_publications_is_there():
-    published = {row.name for row in EXPERIMENTS if row.published}
+    published = {row.name for row in BEST_RQ if row.published}
     mixers = {"pom", "relposmha", "ropemha", "summarymixing", "mamba", "hyperconformer"}
     mixers |= {"fastformer"}
     expected = {f"{size}-{mixer}" for size in ("base", "large") for mixer in mixers}
@@ -30,7 +33,7 @@ def test_every_ablation_is_there():
 
 
 def test_rows_are_well_formed():
-    for row in EXPERIMENTS:
+    for row in BEST_RQ:
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", row.name)
         assert row.size == (
             "large" if row.options("pretraining").get("num_encoder_layers") else "base"
@@ -42,6 +45,18 @@ def test_rows_are_well_formed():
         is_older = row.published.get("source") == "arXiv 2409.02596"
         assert row.pretraining == ({"lr": 0.0008, "weight_decay": 0.01} if is_older else {})
         assert "lr" not in row.options("finetuning")
+
+
+def test_wav2vec2_has_a_row_for_every_mixer():
+    base = {row.name.partition("-")[2] for row in EXPERIMENTS if row.group == "base"}
+    assert {row.name.partition("-")[2] for row in WAV2VEC2} == base
+    published = {row.name for row in WAV2VEC2 if row.published}
+    assert published == {"wav2vec2-summarymixing", "wav2vec2-regularmha"}
+    for row in WAV2VEC2:
+        assert row.files["pretraining"] == "hparams/wav2vec2.yaml"
+        assert row.num_processes == 4
+        if row.published:
+            assert row.published.keys() == {*DOWNSTREAM_COLUMNS, "source"}
 
 
 @pytest.mark.parametrize(
