@@ -69,6 +69,7 @@ bench: $(INSTALLED)
 	$(RUN) benchmarks/mixer_op.py
 	$(RUN) benchmarks/bounds.py --check
 	$(RUN) benchmarks/long_audio.py --keep_memory --check
+	$(RUN) benchmarks/pretraining_cost.py --fraction 0.05 --layers 2 --batch_s 20 --repeats 3
 	$(RUN) benchmarks/report.py
 
 wheel: $(INSTALLED)

@@ -50,6 +50,10 @@ SCALING = {
 OPS = {"mixer_op_cpu": "", "mixer_op_cuda": "--device cuda --dtype bf16 --batch 6"}
 BOUNDS, BOUNDS_OPTIONS = "bounds_cpu", "--check"
 KERNELS, KERNELS_OPTIONS = "gpu_kernels", "--out benchmarks/results/gpu_kernels.json"
+COSTS = {
+    "pretraining_cost_cpu": "--fraction 0.05 --layers 2 --batch_s 20 --repeats 3",
+    "pretraining_cost_cuda": "--device cuda --dtype bf16 --batch_s 360",
+}
 LONG_AUDIO, LONG_AUDIO_OPTIONS = "long_audio_cpu", "--keep_memory --check"
 # arXiv 2603.00683, read off its figure: batch 6 of 80 s, fp16 autocast, forward pass with its graph
 PUBLISHED = {
@@ -279,6 +283,30 @@ def long_audio_part(results):
     )
 
 
+def cost_part(results, name, options):
+    """Whole training steps of pretraining, and their ratios to attention."""
+    record = load(results, name)
+    parts = []
+    if record is not None:
+        rows = []
+        for point in record["points"]:
+            ratio = record["ratios"].get(point["objective"], {}).get(point["mixer"], {})
+            cells = figures(point, "time_s", ".2f", "audio_s_per_s", ".1f", "memory_mib", ".0f")
+            against = [f"{ratio[key]:+.0%}" if ratio else "" for key in ("time", "memory")]
+            size = f"{point['parameters'] / 1e6:.1f}"
+            rows.append([point["objective"], point["mixer"], size, *cells, *against])
+        header = ["objective", "mixer", "parameters (M)", "step (s)", "s of audio per s"]
+        against = f"against {record['baseline']}"
+        header += ["memory (MiB)", f"time {against}", f"memory {against}"]
+        parts.append(
+            f"{record['batch_s']} s of audio in utterances of {record['length_s']} s, "
+            f"{record['dtype']}, {record['layers']} layers, widths for {record['fraction']:.0%} of "
+            "155 M (of 12 layers):\n"
+        )
+        parts.append(table(header, rows))
+    return "\n".join([*parts, source(name, record), command("pretraining_cost", options)])
+
+
 def headline(results):
     """The README's table: published error rates, and what this machine measured."""
     experiments = yaml.safe_load(TABLE.read_text(encoding="utf-8"))["experiments"]
@@ -311,7 +339,13 @@ def write_section(results):
     parts += [op_part(results, name, options) for name, options in OPS.items()]
     parts += [bounds_part(results), kernels_part(results)]
     parts += ["## Long audio\n", "Inference in one pass, batch 1, fp32, CPU:\n"]
-    return "\n".join([*parts, long_audio_part(results)]).strip("\n")
+    parts += [long_audio_part(results), "## A training step of pretraining\n"]
+    parts.append(
+        "Published (arXiv 2407.13377), SummaryMixing against self-attention in wav2vec 2.0: 18 % "
+        "less time, 23 % less memory.\n"
+    )
+    parts += [cost_part(results, name, options) for name, options in COSTS.items()]
+    return "\n".join(parts).strip("\n")
 
 
 @exit_on_user_error()

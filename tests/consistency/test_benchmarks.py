@@ -268,6 +268,64 @@ def test_points_without_memory_say_so(bench, monkeypatch):
     assert points[2]["skipped"] == "out of memory at 20 s and above"
 
 
+class LocalWorker:
+    """A worker without a process of its own."""
+
+    def __init__(self, cost, task):
+        self.ask = cost.prepare(task)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+TINY_STEP = ["--fraction", "0.002", "--layers", "1", "--batch_s", "4", "--length_s", "2", *TINY]
+
+
+def test_a_step_of_pretraining_with_its_ratios(bench, monkeypatch, tmp_path):
+    """Both objectives, in this process; RelPosMHAXL is left out."""
+    cost, report = bench("pretraining_cost"), bench("report")
+    monkeypatch.setattr(cost, "Worker", lambda _, task: LocalWorker(cost, task))
+    out = tmp_path / "pretraining_cost_cpu.json"
+    words = [*TINY_STEP, "--mixers", "SummaryMixing,regularMHA", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["benchmarks/pretraining_cost.py", *words])
+    cost.main()
+    record = json.loads(out.read_text())
+    assert_says_where_it_ran(record)
+    names = [(point["objective"], point["mixer"]) for point in record["points"]]
+    mixers = ("SummaryMixing", "regularMHA")
+    assert names == [(task, mixer) for task in ("wav2vec2", "bestrq") for mixer in mixers]
+    for first, base in (record["points"][:2], record["points"][2:]):
+        assert first["audio_s_per_s"] == pytest.approx(4 / first["time_s"])
+        ratio = record["ratios"][first["objective"]]["SummaryMixing"]["time"]
+        assert ratio == pytest.approx(first["time_s"] / base["time_s"] - 1)
+    assert "| wav2vec2 | SummaryMixing |" in report.write_section(tmp_path)
+
+
+def test_a_model_that_is_wrong_is_not_timed(bench, monkeypatch):
+    """Each check finds its fault: padding that leaks, an unused parameter, a loss that is NaN."""
+    cost = bench("pretraining_cost")
+    args = cost.parse_arguments([*TINY_STEP, "--mixers", "SummaryMixing"])
+    task = {"objective": "wav2vec2", **cost.sizes_of("SummaryMixing", args.fraction), "layers": 1}
+    task |= {"device": "cpu", "dtype": "fp32", "fraction": args.fraction}
+    leaking, unused, broken = (cost.build(task)[0] for _ in range(3))
+    assert cost.find_error(leaking, task) is None
+    mixing = leaking.encoder.transformer.encoder.layers[0].mha_layer
+    hook = mixing.register_forward_hook(lambda _, call, out: (out[0] + call[0].mean(1, True), None))
+    assert "an utterance alone and in a batch differ by" in cost.find_error(leaking.train(), task)
+    hook.remove()
+    unused.extra = nn.Linear(1, 1)
+    assert cost.find_error(unused, task) == "extra.weight has no gradient"
+    nn.init.constant_(broken.linear.weight, float("nan"))
+    assert cost.find_error(broken, task) == "the loss is nan"
+    monkeypatch.setattr(cost, "Worker", lambda _, task: LocalWorker(cost, task))
+    monkeypatch.setattr(cost, "find_error", lambda objective, task: "it is wrong")
+    with pytest.raises(SystemExit, match="wav2vec2, SummaryMixing: it is wrong; nothing was timed"):
+        cost.measure_objective("wav2vec2", args)
+
+
 def test_peak_memory_of_a_call():
     """In a fresh process, as it is used: others have freed memory that a call can take again."""
     code = (
