@@ -1,4 +1,4 @@
-"""The masked frames of a batch: where they are, and which of them are negatives of each other."""
+"""The masked frames of a batch: where they are, their negatives, and what stands in their place."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from speechbrain_pom.objectives.wav2vec2.negatives import sample_negatives
 
@@ -86,3 +87,26 @@ def find_masked(
     arrays = mask, np.flatnonzero(mask), rows, negatives
     mask, index, rows, negatives = (torch.from_numpy(array).to(device) for array in arrays)
     return MaskedFrames(mask, index, counts.tolist(), rows, negatives.long())
+
+
+class MaskVector(nn.Module):
+    """The learnt vector that stands in place of masked frames.
+
+    Arguments
+    ---------
+    d_model : int
+        Its width, that of the encoder's frames.
+
+    Example
+    -------
+    >>> MaskVector(768)().shape
+    torch.Size([768])
+    """
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(d_model))
+
+    def forward(self) -> torch.Tensor:
+        """(d_model,)."""
+        return self.weight

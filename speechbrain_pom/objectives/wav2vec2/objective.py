@@ -8,12 +8,18 @@ import torch
 from torch import nn
 
 from speechbrain_pom.objectives.objective import Draw, Objective, Outcome
-from speechbrain_pom.objectives.wav2vec2.batch import MaskedFrames, find_masked
+from speechbrain_pom.objectives.wav2vec2.batch import MaskedFrames, MaskVector, find_masked
 from speechbrain_pom.objectives.wav2vec2.contrastive import Contrast, contrast
 from speechbrain_pom.objectives.wav2vec2.masks import (
     check_mask_options,
     sample_masks,
     why_unmaskable,
+)
+from speechbrain_pom.objectives.wav2vec2.options import (
+    check_choice,
+    check_diversity_weight,
+    check_num_negatives,
+    check_positive,
 )
 from speechbrain_pom.objectives.wav2vec2.processes import shares_of_processes
 from speechbrain_pom.objectives.wav2vec2.quantizer import (
@@ -22,32 +28,8 @@ from speechbrain_pom.objectives.wav2vec2.quantizer import (
     sample_gumbel,
 )
 from speechbrain_pom.objectives.wav2vec2.statistics import find_collapse, metrics_of, summarise
-from speechbrain_pom.utils.errors import UserError
 
 REDUCTIONS = ("sum", "mean")
-
-
-class MaskVector(nn.Module):
-    """The learnt vector that stands in place of masked frames.
-
-    Arguments
-    ---------
-    d_model : int
-        Its width, that of the encoder's frames.
-
-    Example
-    -------
-    >>> MaskVector(768)().shape
-    torch.Size([768])
-    """
-
-    def __init__(self, d_model: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.rand(d_model))
-
-    def forward(self) -> torch.Tensor:
-        """(d_model,)."""
-        return self.weight
 
 
 class Wav2Vec2(Objective):
@@ -189,18 +171,16 @@ class Wav2Vec2(Objective):
     ) -> None:
         super().__init__(encoder)
         check_mask_options(mask_prob, mask_length, mask_scope)
-        _check_choice("diversity_scope", diversity_scope, ("processes", "process"))
-        _check_choice("reduction", reduction, REDUCTIONS)
-        _check_positive(
+        check_choice("diversity_scope", diversity_scope, ("processes", "process"))
+        check_choice("reduction", reduction, REDUCTIONS)
+        check_positive(
             contrastive_temperature=contrastive_temperature,
             gumbel_temperature_start=gumbel_temperature_start,
             gumbel_temperature_decay=gumbel_temperature_decay,
             gumbel_temperature_floor=gumbel_temperature_floor,
         )
-        if not isinstance(num_negatives, int) or num_negatives < 1:
-            raise UserError(f"num_negatives = {num_negatives}: give a whole number of at least 1")
-        if not diversity_weight >= 0:
-            raise UserError(f"diversity_weight = {diversity_weight}: give a number of at least 0")
+        check_num_negatives(num_negatives)
+        check_diversity_weight(diversity_weight)
         self.metrics = metrics_of(quantizer.groups)
         self.quantizer = quantizer
         self.linear = nn.Linear(encoder.d_model, quantizer.output_size)
@@ -349,14 +329,3 @@ def _numbered(codes, num_codes):
     for group in codes.T[1:]:
         number = number * num_codes + group
     return number
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise UserError(f"{name} = {value!r}: choose one of {', '.join(choices)}")
-
-
-def _check_positive(**numbers):
-    for name, number in numbers.items():
-        if not number > 0:
-            raise UserError(f"{name} = {number}: give a number above 0")
