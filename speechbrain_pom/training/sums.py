@@ -14,7 +14,7 @@ from speechbrain_pom.utils.errors import UserError
 class EpochSums:
     """Named sums of one process; `all_reduce` makes them those of all.
 
-    A sum is a number, or a vector such as the counts of a histogram.
+    A sum is a number, or a vector such as the counts of a histogram: integers, or float64.
 
     Example
     -------
@@ -32,7 +32,7 @@ class EpochSums:
         """Add to the sums, by name."""
         for name, value in values.items():
             is_vector = isinstance(value, torch.Tensor) and value.dim() > 0
-            value = value.detach().cpu().clone() if is_vector else float(value)
+            value = _copy_of(value) if is_vector else float(value)
             self._values[name] = self._values[name] + value if name in self._values else value
 
     def __getitem__(self, name: str) -> float | torch.Tensor:
@@ -71,8 +71,18 @@ class EpochSums:
             self._add_state(state)
 
     def _add_state(self, state):
-        vectors = {name: torch.tensor(v) for name, v in state.items() if isinstance(v, list)}
+        vectors = {name: _as_vector(v) for name, v in state.items() if isinstance(v, list)}
         self.add(**{**state, **vectors})
+
+
+def _as_vector(values):
+    is_float = any(isinstance(value, float) for value in values)
+    return torch.tensor(values, dtype=torch.float64 if is_float else None)
+
+
+def _copy_of(vector):
+    vector = vector.detach().cpu()
+    return vector.double() if vector.is_floating_point() else vector.clone()
 
 
 def keep_in_checkpoints(checkpointer: Checkpointer, name: str, sums: EpochSums) -> None:

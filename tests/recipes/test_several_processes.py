@@ -78,6 +78,7 @@ def test_wav2vec2_drops_other_layers_in_each_process(recipes, corpus, tmp_path):
     records = recipes.history(folder)
     assert records[-1]["steps"] == len(ranks[0])
     assert records[-1]["train"]["loss"] < records[0]["train"]["loss"]
+    assert records[0]["train"]["gumbel_temperature"] > records[-1]["train"]["gumbel_temperature"]
     values = recipes.tensors(folder, "model", "quantizer", "linear", "mask_vector").values()
     assert all(torch.isfinite(value).all() for value in values)
 

@@ -30,6 +30,9 @@ from speechbrain_pom.objectives.wav2vec2.quantizer import (
 from speechbrain_pom.objectives.wav2vec2.statistics import find_collapse, metrics_of, summarise
 
 REDUCTIONS = ("sum", "mean")
+# Statistics are multiples of its inverse, so that sums of float64 are exact in any order: a run of
+# several processes that is resumed adds them up in another one.
+STEPS_OF_SUMS = 2**20
 
 
 class Wav2Vec2(Objective):
@@ -303,9 +306,10 @@ class Wav2Vec2(Objective):
             "num_negatives": num_negatives,
             "num_masked": num_masked,
             "num_valid": num_frames.sum(),
-            "temperature_sum": num_masked * temperature,
+            "temperature_sum": num_masked * round(temperature * STEPS_OF_SUMS) / STEPS_OF_SUMS,
             "counts": counts,
-            "soft_counts": soft.detach().flatten(),
+            "soft_counts": (soft.detach().double() * STEPS_OF_SUMS).round().flatten()
+            / STEPS_OF_SUMS,
         }
         return Outcome(loss_sum, 1 if self.reduction == "sum" else num_masked, sums)
 

@@ -1,10 +1,13 @@
 """wav2vec 2.0 as an objective: partners, validation, steps, options, compiling, reports."""
 
+import json
+
 import pytest
 import torch
 
 from speechbrain_pom.objectives import Draw
 from speechbrain_pom.objectives.wav2vec2 import GumbelQuantizer, diversity_loss, reference
+from speechbrain_pom.training.sums import EpochSums
 from speechbrain_pom.utils.errors import UserError
 from tests.unit.objectives.wav2vec2.builders import build, signals
 
@@ -241,3 +244,24 @@ def test_compiled_it_is_the_same():
     found = outcome(compiled, [0, 1, 2], VALIDATION)
     torch.testing.assert_close(found.loss_sum, eager.loss_sum)
     assert len(graphs) == 3  # front end, Transformer, quantizer
+
+
+def test_statistics_add_up_alike_in_any_order(objective):
+    """Resumed processes add up what they had before as one: no bit of the history may change."""
+    draws = [Draw(7, epoch, 1, optimizer_step=7 * epoch) for epoch in range(1, 7)]
+    batches = [outcome(objective, [0, epoch % 3], draw).sums for epoch, draw in enumerate(draws)]
+
+    def total(order):
+        sums = EpochSums()
+        for number in order:
+            sums.add(**batches[number])
+        again = EpochSums()
+        again.load_state_dict(json.loads(json.dumps(sums.state_dict())))
+        return again
+
+    orders = [range(6), [5, 1, 3, 0, 2, 4], [4, 5, 2, 3, 1, 0]]
+    first, *others = (objective.summary(total(order)) for order in orders)
+    assert others == [first, first]
+    for sums in batches:  # and this can fail
+        sums["soft_counts"] = sums["soft_counts"] / 3
+    assert len({tuple(total(order)["soft_counts"].tolist()) for order in orders}) > 1
