@@ -27,21 +27,26 @@ class EpochProgress:
     def __init__(self, sums: EpochSums, world_size: int, **bar: object):
         self.sums, self.world_size = sums, world_size
         self.bar = tqdm(dynamic_ncols=True, **bar)
+        self._since = time.perf_counter()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
+        self._count_time()  # of a batch that ended the epoch, which may be its only one
         self.bar.close()
 
     def timed(self, batches: Iterable) -> Iterator:
         """Yield batches, adding the time between them (loading included) to the sums."""
-        start = time.perf_counter()
+        self._since = time.perf_counter()
         for batch in batches:
             yield batch
-            now = time.perf_counter()
-            self.sums.add(wall_s=now - start)
-            start = now
+            self._count_time()
+
+    def _count_time(self):
+        now = time.perf_counter()
+        self.sums.add(wall_s=now - self._since)
+        self._since = now
 
     def add(self, loss: torch.Tensor, audio_s: float, optimizer_step: int) -> float:
         """Count a batch, move the bar, and give the mean loss of the epoch so far."""
