@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 import torch
+from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import if_main_process
@@ -43,14 +44,25 @@ def encode_dataset(
     title: str | None = None,
 ) -> Iterator[tuple[list[str], torch.Tensor]]:
     """Encode all utterances of a dataset, the longest first."""
+    for batch in batches_of(dataset, max_batch_duration_s, num_workers=num_workers, title=title):
+        wavs, lengths = (part.to(encoder.device) for part in batch.sig)
+        yield batch.id, layer_means(encoder, wavs, lengths).cpu()
+
+
+def batches_of(
+    dataset: DynamicItemDataset,
+    max_batch_duration_s: float,
+    *,
+    num_workers: int = 0,
+    title: str | None = None,
+) -> Iterator[PaddedBatch]:
+    """The utterances of a dataset once, the longest first; the log says how fast they went."""
     sampler = make_sampler(
         dataset, max_batch_duration_s=max_batch_duration_s, order="descending", seed=0
     )
     loader = make_dataloader(dataset, batch_sampler=sampler, num_workers=num_workers)
     begun_s = time.perf_counter()
-    for batch in tqdm(loader, desc=title, disable=title is None, dynamic_ncols=True):
-        wavs, lengths = (part.to(encoder.device) for part in batch.sig)
-        yield batch.id, layer_means(encoder, wavs, lengths).cpu()
+    yield from tqdm(loader, desc=title, disable=title is None, dynamic_ncols=True)
     if if_main_process():
         audio_s = sum(float(row["duration"]) for row in dataset.data.values())
         wall_s = time.perf_counter() - begun_s

@@ -162,7 +162,7 @@ def _from_csv(hparams, folder, sources):
             label_columns=columns,
             **_options(hparams),
         )
-        rows[name] = _labelled(name, manifest)
+        rows[name] = labelled_rows(name, manifest)
     check_ids(rows)
     trials = rows.pop("verification", [])
     held_out = {source.name: rows.pop(source.name) for source in tests}
@@ -180,8 +180,8 @@ def _from_csv(hparams, folder, sources):
     return parts, trials or kept, bool(trials) or with_trials
 
 
-def _labelled(name, manifest):
-    """The rows that have a class."""
+def labelled_rows(name: str, manifest: str | Path) -> list[dict]:
+    """The rows of a manifest that have a class; the log says how many have none."""
     rows = [{"ID": key, **row} for key, row in read_manifest(manifest).items()]
     labelled = [row for row in rows if row["label"]]
     if len(labelled) < len(rows):

@@ -19,6 +19,7 @@ FLOORS = [
     {"runs"},
     {"encoder", "training"},
     {"objectives", "ctc", "probe"},
+    {"downstream"},
     {"inference"},
     {"reports"},
     {"cli"},
