@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import speechbrain as sb
@@ -18,6 +18,8 @@ from speechbrain_pom.downstream.cache import StateCache, cut_waveforms, random_s
 from speechbrain_pom.downstream.model import DownstreamModel
 from speechbrain_pom.training.augmentation import batch_waveforms
 from speechbrain_pom.training.brain import ExactBrain
+from speechbrain_pom.training.dataset import make_sampler
+from speechbrain_pom.training.sampler import BucketBatchSampler
 from speechbrain_pom.utils.files import write_atomically
 from speechbrain_pom.utils.seeding import philox, uniform
 
@@ -37,6 +39,9 @@ class DownstreamBrain(ExactBrain):
         `max_batch_duration_s`, `num_workers`, `upstream`, `pretrained`, `head_optimizer`,
         `weights_optimizer`, `encoder_optimizer` and the annealing of each, and may have `crop_s`.
     """
+
+    #: What a task needs of an utterance besides its audio; of a subclass.
+    batch_keys: Sequence[str] = ("label",)
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -67,11 +72,6 @@ class DownstreamBrain(ExactBrain):
         for dataset in datasets.values():
             audio = [] if self.hparams.cache_states else ["sig"]
             dataset.set_output_keys(["id", "duration", *self.batch_keys, *audio])
-
-    @property
-    def batch_keys(self) -> list[str]:
-        """What a task needs of an utterance besides its audio; override."""
-        return ["label"]
 
     def inputs_of(
         self, batch: PaddedBatch, stage: sb.Stage
@@ -150,6 +150,40 @@ class DownstreamBrain(ExactBrain):
             valid_stats=stats,
         )
         self.save_epoch(stats)
+
+    def in_order(self, dataset: DynamicItemDataset) -> dict:
+        """What a loader of validation and tests is made with: the longest utterances first."""
+        sampler = make_sampler(
+            dataset, batch_size=self.hparams.valid_batch_size, order="descending", seed=0
+        )
+        return {"batch_sampler": sampler, "num_workers": self.num_workers}
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that read; none where the states are in memory."""
+        return 0 if self.cache is not None else self.hparams.num_workers
+
+    def train_and_test(
+        self,
+        datasets: Mapping[str, DynamicItemDataset],
+        tests: Sequence[str],
+        train_sampler: BucketBatchSampler,
+    ) -> None:
+        """Train, then test the checkpoint that was best in validation on some of the datasets."""
+        self.fit(
+            self.hparams.epoch_counter,
+            datasets["train"],
+            datasets["valid"],
+            train_loader_kwargs={"batch_sampler": train_sampler, "num_workers": self.num_workers},
+            valid_loader_kwargs=self.in_order(datasets["valid"]),
+        )
+        for name in tests:
+            self.test_name = name
+            self.evaluate(
+                datasets[name],
+                **self.task_metrics.checkpoint_key(),
+                test_loader_kwargs=self.in_order(datasets[name]),
+            )
 
     def report(self, name: str, figures: dict) -> None:
         """Add the results of a test to the JSON with all of them."""

@@ -9,8 +9,9 @@ from typing import Any
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_pom.data.csv_manifest import COLUMN_NAMES
-from speechbrain_pom.data.manifest import write_manifest
-from speechbrain_pom.data.prepare import Manifests, prepare_csvs
+from speechbrain_pom.data.librispeech import prepare_librispeech
+from speechbrain_pom.data.manifest import merge_manifests, write_manifest
+from speechbrain_pom.data.prepare import OPTIONS, Manifests, prepare_csvs
 from speechbrain_pom.data.trials import check_trials
 from speechbrain_pom.probe.checks import check_ids, check_parts, check_shares
 from speechbrain_pom.probe.holdout import divide_by_session
@@ -19,6 +20,36 @@ from speechbrain_pom.training.dataset import audio_dataset
 from speechbrain_pom.utils.errors import UserError
 
 _ADVICE = "give other test_csv, or a list of trials"
+
+
+def prepare_recognition(hparams: Mapping[str, Any], manifest_folder: Path) -> Manifests:
+    """The manifests of speech recognition from LibriSpeech's layout.
+
+    Arguments
+    ---------
+    hparams : dict
+        `data_folder` holds `train_splits`, `valid_split` and `test_splits`.
+    manifest_folder : pathlib.Path
+
+    Returns
+    -------
+    Manifests
+
+    Raises
+    ------
+    UserError
+        If the data cannot be prepared.
+    """
+    tests = {split: split for split in hparams["test_splits"]}
+    splits = [*hparams["train_splits"], hparams["valid_split"], *tests]
+    options = {key: hparams[key] for key in OPTIONS}
+    paths = prepare_librispeech(
+        hparams["data_folder"], splits, Path(manifest_folder) / "splits", **options
+    )
+    train = merge_manifests(
+        [paths[split] for split in hparams["train_splits"]], Path(manifest_folder) / "train.csv"
+    )
+    return Manifests(train, paths[hparams["valid_split"]], {name: paths[name] for name in tests})
 
 
 def prepare_verification(
@@ -50,7 +81,8 @@ def prepare_verification(
     """
     folder = Path(manifest_folder)
     if not sources:
-        made = prepare_probe({**hparams, "task": "speaker", "keywords": None}, folder)
+        keys = {**hparams, "task": "speaker", "keywords": None, "test_share": 0.0}
+        made = prepare_probe(keys, folder, with_test=False)
         if made.trials is None:
             raise UserError(
                 "the data have no other speakers for trials: give verification_splits or "
@@ -92,7 +124,7 @@ def task_datasets(
 ) -> dict[str, DynamicItemDataset]:
     """Datasets with waveforms: train and valid, of at most a duration, and the tests by name."""
     paths = {"train": data.train, "valid": data.valid, **data.tests}
-    limits = dict.fromkeys(("train", "valid"), {"max_duration_s": max_duration_s})
+    limits = {name: {"max_duration_s": max_duration_s} for name in ("train", "valid")}
     return {
         name: audio_dataset(path, data_folder, **limits.get(name, {}))
         for name, path in paths.items()

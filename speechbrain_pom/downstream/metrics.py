@@ -9,9 +9,7 @@ _RATES = (
     learning_rate("lr_weights", "layer weights"),
     learning_rate("lr_encoder", "encoder"),
 )
-_OF_CTC = tuple(
-    metric for metric in CTC_METRICS.metrics if not metric.name.startswith("lr_")
-)
+_OF_CTC = tuple(metric for metric in CTC_METRICS.metrics if not metric.name.startswith("lr_"))
 
 RECOGNITION_METRICS = TaskMetrics(
     "downstream recognition",

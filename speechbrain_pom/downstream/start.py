@@ -1,4 +1,4 @@
-"""The model of a downstream run: its upstream, its head, and what a continued run must not change."""
+"""The model of a downstream run, and what must not change when it is continued."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from speechbrain_pom.downstream.model import DownstreamModel
-from speechbrain_pom.downstream.upstream import load_upstream
+from speechbrain_pom.downstream.upstream import LogMel, load_upstream
+from speechbrain_pom.encoder.encoder import SpeechEncoder
 from speechbrain_pom.probe.checks import check_choice
 from speechbrain_pom.probe.frozen import hash_of_tensors
 from speechbrain_pom.runs.record import check_fingerprint, record_fingerprint
@@ -16,7 +17,7 @@ from speechbrain_pom.utils.files import sha256_of
 from speechbrain_pom.utils.seeding import seeded
 
 
-def upstream_of(hparams: Mapping[str, Any]):
+def upstream_of(hparams: Mapping[str, Any]) -> SpeechEncoder | LogMel:
     """The upstream that the keys of a recipe ask for, checked against its other keys."""
     upstream = load_upstream(
         hparams["upstream"],
@@ -38,7 +39,9 @@ def upstream_of(hparams: Mapping[str, Any]):
     return upstream
 
 
-def build_model(hparams: Mapping[str, Any], upstream, num_outputs: int) -> DownstreamModel:
+def build_model(
+    hparams: Mapping[str, Any], upstream: SpeechEncoder | LogMel, num_outputs: int
+) -> DownstreamModel:
     """The model of a run; the head's first weights depend on the seed and its sizes alone."""
     check_choice("head", hparams["head"], list(hparams["heads"]))
     with seeded("head", hparams["seed"]):

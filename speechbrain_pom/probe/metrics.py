@@ -58,6 +58,10 @@ class ClassificationScores:
         for key, prediction, reference in zip(ids, predictions, references, strict=True):
             self._answers[key] = (reference, prediction)
 
+    def answers(self) -> dict[str, tuple[str, str]]:
+        """ID to (label, answer) of all utterances."""
+        return dict(self._answers)
+
     def _check_scored(self):
         if not self._answers:
             raise UserError("no utterance has been scored: the set is empty")

@@ -30,7 +30,10 @@ LAYOUTS = ("librispeech", "folder")
 
 
 def prepare_probe(
-    hparams: Mapping[str, Any], manifest_folder: Path, sources: dict[str, Any] | None = None
+    hparams: Mapping[str, Any],
+    manifest_folder: Path,
+    sources: dict[str, Any] | None = None,
+    with_test: bool = True,
 ) -> Manifests:
     """Write the manifests of a task, with the class in the column `label`.
 
@@ -54,6 +57,8 @@ def prepare_probe(
         "librispeech": speakers of `train_splits`, and of `verification_splits` for trials; or
         utterances of `train_splits`, `valid_split` and `test_splits` whose transcript has exactly
         one of the keywords. "folder": one folder for each class.
+    with_test : bool
+        False: there need be no test of the training classes, as for verification.
 
     Returns
     -------
@@ -91,6 +96,8 @@ def prepare_probe(
         check_choice("data_layout", hparams["data_layout"], LAYOUTS)
         read = {"folder": _from_folders, "librispeech": _from_librispeech}[hparams["data_layout"]]
         parts, trials, with_trials = read(hparams, manifest_folder / "source")
+    if not with_test and not parts.get("test", True):
+        del parts["test"]
     check_parts(parts, trials, task)
     if with_trials:
         check_trials([row["label"] for row in trials], TRIALS_ADVICE)

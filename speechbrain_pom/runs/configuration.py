@@ -12,7 +12,7 @@ from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, SequenceNode
 
-from speechbrain_pom.runs.experiment import Experiment
+from speechbrain_pom.runs.experiment import VALUES_OF_CASES, Experiment
 from speechbrain_pom.runs.keys import unknown_key_message
 from speechbrain_pom.runs.legacy import OLD_ROLES
 from speechbrain_pom.runs.options import read_tree
@@ -92,7 +92,7 @@ def configuration(
         resolved = resolve_references(stream, {**deepcopy(experiment.overrides), **blank})
     tree = {key.value: _text(node) for key, node in YAML().compose(resolved).value}
     options = {key: value for key, value in experiment.run_opts.items() if key not in tree}
-    no_values = {"demo", *DECLARATIONS}
+    no_values = {*VALUES_OF_CASES, *DECLARATIONS}
     return {
         **{key: text for key, text in tree.items() if key not in left_out | no_values},
         **{key: str(value) for key, value in options.items() if key not in left_out},

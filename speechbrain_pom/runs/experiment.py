@@ -19,6 +19,8 @@ from speechbrain_pom.utils.errors import UserError, one_line
 
 # Where the data are; if none of them is given, the demo is run.
 DATA_KEYS = ("data_folder", "train_csv", "prepare")
+# Mappings of a YAML that hold values for its other keys.
+VALUES_OF_CASES = ("demo", "corpora")
 # What a YAML can do wrong while its objects are built.
 _BUILD_ERRORS = (
     ValueError,
@@ -72,7 +74,9 @@ def load_experiment(
 ) -> Experiment:
     """Build the experiment that a command line asks for.
 
-    The YAML may have a plain mapping `demo`: top-level keys with other values. When
+    The YAML may have a mapping `corpora`, names to mappings of top-level keys: those of the one
+    that the key `corpus` names lie over the YAML, but under the command line. It may also have a
+    plain mapping `demo`: top-level keys with other values. When
     `data_folder` and `train_csv` are null and `demo_data` is given, the demo is run: two lines
     say so, `demo_data` makes the data (on the main process only) and returns their folder, and the
     mapping lies over the YAML, but under the command line. Whatever fails while the YAML's objects
@@ -92,21 +96,23 @@ def load_experiment(
     demo = _demo_values(request, tree)
     data = [request.overrides.get(key, tree.get(key)) for key in DATA_KEYS]
     is_demo = bool(demo) and demo_data is not None and data == [None] * len(data)
-    overrides = dict(request.overrides)
+    of_corpus = _corpus_values(request, tree)
+    overrides = {**of_corpus, **request.overrides}
     if is_demo:
         if if_main_process():
             print(_demo_notice(request), flush=True)
         data_folder = str(run_on_main(demo_data))
         overrides = {**demo, **overrides, "data_folder": data_folder}
     hparams = _build(request.yaml_path, overrides)
-    hparams.pop("demo", None)
+    for name in VALUES_OF_CASES:
+        hparams.pop(name, None)
     launched = launch.run_options if launch is not None else {}
     demo_keys = {*demo, "data_folder"} if is_demo else ()
     return Experiment(
         hparams,
         {**request.run_options, **launched},
         overrides,
-        _sources(request, hparams, demo_keys, launched),
+        _sources(request, hparams, of_corpus, demo_keys, launched),
         is_demo,
         request.yaml_path,
         request.command,
@@ -126,9 +132,10 @@ def _check_sections(tree, overrides, section=""):
             )
 
 
-def _sources(request, hparams, demo_keys, launched):
+def _sources(request, hparams, of_corpus, demo_keys, launched):
     sources = dict.fromkeys(RUN_OPTION_TYPES, "default")
     sources.update(dict.fromkeys(hparams, "YAML"))
+    sources.update(dict.fromkeys(of_corpus, "corpus"))
     sources.update(dict.fromkeys(demo_keys, "demo"))
     given = {**request.overrides, **request.run_options}
     if demo_keys:
@@ -143,14 +150,30 @@ def _demo_values(request, tree):
     demo = tree.get("demo")
     if demo is None:
         return {}
-    if not isinstance(demo, dict):
-        raise UserError(f"{request.yaml_path}: demo is a mapping of key: value, not '{demo}'")
-    for key in demo:
-        if key not in tree or key in ("demo", "data_folder"):
-            known = [name for name in tree if name not in ("demo", "data_folder")]
+    return _checked_values(request, tree, "demo", demo)
+
+
+def _corpus_values(request, tree):
+    """The values of the corpus that is asked for, if the YAML has any."""
+    corpora = tree.get("corpora")
+    name = request.overrides.get("corpus", tree.get("corpus"))
+    if corpora is None or name is None:
+        return {}
+    if name not in corpora:
+        raise UserError(f"corpus is '{name}': choose {' or '.join(corpora)}, or null for your own")
+    return _checked_values(request, tree, f"corpora.{name}", corpora[name])
+
+
+def _checked_values(request, tree, where, values):
+    """A mapping of other values for top-level keys."""
+    if not isinstance(values, dict):
+        raise UserError(f"{request.yaml_path}: {where} is a mapping of key: value, not '{values}'")
+    for key in values:
+        if key not in tree or key in (*VALUES_OF_CASES, "data_folder"):
+            known = [name for name in tree if name not in (*VALUES_OF_CASES, "data_folder")]
             message = unknown_key_message(key, known, prefix="")
-            raise UserError(f"{request.yaml_path}, under demo: {message}")
-    return dict(demo)
+            raise UserError(f"{request.yaml_path}, under {where}: {message}")
+    return dict(values)
 
 
 def _build(yaml_path, overrides):
