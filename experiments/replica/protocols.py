@@ -227,15 +227,15 @@ def plan_runs(
     """
     folder = folder or runs_folder(protocol)
     data_folder = data_folder or default_data_folder(protocol, folder)
-    mixers = _choose("mixer", mixers, list(protocol.mixers), protocol)
-    seeds = _choose("seed", seeds, protocol.seeds, protocol)
-    kinds = _choose("kind", kinds, list(protocol.kinds), protocol)
+    mixers = choose("mixer", mixers, list(protocol.mixers), protocol)
+    seeds = choose("seed", seeds, protocol.seeds, protocol)
+    kinds = choose("kind", kinds, list(protocol.kinds), protocol)
     chains = []
     for seed in seeds:
         for mixer in mixers:
             commands = _commands(protocol, mixer, seed, str(folder), str(data_folder))
             runs = {
-                kind: ReplicaRun(mixer, seed, kind, _run_folder(folder, mixer, seed, kind), command)
+                kind: ReplicaRun(mixer, seed, kind, run_folder(folder, mixer, seed, kind), command)
                 for kind, command in commands.items()
                 if kind in kinds
             }
@@ -256,12 +256,13 @@ def default_data_folder(protocol: Protocol, folder: str | Path) -> str:
     return f"${SPEECH_VARIABLE}" if protocol.is_real else f"{folder}/corpus"
 
 
-def _run_folder(folder, mixer, seed, kind):
+def run_folder(folder: str | Path, mixer: str, seed: int | str, kind: str) -> Path:
     """A path without characters that are special to a shell or a file system."""
     return Path(folder, re.sub(r"[^\w.-]+", "_", mixer), str(seed), kind)
 
 
-def _choose(what, given, known, protocol):
+def choose(what: str, given: Sequence | None, known: list, protocol) -> list:
+    """Those of the known values that are given, all if none is; a `UserError` for another one."""
     for value in given or ():
         if value not in known:
             close = get_close_matches(str(value), [str(one) for one in known], n=1, cutoff=0.5)
@@ -280,7 +281,7 @@ def _commands(protocol, mixer, seed, folder, data_folder):
     if not protocol.test_sets:
         parts["finetuning"] |= {"test_csv": None, "test_splits": []}
     row = Row(
-        name=_run_folder("", mixer, "", "").name,
+        name=run_folder("", mixer, "", "").name,
         mixer=mixer,
         group="replica",
         size=protocol.name,
@@ -298,7 +299,7 @@ def _commands(protocol, mixer, seed, folder, data_folder):
         for key, value in parts[stage].items():
             options += [f"--{stage}.{key}", text_of(value)]
     commands = build_commands(row, options, num_processes=1, results_folder=folder)
-    scratch = str(_run_folder(folder, mixer, seed, "scratch"))
+    scratch = str(run_folder(folder, mixer, seed, "scratch"))
     replaced = {"--pretrained": "null", "--output_folder": scratch}
     words = [*commands["finetuning"], "--architecture", FILES["pretraining"]]
     words += ["--architecture_overrides", json.dumps(_model_values(row))]

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def collect(protocol: Protocol, folder: str | Path, former: dict | None = None) 
     for run in (run for chain in plan_runs(protocol, folder) for run in chain):
         if finished_configuration(run.folder) is not None:
             _check_configuration(run, protocol)
-            command = _recorded_command(run, protocol, folder)
+            command = recorded_command(run, folder, runs_folder(protocol))
             record["runs"].append(_read_run(run, command, record, protocol.test_sets))
         elif kept := _recorded_run(run, former):
             record["runs"].append(_keep_run(kept, former, record))
@@ -84,7 +85,7 @@ def _recorded_run(run, record):
     recorded = next(found, None)
     if recorded is None:
         return None
-    now, before = _options(run.command), _options(shlex.split(recorded["command"]))
+    now, before = options_of(run.command), options_of(shlex.split(recorded["command"]))
     known = {*now, *read_tree(run.command[2]), *RUN_OPTION_TYPES}
     before = {key: value for key, value in before.items() if key in known}
     return recorded if before == now else None
@@ -94,7 +95,7 @@ def _key(run):
     return run["mixer"], run["seed"], run["kind"]
 
 
-def _options(words):
+def options_of(words: Sequence[str]) -> dict[str, str]:
     """The values of the options in a command, as typed, without paths.
 
     In version 0.1, the model of a run from scratch was given by options too.
@@ -107,9 +108,9 @@ def _options(words):
     return {key: value for key, value in options.items() if key not in _PATHS}
 
 
-def _recorded_command(run, protocol, folder):
-    """The command of a run without the paths of this machine."""
-    prefix, default = f"{folder}/", runs_folder(protocol)
+def recorded_command(run: ReplicaRun, folder: str | Path, default: str) -> str:
+    """The command of a run without the paths of this machine, as in the default folder."""
+    prefix = f"{folder}/"
     return format_command(
         f"{default}/{word[len(prefix) :]}" if word.startswith(prefix) else word
         for word in run.command
@@ -120,8 +121,8 @@ def _keep_run(run, former, record):
     """A run of an earlier record; its machine and utterances are added to the new one."""
     machine = None if run["machine"] is None else former["machines"][run["machine"]]
     for split, words in former["utterances"].items():
-        _same_utterances(split, words, record["utterances"], "the earlier record")
-    return {**run, "machine": _number_of(machine, record["machines"])}
+        same_utterances(split, words, record["utterances"], "the earlier record")
+    return {**run, "machine": number_of(machine, record["machines"])}
 
 
 def write_record(record: dict, path: str | Path) -> None:
@@ -173,14 +174,14 @@ def _read_run(run, command, record, test_sets):
     """The results of a run; its machine and utterances are added to the record."""
     history = EpochHistory(run.folder / "history.jsonl").records()
     trained = [epoch["train"] for epoch in history]
-    conditions = _conditions(run)
+    conditions = conditions_of(run)
     found = {
         "mixer": run.mixer,
         "seed": run.seed,
         "kind": run.kind,
         "commit": git_revision(run.folder),
         "command": command,
-        "machine": _number_of(conditions["machine"], record["machines"]),
+        "machine": number_of(conditions["machine"], record["machines"]),
         "duration_s": int(training_time(run.folder / "log.txt").total_seconds()),
         "cpu_s": conditions["cpu_s"],
         "peak_memory_mib": round(max(epoch["peak_memory_mib"] for epoch in trained), 1),
@@ -202,7 +203,7 @@ def _read_run(run, command, record, test_sets):
     return found
 
 
-def _conditions(run):
+def conditions_of(run: ReplicaRun) -> dict:
     """The machine and CPU time of a run; unknown if it was started by hand."""
     path = run.folder / CONDITIONS_FILE
     if not path.is_file():
@@ -210,7 +211,8 @@ def _conditions(run):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _number_of(machine, machines):
+def number_of(machine: dict | None, machines: list) -> int | None:
+    """The place of a machine in a record's list, to which it is added."""
     if machine is None:
         return None
     if machine not in machines:
@@ -222,11 +224,12 @@ def _edits(run, split, utterances):
     """Edited words of each utterance of a test set that all runs share."""
     edits = read_word_edits(run.folder / f"wer_{split}_no_lm.txt")
     words = {key: edits[key][1] for key in sorted(edits)}
-    _same_utterances(split, words, utterances, f"'{run.folder}'")
+    same_utterances(split, words, utterances, f"'{run.folder}'")
     return [edits[key][0] for key in words]
 
 
-def _same_utterances(split, words, utterances, where):
+def same_utterances(split: str, words: dict, utterances: dict, where: str) -> None:
+    """Refuse a test on other utterances than those that a record has for it."""
     if utterances.setdefault(split, words) != words:
         raise UserError(
             f"{where} was tested on other utterances of {split} than the runs before it: "

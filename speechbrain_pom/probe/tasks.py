@@ -157,7 +157,7 @@ def _from_csv(hparams, folder, sources):
     columns = (column,) if column else default
     named = {part: parse_sources(sources[part]) for part in sources if sources[part] is not None}
     tests = named.pop("test", [])
-    check_test_names(tests, {**dict.fromkeys(PARTS), "trials": None})
+    check_test_names(tests, {*PARTS, "trials"} - {"test"})
     named |= {source.name: [source] for source in tests}
     rows = {}
     for name, group in named.items():

@@ -8,13 +8,15 @@ from itertools import combinations
 from pathlib import Path
 
 from speechbrain_pom.ctc.scoring import read_word_edits
+from speechbrain_pom.downstream.answers import read_wrong_answers
 from speechbrain_pom.reports.significance import paired_difference
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.metrics import TaskMetrics, interval, read_metrics
 from speechbrain_pom.utils.bootstrap import rate_with_interval
 from speechbrain_pom.utils.errors import UserError
 
-_REPORT = re.compile(r"wer_(.+?)_(no_lm|lm)\.txt")
+_REPORT = re.compile(r"wer_(.+?)_(no_lm|lm|greedy)\.txt")
+_ANSWERS = re.compile(r"answers_(.+)\.csv")
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,18 @@ class TestedRun:
     history : list of dict
         One record per epoch.
     edits : dict
-        (test set, decoder) to utterance id to (edited words, words); empty for pretraining.
+        (test set, decoder) to utterance id to (edited words, words), or (test set,) to utterance
+        id to (wrong answers, 1); empty for pretraining.
     results : dict
-        (test set, decoder) to the results of the test.
+        As `edits`, to the results of the test.
     task : TaskMetrics
         What the run measures.
     """
 
     label: str
     history: list[dict]
-    edits: dict[tuple[str, str], dict[str, tuple[int, int]]]
-    results: dict[tuple[str, str], dict]
+    edits: dict[tuple[str, ...], dict[str, tuple[int, int]]]
+    results: dict[tuple[str, ...], dict]
     task: TaskMetrics
 
 
@@ -71,13 +74,13 @@ def format_comparison(
 ) -> str:
     """Tables of the error rates of runs, and of the differences of each pair, as Markdown."""
     tests = list(dict.fromkeys(key for run in runs for key in sorted(run.edits)))
-    if not tests:
+    blocks = _without_counts(runs)
+    if not tests and not blocks:
         return "No error rates: none of these runs has been tested."
-    blocks = []
     for test in tests:
         tested = [run for run in runs if test in run.edits]
         num_utterances = len(tested[0].edits[test])
-        lines = [f"{test[0]}, {test[1]}, {num_utterances} utterances", ""]
+        lines = [f"{', '.join(test)}, {num_utterances} utterances", ""]
         lines += table(_rates(tested, test, num_bootstrap))
         if len(tested) > 1:
             options = (num_bootstrap, num_randomisations, seed)
@@ -114,6 +117,7 @@ def _read_run(path, label):
         raise UserError(f"no such folder: '{path}': give the output folder of a run")
     history = EpochHistory(path / "history.jsonl").records()
     reports = {_REPORT.fullmatch(file.name): file for file in sorted(path.glob("wer_*.txt"))}
+    answers = {_ANSWERS.fullmatch(file.name): file for file in sorted(path.glob("answers_*.csv"))}
     if not history and not any(reports):
         raise UserError(
             f"'{path}' holds neither an epoch nor a test of a run: give the output_folder of "
@@ -128,6 +132,7 @@ def _read_run(path, label):
         for found, file in reports.items()
         if found
     }
+    edits |= {(found[1],): read_wrong_answers(file) for found, file in answers.items() if found}
     return TestedRun(label, history, edits, dict(task.find_results(results)), task)
 
 
@@ -135,7 +140,7 @@ def _rates(runs, test, num_bootstrap):
     """The word error rate of each run, from its edits, and the other rates of its results."""
     task = runs[0].task
     others = [one for one in task.of("test") if one.better and one.name != task.best]
-    heading = ["run", "WER (%)", "95 % interval"]
+    heading = ["run", f"{_rate_of(test)} (%)", "95 % interval"]
     for metric in others:
         heading += [f"{metric.label} ({metric.shown_unit})", "95 % interval"]
     yield heading
@@ -151,8 +156,38 @@ def _rates(runs, test, num_bootstrap):
         yield run.label, *cells
 
 
+def _rate_of(test):
+    """What is counted in the utterances of a test: words, or answers."""
+    return "WER" if len(test) > 1 else "error rate"
+
+
+def _without_counts(runs):
+    """Tables of tests of which no utterance has counts, such as those of verification."""
+    tests = [(test, run.edits) for run in runs for test in run.results]
+    blocks = []
+    for test in dict.fromkeys(test for test, edits in tests if test not in edits):
+        found = [(run, run.results[test]) for run in runs if test in run.results]
+        metrics = [one for one in runs[0].task.of("test") if interval(one, found[0][1])]
+        if metrics:
+            rows = [("run", f"{metrics[0].label} ({metrics[0].shown_unit})", "95 % interval")]
+            for run, results in found:
+                low, high = map(metrics[0].number, interval(metrics[0], results))
+                rows.append(
+                    (run.label, metrics[0].number(results[metrics[0].name]), f"{low} to {high}")
+                )
+            blocks.append("\n".join([", ".join(test), "", *table(rows)]))
+    return blocks
+
+
 def _differences(runs, test, *options):
-    yield "difference", "WER (points)", "95 % interval", "p", "utterances better", "worse"
+    yield (
+        "difference",
+        f"{_rate_of(test)} (points)",
+        "95 % interval",
+        "p",
+        "utterances better",
+        "worse",
+    )
     for first, second in combinations(runs, 2):
         try:
             found = paired_difference(first.edits[test], second.edits[test], *options)

@@ -12,7 +12,15 @@ from speechbrain_pom.utils.errors import UserError
 
 _OF_ENCODER = ("attention_type", "d_model", "num_encoder_layers")
 # What a run leaves besides its checkpoints, in the order of interest.
-_FILES = ("results.json", "wer_*.txt", "curves.png", "train_log.txt", "tensorboard")
+_FILES = (
+    "results.json",
+    "wer_*.txt",
+    "answers_*.csv",
+    "scores_*.txt",
+    "curves.png",
+    "train_log.txt",
+    "tensorboard",
+)
 
 
 def summarize(folder: str | Path) -> str:
