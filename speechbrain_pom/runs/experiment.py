@@ -135,7 +135,7 @@ def _check_sections(tree, overrides, section=""):
 def _sources(request, hparams, of_corpus, demo_keys, launched):
     sources = dict.fromkeys(RUN_OPTION_TYPES, "default")
     sources.update(dict.fromkeys(hparams, "YAML"))
-    sources.update(dict.fromkeys(of_corpus, "corpus"))
+    sources.update(dict.fromkeys(of_corpus.keys() & hparams.keys(), "corpus"))
     sources.update(dict.fromkeys(demo_keys, "demo"))
     given = {**request.overrides, **request.run_options}
     if demo_keys:
@@ -157,11 +157,14 @@ def _corpus_values(request, tree):
     """The values of the corpus that is asked for, if the YAML has any."""
     corpora = tree.get("corpora")
     name = request.overrides.get("corpus", tree.get("corpus"))
-    if corpora is None or name is None:
+    if corpora is None:
         return {}
+    if name is None:
+        return {"corpora": None}  # what those name is then not even imported
     if name not in corpora:
         raise UserError(f"corpus is '{name}': choose {' or '.join(corpora)}, or null for your own")
-    return _checked_values(request, tree, f"corpora.{name}", corpora[name])
+    values = _checked_values(request, tree, f"corpora.{name}", corpora[name])
+    return {**values, "corpora": None}
 
 
 def _checked_values(request, tree, where, values):

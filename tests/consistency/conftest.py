@@ -10,6 +10,8 @@ from torch.distributed.run import get_args_parser
 
 from experiments import __main__ as experiments
 from experiments.commands import build_commands
+from experiments.downstream import __main__ as downstream
+from experiments.downstream.protocols import find_protocol as find_downstream
 from experiments.replica import __main__ as replica
 from experiments.replica.protocols import find_protocol
 from experiments.table import find_row
@@ -72,6 +74,8 @@ def _python(words):
             build_commands(find_row(args.name), unknown, args.nproc)
     elif words[1] == "experiments.replica":
         find_protocol(replica.build_parser().parse_args(words[2:]).name)
+    elif words[1] == "experiments.downstream":
+        find_downstream(downstream.build_parser().parse_args(words[2:]).name)
     else:
         assert words[1] == "speechbrain_pom", words
         _subcommand(words[2:])

@@ -14,7 +14,7 @@ from tests.helpers import ROOT
 
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/LibriSpeech/README.md"]
 DOCUMENTS += ["speechbrain_pom/ops/README.md", "tests/data/golden/README.md"]
-DOCUMENTS += ["recipes/Probe/README.md"]
+DOCUMENTS += ["recipes/Probe/README.md", "recipes/MP3S/README.md"]
 DOCUMENTS += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 
 

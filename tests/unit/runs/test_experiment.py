@@ -1,10 +1,14 @@
 """What the YAML says is what runs: overrides, demo, placeholders, sources and the table."""
 
+import os
+import re
+
 import pytest
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
+from speechbrain_pom.runs.configuration import configuration
 from speechbrain_pom.runs.documents import resolved_yaml
 from speechbrain_pom.runs.experiment import load_experiment
 from speechbrain_pom.runs.options import parse_command_line
@@ -237,3 +241,46 @@ def test_table_of_a_demo(toy, tmp_path):
     assert rows[0] == ["lr", "0.5", "command", "line"]
     assert {row[0] for row in rows[1:4]} == {"data_folder", "d_model", "precision"}
     assert all(row[-1] == "demo" for row in rows[1:4])
+
+
+CORPORA = """\
+corpus: mine
+lr: 0.1
+epochs: 3
+data_folder: null
+join: null
+corpora:
+    mine: {lr: 0.2, epochs: 5, join: !name:os.path.join}
+    plain: {}
+    absent: {join: !name:no_such_module.join}
+"""
+
+
+def test_values_of_a_corpus_lie_between_the_yaml_and_the_command_line(tmp_path):
+    path = tmp_path / "corpora.yaml"
+    path.write_text(CORPORA)
+    experiment = load(path, "--epochs", "7")
+    assert (experiment.hparams["lr"], experiment.hparams["epochs"]) == (0.2, 7)
+    assert (experiment.sources["lr"], experiment.sources["epochs"]) == ("corpus", "command line")
+    assert "corpora" not in experiment.hparams
+    assert "corpora" not in configuration(experiment, 1)
+    assert configuration(experiment, 1)["lr"] == "0.2"
+    assert experiment.hparams["join"]("a", "b") == os.path.join("a", "b")
+    assert "no_such_module" not in resolved_yaml(experiment)
+    for corpus in ("plain", "null"):
+        assert load(path, "--corpus", corpus).hparams["lr"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("corpora", "message"),
+    [
+        ("{other: {}}", "corpus is 'mine': choose other, or null for your own"),
+        ("{mine: 5}", "corpora.mine is a mapping of key: value, not '5'"),
+        ("{mine: {lt: 5}}", "under corpora.mine: unknown key lt: did you mean lr?"),
+    ],
+)
+def test_corpora_that_cannot_be(tmp_path, corpora, message):
+    path = tmp_path / "corpora.yaml"
+    path.write_text(f"corpus: mine\nlr: 0.1\ncorpora: {corpora}\n")
+    with pytest.raises(UserError, match=re.escape(message)):
+        load(path)
