@@ -7,6 +7,7 @@ from pathlib import Path
 
 from experiments.commands import format_command
 from experiments.downstream.protocols import (
+    DATA_FOLDER,
     PROTOCOLS_PATH,
     find_protocol,
     plan_pretraining,
@@ -71,9 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(protocol, folder, args):
-    data_folder = f"${SPEECH_VARIABLE}"
-    chains = plan_pretraining(protocol, folder, data_folder, args.upstreams)
-    chains += plan_tasks(protocol, folder, data_folder, args.upstreams, args.tasks, args.seeds)
+    chains = plan_pretraining(protocol, folder, DATA_FOLDER, args.upstreams)
+    chains += plan_tasks(protocol, folder, DATA_FOLDER, args.upstreams, args.tasks, args.seeds)
     print("\n".join(format_command(run.command) for chain in chains for run in chain))
     return 0
 

@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 from experiments.commands import text_of
 from experiments.replica import protocols as replica
-from experiments.replica.protocols import ReplicaRun, choose, run_folder
+from experiments.replica.protocols import SPEECH_VARIABLE, ReplicaRun, choose, run_folder
 from speechbrain_pom.runs.options import parse_command_line, read_tree
 from speechbrain_pom.runs.values import RUN_OPTION_TYPES
 from speechbrain_pom.utils.errors import UserError
@@ -16,6 +16,7 @@ from speechbrain_pom.utils.errors import UserError
 PROTOCOLS_PATH = Path(__file__).parent / "protocols.yaml"
 RUNS_FOLDER = "results/downstream"
 LOG_MEL = "log-mel"
+DATA_FOLDER = f"${SPEECH_VARIABLE}"  # as written in records, the same on every machine
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
-from experiments.downstream.protocols import Protocol, plan_tasks, runs_folder
+from experiments.downstream.protocols import DATA_FOLDER, Protocol, plan_tasks, runs_folder
 from experiments.records import RECORDS_FOLDER
 from experiments.replica.protocols import ReplicaRun
 from experiments.replica.records import (
@@ -37,7 +37,7 @@ def collect(protocol: Protocol, folder: str | Path, former: dict | None = None) 
     """
     names = ("machines", "utterances", "missing", "runs")
     record = {"protocol": protocol.name, **{n: {} if n == "utterances" else [] for n in names}}
-    for run in (run for chain in plan_tasks(protocol, folder, "") for run in chain):
+    for run in (run for chain in plan_tasks(protocol, folder, DATA_FOLDER) for run in chain):
         if finished_configuration(run.folder) is not None:
             record["runs"].append(_read_run(run, protocol, folder, record))
         elif kept := recorded_run(run, former):

@@ -87,12 +87,16 @@ def format_encoders(folders: Sequence[str], num_bootstrap: int = 1000) -> str:
 def encoder_labels(folders: Sequence[str]) -> list[str]:
     """What the runs read: the encoders by what distinguishes their paths, or features."""
     trees = [_options(Path(folder)) for folder in folders]
+    kinds = [
+        tree.get("upstream", "random" if tree.get("random_encoder") else "pretrained")
+        for tree in trees
+    ]
     paths = [Path(str(tree.get("pretrained"))) for tree in trees]
-    unique = list(dict.fromkeys(paths))
-    names = dict(zip(unique, short_labels(unique), strict=True))
+    read = [path for path, kind in zip(paths, kinds, strict=True) if kind != "log_mel"]
+    unique = list(dict.fromkeys(read))
+    names = dict(zip(unique, short_labels(unique) if unique else (), strict=True))
     labels = []
-    for tree, path in zip(trees, paths, strict=True):
-        kind = tree.get("upstream", "random" if tree.get("random_encoder") else "pretrained")
+    for tree, kind, path in zip(trees, kinds, paths, strict=True):
         label = "log-mel" if kind == "log_mel" else names[path]
         label = f"random, as {label}" if kind == "random" else label
         labels.append(f"{label}, fine-tuned" if tree.get("freeze") is False else label)

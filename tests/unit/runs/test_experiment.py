@@ -250,9 +250,13 @@ epochs: 3
 data_folder: null
 join: null
 corpora:
-    mine: {lr: 0.2, epochs: 5, join: !name:os.path.join}
+    mine:
+        lr: 0.2
+        epochs: 5
+        join: !name:os.path.join
     plain: {}
-    absent: {join: !name:no_such_module.join}
+    absent:
+        join: !name:no_such_module.join
 """
 
 
@@ -276,7 +280,7 @@ def test_values_of_a_corpus_lie_between_the_yaml_and_the_command_line(tmp_path):
     [
         ("{other: {}}", "corpus is 'mine': choose other, or null for your own"),
         ("{mine: 5}", "corpora.mine is a mapping of key: value, not '5'"),
-        ("{mine: {lt: 5}}", "under corpora.mine: unknown key lt: did you mean lr?"),
+        ("{mine: {lt: 5}}", "under corpora.mine: unknown option lt"),
     ],
 )
 def test_corpora_that_cannot_be(tmp_path, corpora, message):
