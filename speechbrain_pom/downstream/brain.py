@@ -76,7 +76,21 @@ class DownstreamBrain(ExactBrain):
     def inputs_of(
         self, batch: PaddedBatch, stage: sb.Stage
     ) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        """Inputs and lengths of `DownstreamModel.forward`, cut in training if `crop_s` says so."""
+        """What `DownstreamModel.forward` is called with, cut in training if `crop_s` says so.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+        stage : speechbrain.Stage
+
+        Returns
+        -------
+        inputs : torch.Tensor
+            Waveforms (B, samples), or states (B, num_states, T, d_model).
+        lengths : torch.Tensor
+            (B,) integers, in samples or frames.
+        are_states : bool
+        """
         crop_s = getattr(self.hparams, "crop_s", None) if stage == sb.Stage.TRAIN else None
         positions = []
         if crop_s is not None:
@@ -127,9 +141,20 @@ class DownstreamBrain(ExactBrain):
                 self.checkpointer.add_recoverable(f"{name}_optimizer", optimizer)
 
     def anneal(self, loss: float, epoch: int, hold: bool = False) -> dict[str, float]:
-        """Anneal the learning rates by the loss or the epoch; return those that were used.
+        """Anneal the learning rates.
 
-        With `hold` they stay as they are.
+        Arguments
+        ---------
+        loss : float
+            Of the validation.
+        epoch : int
+        hold : bool
+            Whether they stay as they are.
+
+        Returns
+        -------
+        dict of str to float
+            Those that were used in the epoch.
         """
         rates = {}
         for name, optimizer in self.optimizers_dict.items():
@@ -141,7 +166,16 @@ class DownstreamBrain(ExactBrain):
         return rates
 
     def end_validation(self, stats: dict[str, float], epoch: int, hold: bool = False) -> None:
-        """Anneal, log and save."""
+        """Anneal, log and save.
+
+        Arguments
+        ---------
+        stats : dict of str to float
+            Of the validation, with its `loss`.
+        epoch : int
+        hold : bool
+            As `anneal`.
+        """
         rates = self.anneal(stats["loss"], epoch, hold)
         weights = " ".join(f"{weight:.3f}" for weight in self.model.layer_weights())
         self.hparams.train_logger.log_stats(
@@ -169,7 +203,16 @@ class DownstreamBrain(ExactBrain):
         tests: Sequence[str],
         train_sampler: BucketBatchSampler,
     ) -> None:
-        """Train, then test the checkpoint that was best in validation on some of the datasets."""
+        """Train, then test the checkpoint that was best in validation.
+
+        Arguments
+        ---------
+        datasets : dict of str to DynamicItemDataset
+            train, valid, and the tests by name.
+        tests : sequence of str
+            Names of the tests.
+        train_sampler : BucketBatchSampler
+        """
         self.fit(
             self.hparams.epoch_counter,
             datasets["train"],
@@ -186,7 +229,14 @@ class DownstreamBrain(ExactBrain):
             )
 
     def report(self, name: str, figures: dict) -> None:
-        """Add the results of a test to the JSON with all of them."""
+        """Add the results of a test to the JSON with all of them.
+
+        Arguments
+        ---------
+        name : str
+            Of the test.
+        figures : dict
+        """
         path = Path(self.hparams.output_folder) / RESULTS_FILE
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         results |= {

@@ -55,7 +55,13 @@ class StateCache:
         return key in self._states
 
     def check_size(self, upstream: nn.Module, datasets: Mapping[str, DynamicItemDataset]) -> None:
-        """Refuse data whose states would take more memory than is allowed."""
+        """Refuse data whose states would take more memory than is allowed.
+
+        Arguments
+        ---------
+        upstream : torch.nn.Module
+        datasets : dict of str to DynamicItemDataset
+        """
         rows = {key: row for dataset in datasets.values() for key, row in dataset.data.items()}
         frames = sum(upstream.num_frames(int(row["num_samples"])) for row in rows.values())
         numbers = frames * upstream.num_states * upstream.d_model
@@ -77,7 +83,20 @@ class StateCache:
         num_workers: int = 0,
         title: str | None = None,
     ) -> None:
-        """Encode the utterances of a dataset, the longest first; the upstream is in eval mode."""
+        """Encode the utterances of a dataset, the longest first.
+
+        Arguments
+        ---------
+        upstream : torch.nn.Module
+            In eval mode.
+        dataset : DynamicItemDataset
+            With `sig`.
+        max_batch_duration_s : float
+            Padding included.
+        num_workers : int
+        title : str, optional
+            Of the progress bar; None for no bar.
+        """
         options = {"num_workers": num_workers, "title": title}
         layers = list(range(upstream.num_states))
         for batch in batches_of(dataset, max_batch_duration_s, **options):
@@ -89,7 +108,16 @@ class StateCache:
     def add(
         self, ids: Sequence[str], states: Sequence[torch.Tensor], num_frames: torch.Tensor
     ) -> None:
-        """Keep the states of a batch: (B, T, d) for each layer, of which (B,) frames are valid."""
+        """Keep the states of a batch.
+
+        Arguments
+        ---------
+        ids : sequence of str
+        states : sequence of torch.Tensor
+            (B, T, d_model) for each layer.
+        num_frames : torch.Tensor
+            (B,) integers: the valid frames.
+        """
         for row, (key, length) in enumerate(zip(ids, num_frames.tolist(), strict=True)):
             kept = torch.stack([state[row, :length] for state in states])
             self._states[key] = kept.to("cpu", self.dtype)

@@ -87,7 +87,20 @@ class EmbeddingHead(nn.Module):
         self.classifier = Classifier(embedding_size, out_neurons=num_outputs)
 
     def embed(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
-        """Embeddings (B, embedding_size) of frames (B, T, d), of which (B,) are valid."""
+        """Embeddings of utterances.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            (B, T, d)
+        num_frames : torch.Tensor
+            (B,) integers: the valid frames.
+
+        Returns
+        -------
+        torch.Tensor
+            (B, embedding_size)
+        """
         raise NotImplementedError
 
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
