@@ -21,7 +21,7 @@ from speechbrain_pom.ctc.targets import check_targets
 from speechbrain_pom.ctc.tokenizer_store import make_units
 from speechbrain_pom.data.mini_corpus.make import demo_corpus
 from speechbrain_pom.data.prepare import prepare_csvs, prepare_data
-from speechbrain_pom.downstream import DownstreamBrain
+from speechbrain_pom.downstream.brain import DownstreamBrain
 from speechbrain_pom.downstream.data import prepare_recognition, task_datasets
 from speechbrain_pom.downstream.metrics import RECOGNITION_METRICS
 from speechbrain_pom.downstream.start import build_model, check_start, upstream_of

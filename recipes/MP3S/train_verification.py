@@ -17,8 +17,8 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_pom.data.mini_corpus.words import mini_words
 from speechbrain_pom.data.prepare import prepare_data
 from speechbrain_pom.data.trials import draw_trials, read_trials
-from speechbrain_pom.downstream import DownstreamBrain
 from speechbrain_pom.downstream.answers import verification_figures, write_scores
+from speechbrain_pom.downstream.brain import DownstreamBrain
 from speechbrain_pom.downstream.data import prepare_verification, task_datasets
 from speechbrain_pom.downstream.metrics import VERIFICATION_METRICS
 from speechbrain_pom.downstream.start import build_model, check_start, upstream_of
