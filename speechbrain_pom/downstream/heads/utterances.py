@@ -79,6 +79,14 @@ class EmbeddingHead(nn.Module):
     embedding_size, num_outputs : int
     scale : float
         What cosines are multiplied by; 1 where the loss has its own scale.
+
+    Example
+    -------
+    >>> class Means(EmbeddingHead):
+    ...     def embed(self, frames, num_frames):
+    ...         return masked_mean(frames, num_frames)
+    >>> Means(16, 7, scale=30.0)(torch.randn(2, 9, 16), torch.tensor([9, 3])).shape
+    torch.Size([2, 7])
     """
 
     def __init__(self, embedding_size: int, num_outputs: int, scale: float) -> None:
