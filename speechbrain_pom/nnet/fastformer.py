@@ -60,6 +60,13 @@ class Fastformer(TokenMixer):
         self.key_attn = nn.Linear(d_model, nhead)
         self.out_proj = nn.Linear(d_model, d_model)
 
+    def obstacle_to_steps(self, left_context_chunks: int | None = None) -> str | None:
+        """Its second softmax weighs past frames anew in each chunk; see `TokenMixer`."""
+        return (
+            "Fastformer cannot stream: its softmaxes run over the whole utterance, and each chunk "
+            "changes the weights of all frames before it; choose another attention_type"
+        )
+
     def mix_frames(
         self, query: Tensor, key: Tensor, attn_mask: AttnMask, key_padding_mask: Tensor | None
     ) -> Tensor:

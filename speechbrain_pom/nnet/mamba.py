@@ -1,6 +1,7 @@
 """Mamba, in one direction or in both, with the signature of SpeechBrain's attention modules."""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +12,25 @@ from speechbrain_pom.nnet.projections import is_plain
 from speechbrain_pom.ops import ChunkMask, parse_attn_mask, selective_scan
 from speechbrain_pom.ops.common.masks import AttnMask, check_padding_mask
 from speechbrain_pom.ops.common.precision import compute_dtype
-from speechbrain_pom.ops.selective_scan import SCAN_BACKENDS
+from speechbrain_pom.ops.selective_scan import SCAN_BACKENDS, selective_scan_from
 from speechbrain_pom.utils.errors import UserError
 
 DT_RANGE = (1e-3, 0.1)  # the time steps at the start, before they depend on the frame
+
+
+class MambaState(NamedTuple):
+    """What a stream's next frames need of all frames before them.
+
+    Arguments
+    ---------
+    past : torch.Tensor
+        (B, d_conv - 1, d_inner): the last inputs of the convolution; zeros before the stream.
+    hidden : torch.Tensor
+        (B, N, d_inner): the state of the scan, in fp32 or better.
+    """
+
+    past: Tensor
+    hidden: Tensor
 
 
 @register_mixer("Mamba", "Mamba: selective state space model, linear time (2312.00752)")
@@ -102,6 +118,34 @@ class Mamba(TokenMixer):
         if self.bidirectional:
             output = output + self.right_to_left(query, key_padding_mask)
         return output
+
+    def obstacle_to_steps(self, left_context_chunks: int | None = None) -> str | None:
+        """A block from the right, or a limited left context; see `TokenMixer`."""
+        if self.bidirectional:
+            return (
+                "Mamba(bidirectional=True) cannot stream: one of its blocks begins at the last "
+                "frame; choose Mamba(bidirectional=False)"
+            )
+        if left_context_chunks is not None:
+            return (
+                f"Mamba cannot stream with a left context of {left_context_chunks} chunks: its "
+                "state holds all of the past; leave the left context unlimited"
+            )
+        return None
+
+    def first_state(self, batch_size: int, left_context_chunks: int | None = None) -> MambaState:
+        """The state of streams before their first chunk; see `TokenMixer.first_state`."""
+        self._check_steps(left_context_chunks)
+        return self.left_to_right.first_state(batch_size)
+
+    @torch.no_grad()
+    def step(self, frames: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
+        """Mix the next frames of a stream, any number of them; see `TokenMixer.step`.
+
+        Without gradients. The scan is `chunked` where the backend is `mamba_ssm`.
+        """
+        self._check_steps(None)
+        return self.left_to_right.step(frames, self._state_for(frames, state))
 
     def _check_attn_mask(self, attn_mask, num_frames):
         """Refuse a mask that hides a frame which the scan sees; a smaller view is no leak."""
@@ -202,22 +246,33 @@ class MambaBlock(nn.Module):
         if key_padding_mask is not None:  # the convolution reads zeros, as beyond the ends
             frames = frames.masked_fill(key_padding_mask.unsqueeze(-1), 0.0)
         x, gate = self.in_proj(frames).chunk(2, dim=-1)
-        x = F.silu(self._convolve(x))
+        scan, options = self._scan_inputs(F.silu(self._convolve(x)))
+        options |= {"key_padding_mask": key_padding_mask, "reverse": self.reverse}
+        return self.out_proj(selective_scan(*scan, **options) * F.silu(gate))
+
+    def first_state(self, batch_size: int) -> MambaState:
+        """The state of streams before their first frame."""
+        weight, width = self.in_proj.weight, len(self.D)
+        past = weight.new_zeros(batch_size, self.d_conv - 1, width)
+        dtype = compute_dtype(weight.dtype)
+        return MambaState(past, weight.new_zeros(batch_size, self.d_state, width, dtype=dtype))
+
+    def step(self, frames: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
+        """Mix the next frames (B, T, d_model) of streams, from left to right."""
+        x, gate = self.in_proj(frames).chunk(2, dim=-1)
+        x = torch.cat([state.past.to(x.dtype), x], dim=1)
+        past = x[:, frames.shape[1] :].to(state.past.dtype, copy=True)
+        scan, options = self._scan_inputs(F.silu(self._convolve(x)[:, self.d_conv - 1 :]))
+        mixed, hidden = selective_scan_from(state.hidden, *scan, **options)
+        return self.out_proj(mixed * F.silu(gate)), MambaState(past, hidden)
+
+    def _scan_inputs(self, x):
+        """The scan's tensors and options, for its inputs x."""
         sizes = (self.dt_rank, self.d_state, self.d_state)
         low_rank_dt, B, C = self.x_proj(x).split(sizes, dim=-1)
         dt = self._time_steps(low_rank_dt)
-        mixed = selective_scan(
-            x,
-            dt,
-            -torch.exp(self.A_log.to(dt.dtype)),
-            B,
-            C,
-            self.D,
-            key_padding_mask=key_padding_mask,
-            reverse=self.reverse,
-            backend=self.backend,
-        )
-        return self.out_proj(mixed * F.silu(gate))
+        rates = -torch.exp(self.A_log.to(dt.dtype))
+        return (x, dt, rates, B, C, self.D), {"backend": self.backend}
 
     def _time_steps(self, low_rank):
         """The time steps of all channels, in fp32 or better."""

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from speechbrain_pom.nnet.streams import StreamSteps
 from speechbrain_pom.ops.common.masks import AttnMask
 from speechbrain_pom.utils.errors import UserError
 
 _registered: dict[str, tuple[type["TokenMixer"], str]] = {}
 
 
-class TokenMixer(nn.Module):
+class TokenMixer(StreamSteps):
     """Base class of the token mixers, with the call of SpeechBrain's attention modules.
 
     A subclass implements `mix_frames`. In its constructor `__init__(self, d_model, ...)` the
@@ -20,7 +21,8 @@ class TokenMixer(nn.Module):
 
     If all it needs to know of a sequence adds up over the sequence's parts, it also sets
     `num_passes` and implements `summarise` and `mix`: hours of audio are then encoded window by
-    window, exactly as in one piece.
+    window, exactly as in one piece. With `summary_size` besides, streams are mixed chunk by chunk
+    in a state of constant size: `first_state` and `step` (`speechbrain_pom.nnet.streams`).
 
     Attributes
     ----------
@@ -44,6 +46,7 @@ class TokenMixer(nn.Module):
 
     Example
     -------
+    >>> from torch import nn
     >>> class MeanMixer(TokenMixer):
     ...     def __init__(self, d_model):
     ...         super().__init__()
@@ -163,31 +166,6 @@ class TokenMixer(nn.Module):
             (B, T, d_model), as `forward` returns it for these frames in eval mode.
         """
         raise NotImplementedError(f"{self._name} has no summary")
-
-    def step(self, frames: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Mix the next frames of a stream.
-
-        Arguments
-        ---------
-        frames : torch.Tensor
-            (B, T, d_model).
-        state : object, optional
-            What the step before returned; None at the start of the stream.
-
-        Returns
-        -------
-        output : torch.Tensor
-            (B, T, d_model), as `forward` returns it for these frames with `ChunkMask(T)`, when
-            every step has T frames.
-        state : object
-            For the next step; its size does not grow with the stream.
-
-        Raises
-        ------
-        NotImplementedError
-            If the mixer cannot do it.
-        """
-        raise NotImplementedError(f"{self._name} cannot mix a stream step by step")
 
     def check_size(self, name: str, size: int, nhead: int = 1) -> None:
         """Refuse a size that is not a whole number of at least 1, or that nhead does not divide.

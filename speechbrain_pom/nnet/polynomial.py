@@ -176,6 +176,11 @@ class PolynomialMixer(TokenMixer):
             mixed = polynomial_mix_with_sums(query, summary, gate, *out, backend=self.backend)
         return self.norm(mixed)
 
+    @property
+    def summary_size(self) -> int:
+        """E, all polynomial features of all groups."""
+        return self.out_proj.in_features
+
     def _widths(self):
         return _group_widths(self.d_model, self.variant)
 

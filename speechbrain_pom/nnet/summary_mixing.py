@@ -179,6 +179,11 @@ class SummaryMixing(TokenMixer):
             return by_layers.summary_mix_with_sums(query, summary, **local, **options)
         return summary_mix_with_sums(query, summary, **weights, **options)
 
+    @property
+    def summary_size(self) -> int:
+        """E, the width of the summary branch."""
+        return self.summary_out_dim
+
     def _local(self):
         """What comes besides s, by name: as modules, and as weights if they may be read."""
         single = {"merge": self.merge_proj, "local_norm": self.local_norm}

@@ -109,6 +109,64 @@ def selective_scan(
         return scan[backend](x, dt, A, B, C, D, reverse=reverse)
 
 
+@torch.no_grad()
+def selective_scan_from(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    *,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The selective scan from left to right after an initial state, without gradients.
+
+    Arguments
+    ---------
+    state : torch.Tensor
+        (B, N, d): h before the first frame, in fp32 or better.
+    x, dt, A, B, C, D
+        As for `selective_scan`.
+    backend : str
+        As for `selective_scan`; the kernels of mamba_ssm take no initial state, and "chunked" runs
+        in their place.
+
+    Returns
+    -------
+    output : torch.Tensor
+        (B, T, d).
+    state : torch.Tensor
+        (B, N, d): h after the last frame.
+
+    Raises
+    ------
+    UserError
+        As `selective_scan`.
+
+    Example
+    -------
+    >>> x, dt = torch.randn(2, 50, 3), torch.rand(2, 50, 3)
+    >>> A, D = -torch.arange(1.0, 5.0).repeat(3, 1), torch.ones(3)
+    >>> B, C = torch.randn(2, 2, 50, 4)
+    >>> state = torch.zeros(2, 4, 3)
+    >>> first, state = selective_scan_from(state, x[:, :20], dt[:, :20], A, B[:, :20], C[:, :20], D)
+    >>> last, state = selective_scan_from(state, x[:, 20:], dt[:, 20:], A, B[:, 20:], C[:, 20:], D)
+    >>> whole = selective_scan(x, dt, A, B, C, D)
+    >>> torch.allclose(torch.cat([first, last], dim=1), whole, atol=1e-5)
+    True
+    """
+    _check_shapes(x, dt, A, B, C, D)
+    backend = choose_scan_backend(backend, x.device, x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        if backend == "reference":
+            return reference.scan_from(state, x, dt, A, B, C, D)
+        dtype = state.dtype
+        output, state = chunked.scan_from(state, x, dt, A.to(dtype), B, C)
+        return torch.addcmul(output, x.to(dtype), D.to(dtype)).to(x.dtype), state
+
+
 def choose_scan_backend(
     backend: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> str:

@@ -66,6 +66,20 @@ def chunked_scan(
     return output, states
 
 
+def scan_from(
+    state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor
+) -> tuple[Tensor, Tensor]:
+    """C h after an initial state (B, N, d), and the state after the last frame; no gradients."""
+    rates = A.T.contiguous()
+    output = rates.new_empty(x.shape)
+    for span in _spans(x.shape[1]):
+        chunk = _Chunk(x, dt, rates, B, C, span)
+        hidden, _ = chunk.run(state, reverse=False)
+        state = hidden[-1].clone()
+        output[:, span] = torch.matmul(chunk.C.unsqueeze(2), hidden).squeeze(2).transpose(0, 1)
+    return output, state
+
+
 @torch.library.custom_op(
     "speechbrain_pom::chunked_scan_backward",
     mutates_args=(),
