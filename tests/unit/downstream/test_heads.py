@@ -146,7 +146,7 @@ def test_with_padding_that_of_speechbrain_differs(name):
     alone = original(frames[1:, :length])
     together = original(frames) if name == "contextnet" else original(frames, relative)
     together = together[1:, : alone.shape[1]]
-    assert (together - alone).norm() > 2e-3 * alone.norm()
+    assert (together - alone).norm() > 5e-4 * alone.norm()
 
 
 def test_an_embedding_head_needs_its_embedding():
