@@ -8,6 +8,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from speechbrain_pom.training.cutting import (
+    cut_by_duration,
+    padded_durations,
+    split_to_multiple,
+)
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.seeding import permutation, philox, uniform
 
@@ -97,15 +102,19 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
         self._ranking = np.lexsort((np.asarray(ids), self._durations_s))
         self._check_data(ids)
         self._start_epoch, self._start = 0, 0
+        self._epoch: int | None = None
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Plan the batches of an epoch."""
+        """Plan the batches of an epoch, unless they are planned."""
+        if epoch == self._epoch:
+            return
         bits = philox("order", self._seed, epoch)
-        self._epoch = epoch
+        self._epoch = None  # until the plan is whole
         self._sequence = self._arrange(bits)
         self._bounds = self._split_to_multiple(self._cut(self._durations_s[self._sequence]))
         self._batches = self._share_out(bits)  # (steps, ranks) numbers of batches
+        self._epoch = epoch
 
     def set_start(self, epoch: int, step: int) -> None:
         """Let one epoch start at its batch ``step``, to resume in the middle of it.
@@ -215,32 +224,22 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
         num_utterances = len(durations_s)
         if self._batch_size is not None:
             return np.append(np.arange(0, num_utterances, self._batch_size), num_utterances)
-        bounds, longest_s = [0], 0.0
-        for index, duration_s in enumerate(durations_s.tolist()):
-            longest_s = max(longest_s, duration_s)
-            if longest_s * (index + 1 - bounds[-1]) > self._max_batch_duration_s:
-                bounds.append(index)
-                longest_s = duration_s
-        return np.array([*bounds, num_utterances])
+        return cut_by_duration(durations_s, self._max_batch_duration_s)
 
     def _padded_durations(self, bounds: np.ndarray) -> np.ndarray:
-        longest_s = np.maximum.reduceat(self._durations_s[self._sequence], bounds[:-1])
-        return longest_s * np.diff(bounds)
+        return padded_durations(self._durations_s[self._sequence], bounds)
 
     def _split_to_multiple(self, bounds: np.ndarray) -> np.ndarray:
         """Halve the largest batches until every rank gets the same number of them."""
-        for _ in range(-(len(bounds) - 1) % self._world_size):
-            divisible = np.diff(bounds) > 1
-            if not divisible.any():
-                raise UserError(
-                    f"{len(self._durations_s)} utterances, one per batch, cannot be shared out"
-                    f" evenly among {self._world_size} processes: allow larger batches"
-                    " (max_batch_duration_s or batch_size) or use fewer processes"
-                )
-            largest = int(np.argmax(np.where(divisible, self._padded_durations(bounds), 0.0)))
-            middle = (bounds[largest] + bounds[largest + 1]) // 2
-            bounds = np.insert(bounds, largest + 1, middle)
-        return bounds
+        durations_s = self._durations_s[self._sequence]
+        split = split_to_multiple(durations_s, bounds, self._world_size)
+        if split is None:
+            raise UserError(
+                f"{len(durations_s)} utterances, one per batch, cannot be shared out"
+                f" evenly among {self._world_size} processes: allow larger batches"
+                " (max_batch_duration_s or batch_size) or use fewer processes"
+            )
+        return split
 
     def _share_out(self, bits: np.random.Philox) -> np.ndarray:
         """Return which batch each rank takes at each step, (steps, ranks)."""
