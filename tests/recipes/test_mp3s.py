@@ -193,7 +193,7 @@ REFUSED = {
     "but test_csv is not: trials need other speakers": ("verification", {"test_csv": "null"}),
     "have speaker 's0', who is in training too": (
         "verification",
-        {"test_csv": "{train}", "trials": "null"},
+        {"test_csv": "{train}?speaker=s0", "trials": "null"},
     ),
     "encoder is not what this run began with": (
         "classification",
