@@ -1,0 +1,175 @@
+"""SpeechBrain's Conformer chunk by chunk, in a state of constant size.
+
+A chunk comes out as under the masks of dynamic chunk training: its mixers see it and `left` chunks
+before it, its convolutions the frames before it and zeros after it. SpeechBrain's own
+`forward_streaming` keeps the left frames of each layer instead, and mixes them again.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from speechbrain.lobes.models.transformer.Conformer import ConformerEncoderLayer
+from torch import Tensor, nn
+
+from speechbrain_pom.attention.layers import mixer_of
+from speechbrain_pom.attention.parts import original_class
+from speechbrain_pom.nnet.mixer import TokenMixer
+from speechbrain_pom.utils.errors import UserError
+
+
+class LayerState(NamedTuple):
+    """What the next chunk of a stream needs of all chunks before it, in one layer.
+
+    Arguments
+    ---------
+    past : torch.Tensor
+        (B, d_model, (kernel_size - 1) / 2): the last inputs of the depthwise convolution; zeros
+        before the stream, which are the padding of the masked pass.
+    mixed : NamedTuple of torch.Tensor
+        The mixer's state.
+    """
+
+    past: Tensor
+    mixed: Any
+
+
+def obstacle_to_steps(encoder: nn.Module, left_context_chunks: int | None = None) -> str | None:
+    """Why one of SpeechBrain's encoders cannot encode a stream in a state of constant size.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        The encoder of a `TransformerASR`.
+    left_context_chunks : int, optional
+        Chunks that a frame sees to the left of its own; None: all.
+
+    Returns
+    -------
+    str or None
+        One line; None: it can.
+
+    Example
+    -------
+    >>> from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder
+    >>> encoder = ConformerEncoder(1, d_model=8, d_ffn=16, nhead=2, attention_type="hypermixing")
+    >>> obstacle_to_steps(encoder)
+    'hypermixing cannot mix a stream step by step: choose another attention_type'
+    """
+    for layer in encoder.layers:
+        kind = original_class(layer)
+        if kind is not ConformerEncoderLayer:
+            return f"{kind.__name__} cannot stream: choose encoder_module: conformer"
+        convolution = layer.convolution_module
+        if convolution.causal or convolution.dilation != 1:
+            return "the convolutions are causal or dilated: chunks need causal: False, dilation 1"
+        mixer = mixer_of(layer)
+        if not isinstance(mixer, TokenMixer):
+            name = type(mixer).__name__
+            name = "hypermixing" if name == "HyperMixing" else name
+            return f"{name} cannot mix a stream step by step: choose another attention_type"
+        obstacle = mixer.obstacle_to_steps(left_context_chunks)
+        if obstacle:
+            return obstacle
+    return None
+
+
+def first_states(
+    encoder: nn.Module, batch_size: int, left_context_chunks: int | None = None
+) -> list[LayerState]:
+    """The states of an encoder's layers before the first chunk.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        A `ConformerEncoder` without an `obstacle_to_steps`.
+    batch_size : int
+        B, streams.
+    left_context_chunks : int, optional
+        Chunks that a frame sees to the left of its own; None: all.
+
+    Returns
+    -------
+    list of LayerState
+
+    Raises
+    ------
+    UserError
+        With the obstacle, if there is one.
+    """
+    obstacle = obstacle_to_steps(encoder, left_context_chunks)
+    if obstacle:
+        raise UserError(obstacle)
+    states = []
+    for layer in encoder.layers:
+        convolution = layer.convolution_module
+        weight = convolution.conv.weight
+        past = weight.new_zeros(batch_size, len(weight), convolution.padding)
+        mixed = mixer_of(layer).first_state(batch_size, left_context_chunks)
+        states.append(LayerState(past, mixed))
+    return states
+
+
+def encoder_step(
+    encoder: nn.Module, frames: Tensor, states: Sequence[LayerState]
+) -> tuple[Tensor, list[Tensor], list[LayerState]]:
+    """Encode the next chunk of a stream, in eval mode.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        As for `first_states`.
+    frames : torch.Tensor
+        (B, C, d_model): the input of the first layer. All chunks but the last have one size.
+    states : sequence of LayerState
+        From `first_states` or the step before; never changed in place.
+
+    Returns
+    -------
+    output : torch.Tensor
+        (B, C, d_model), as the encoder returns it for these frames with
+        `DynChunkTrainConfig(C, left_context_chunks)`.
+    hidden : list of torch.Tensor
+        (B, C, d_model): the input of the first layer, and the output of each.
+    states : list of LayerState
+        For the next step, of the same sizes.
+
+    Example
+    -------
+    >>> import speechbrain_pom  # attention types
+    >>> from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder
+    >>> encoder = ConformerEncoder(2, d_model=8, d_ffn=16, nhead=2, attention_type="PoM").eval()
+    >>> states = first_states(encoder, batch_size=1)
+    >>> output, hidden, states = encoder_step(encoder, torch.randn(1, 16, 8), states)
+    >>> output.shape, len(hidden), len(states)
+    (torch.Size([1, 16, 8]), 3, 2)
+    """
+    hidden, following = [frames], []
+    for layer, state in zip(encoder.layers, states, strict=True):
+        frames, state = layer_step(layer, frames, state)
+        hidden.append(frames)
+        following.append(state)
+    return encoder.norm(frames), hidden, following
+
+
+def layer_step(layer: nn.Module, frames: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
+    """One chunk (B, C, d_model) through a `ConformerEncoderLayer`; as `encoder_step`."""
+    frames = frames + 0.5 * layer.ffn_module1(frames)
+    mixed, mixer_state = mixer_of(layer).step(layer.norm1(frames), state.mixed)
+    frames = frames + mixed
+    convolved, past = _convolution_step(layer.convolution_module, frames, state.past)
+    frames = frames + convolved
+    frames = layer.norm2(frames + 0.5 * layer.ffn_module2(frames))
+    return frames, LayerState(past, mixer_state)
+
+
+def _convolution_step(module, frames, past):
+    """The dynamic chunk convolution of a chunk, and the past of the next one."""
+    inputs = module.bottleneck(module.layer_norm(frames).transpose(1, 2))  # (B, d, C)
+    inputs = torch.cat([past.to(inputs.dtype), inputs], dim=-1)
+    conv, num_frames = module.conv, frames.shape[1]
+    padded = F.pad(inputs, (0, module.padding))
+    convolved = F.conv1d(padded, conv.weight, conv.bias, groups=conv.groups)
+    past = inputs[..., num_frames:].to(past.dtype, copy=True, memory_format=torch.contiguous_format)
+    return module.after_conv(convolved.transpose(1, 2)), past
