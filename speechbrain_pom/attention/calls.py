@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable
 
 import torch
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import nn
 
 from speechbrain_pom.attention.parts import InCall
@@ -22,6 +23,7 @@ def encode(
     hidden_states: bool = False,
     mask: torch.Tensor | None = None,
     mask_vector: torch.Tensor | None = None,
+    chunks: tuple[int, int | None] | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, list[torch.Tensor]]:
     """Call a `TransformerASR`'s `encode`, perhaps with hidden states, a mask or dropped layers.
 
@@ -44,6 +46,8 @@ def encode(
         before the positions, stands `mask_vector`.
     mask_vector : torch.Tensor, optional
         (d_model,).
+    chunks : tuple of (int, int or None), optional
+        Frames of a chunk, and chunks that a frame sees to the left of its own (None: all).
 
     Returns
     -------
@@ -75,10 +79,12 @@ def encode(
         drawn = _Drawn(len(layers), view.encoder.layerdrop_prob)
         stand_ins = [_DroppableLayer(layer, i, drawn) for i, layer in enumerate(layers)]
         view.encoder.__dict__.update(layers=stand_ins, layerdrop_prob=0.0)
+    config = None if chunks is None else DynChunkTrainConfig(*chunks)
     if mask is None:
-        return view.encode(frames, relative)
+        return view.encode(frames, relative, dynchunktrain_config=config)
     project = _masked(transformer.custom_src_module, mask, mask_vector)
-    return type(transformer).encode(InCall(view, custom_src_module=project), frames, relative)
+    call = InCall(view, custom_src_module=project)
+    return type(transformer).encode(call, frames, relative, dynchunktrain_config=config)
 
 
 def _view(module):

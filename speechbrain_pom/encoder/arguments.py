@@ -4,7 +4,9 @@ import numbers
 from collections.abc import Sequence
 
 import torch
+from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder
 
+from speechbrain_pom.ops import ChunkMask
 from speechbrain_pom.utils.errors import UserError
 
 
@@ -86,3 +88,29 @@ def check_num_frames(num_frames: torch.Tensor, num_samples: torch.Tensor) -> Non
             f"lengths are {num_samples.tolist()} samples, too few for a frame of the front end: "
             "leave out what is so short"
         )
+
+
+def checked_chunks(
+    chunks: tuple[int, int | None] | None, encoder: torch.nn.Module
+) -> tuple[int, int | None] | None:
+    """Chunks as `SpeechEncoder.forward` takes them, for the encoder of a `TransformerASR`.
+
+    Raises
+    ------
+    UserError
+        For other values, and encoders whose convolutions know no chunks.
+    """
+    if chunks is None:
+        return None
+    if not isinstance(chunks, (tuple, list)) or len(chunks) != 2 or not isinstance(chunks[0], int):
+        raise UserError(
+            f"chunks is {chunks!r}: give the frames of a chunk and the chunks to its left, such as "
+            "(16, 4), or (16, None) for all of the past"
+        )
+    if not isinstance(encoder, ConformerEncoder):
+        raise UserError(
+            f"chunks is {chunks!r}, and {type(encoder).__name__} knows no chunks: choose "
+            "encoder_module: conformer"
+        )
+    mask = ChunkMask(*chunks)
+    return mask.chunk_size, mask.left_context_chunks

@@ -14,7 +14,12 @@ from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.attention.positions import extend_positions
 from speechbrain_pom.data.audio.files import SAMPLE_RATE
 from speechbrain_pom.data.audio.reader import AudioReader
-from speechbrain_pom.encoder.arguments import check_num_frames, checked_layers, lengths_in_samples
+from speechbrain_pom.encoder.arguments import (
+    check_num_frames,
+    checked_chunks,
+    checked_layers,
+    lengths_in_samples,
+)
 from speechbrain_pom.encoder.features import FeatureExtractor
 from speechbrain_pom.encoder.front_ends import FrontEnd, SameConvolutions, front_end_of
 from speechbrain_pom.encoder.lengths import padding_mask, relative_lengths
@@ -191,7 +196,11 @@ class SpeechEncoder(nn.Module):
         return num_features * self.features.hop_samples
 
     def forward(
-        self, wavs: torch.Tensor, lengths: torch.Tensor | None = None, layers: Layers | None = None
+        self,
+        wavs: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        layers: Layers | None = None,
+        chunks: tuple[int, int | None] | None = None,
     ) -> tuple[torch.Tensor | list[torch.Tensor], torch.Tensor]:
         """Encode a batch of waveforms.
 
@@ -204,6 +213,9 @@ class SpeechEncoder(nn.Module):
             loaders give them); all samples are valid when not given.
         layers : str, int or sequence of int, optional
             As for the class, in place of what it was made with.
+        chunks : tuple of (int, int or None), optional
+            (C, left): the masked pass that a stream equals. Frames see their chunk of C frames and
+            `left` chunks before it (None: all), and convolutions nothing beyond the chunk.
 
         Returns
         -------
@@ -215,13 +227,13 @@ class SpeechEncoder(nn.Module):
         Raises
         ------
         UserError
-            For waveforms, lengths or layers that cannot be.
+            For waveforms, lengths, layers or chunks that cannot be.
         """
         num_samples = lengths_in_samples(wavs, lengths, self.sample_rate)
         if self._counts_itself:
             check_num_frames(self.num_frames(num_samples), num_samples)
         feats, num_features = self.features(wavs, num_samples)
-        return self.encode(feats, num_features, layers, padded=lengths is not None)
+        return self.encode(feats, num_features, layers, lengths is not None, chunks)
 
     def encode(
         self,
@@ -229,6 +241,7 @@ class SpeechEncoder(nn.Module):
         num_features: torch.Tensor,
         layers: Layers | None = None,
         padded: bool = True,
+        chunks: tuple[int, int | None] | None = None,
     ) -> tuple[torch.Tensor | list[torch.Tensor], torch.Tensor]:
         """Encode a batch of features: the second half of `forward`.
 
@@ -242,6 +255,8 @@ class SpeechEncoder(nn.Module):
             As for the class, in place of what it was made with.
         padded : bool
             False where all utterances fill the batch: nothing is masked then.
+        chunks : tuple of (int, int or None), optional
+            As for `forward`.
 
         Returns
         -------
@@ -252,7 +267,7 @@ class SpeechEncoder(nn.Module):
         """
         frames = self.embed(feats, num_features)
         num_frames = self._front_end.num_frames(num_features)
-        return self.contextualise(frames, num_frames, layers, padded), num_frames
+        return self.contextualise(frames, num_frames, layers, padded, chunks=chunks), num_frames
 
     def embed(self, feats: torch.Tensor, num_features: torch.Tensor) -> torch.Tensor:
         """The front end, the first half: (B, N, num_mels) to (B, T, ...); arguments as `encode`."""
@@ -266,6 +281,7 @@ class SpeechEncoder(nn.Module):
         padded: bool = True,
         mask: torch.Tensor | None = None,
         mask_vector: torch.Tensor | None = None,
+        chunks: tuple[int, int | None] | None = None,
     ) -> torch.Tensor | list[torch.Tensor]:
         """The Transformer, the second half of `encode`: an objective may mask frames before it.
 
@@ -276,7 +292,8 @@ class SpeechEncoder(nn.Module):
         layers = self.layers if layers is None else self.check_layers(layers)
         relative = relative_lengths(num_frames, frames.shape[1]) if padded else None
         hidden = layers != "last"
-        encoded = encode(self.transformer, frames, relative, hidden, mask, mask_vector)
+        chunks = checked_chunks(chunks, self.transformer.encoder)
+        encoded = encode(self.transformer, frames, relative, hidden, mask, mask_vector, chunks)
         if hidden:
             encoded = self.choose(encoded[1], layers)
         if padded:
