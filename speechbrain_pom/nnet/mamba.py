@@ -252,10 +252,10 @@ class MambaBlock(nn.Module):
 
     def first_state(self, batch_size: int) -> MambaState:
         """The state of streams before their first frame."""
-        weight, width = self.in_proj.weight, len(self.D)
-        past = weight.new_zeros(batch_size, self.d_conv - 1, width)
-        dtype = compute_dtype(weight.dtype)
-        return MambaState(past, weight.new_zeros(batch_size, self.d_state, width, dtype=dtype))
+        width = len(self.D)  # a parameter even where the projections are adapters or quantised
+        past = self.D.new_zeros(batch_size, self.d_conv - 1, width)
+        dtype = compute_dtype(self.D.dtype)
+        return MambaState(past, self.D.new_zeros(batch_size, self.d_state, width, dtype=dtype))
 
     def step(self, frames: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         """Mix the next frames (B, T, d_model) of streams, from left to right."""

@@ -110,10 +110,11 @@ class PolynomialMixer(TokenMixer):
         branches = 1 if variant == "selective" else degree
         widths = _group_widths(d_model, variant)
         expanded = [branches * expand * width for width in widths]
+        self.summary_size = sum(expanded)  # all polynomial features of all groups
         pairs = list(zip(widths, expanded, strict=True))
         self.poly_proj = nn.ModuleList(nn.Linear(width, size) for width, size in pairs)
         self.gate_proj = nn.ModuleList(nn.Linear(width, size) for width, size in pairs)
-        self.out_proj = nn.Linear(sum(expanded), d_model)
+        self.out_proj = nn.Linear(self.summary_size, d_model)
         self.norm = nn.LayerNorm(d_model, eps=1e-5)
         nn.init.constant_(self.norm.weight, init_gain)
         self.register_load_state_dict_pre_hook(_accept_published_names)
@@ -175,11 +176,6 @@ class PolynomialMixer(TokenMixer):
             gate, (out,) = weights
             mixed = polynomial_mix_with_sums(query, summary, gate, *out, backend=self.backend)
         return self.norm(mixed)
-
-    @property
-    def summary_size(self) -> int:
-        """E, all polynomial features of all groups."""
-        return self.out_proj.in_features
 
     def _widths(self):
         return _group_widths(self.d_model, self.variant)

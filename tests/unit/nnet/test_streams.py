@@ -1,5 +1,7 @@
 """Streams chunk by chunk: equal to the masked pass, in a constant state that does not age."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -188,6 +190,33 @@ def test_projections_with_a_hook_stream_as_well(name):
         if isinstance(module, (torch.nn.Linear, torch.nn.Conv1d)):
             module.register_forward_hook(lambda *_: None)
     assert error(stream(mixer, frames, 8)[0], expected) < 1e-5
+
+
+class Wrapped(torch.nn.Module):
+    """A projection inside of another module, as adapters hold it: its sizes are not to be seen."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, frames):
+        return self.inner(frames)
+
+
+@every_mixer
+@torch.no_grad()
+def test_wrapped_and_quantised_projections_stream_as_well(name):
+    mixer, frames = build(name), torch.randn(2, 30, 12)
+    expected, _ = stream(mixer, frames, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantised = torch.ao.quantization.quantize_dynamic(mixer, {torch.nn.Linear})
+    linear = [path for path, part in mixer.named_modules() if isinstance(part, torch.nn.Linear)]
+    for path in linear:
+        mixer.set_submodule(path, Wrapped(mixer.get_submodule(path)))
+    assert error(stream(mixer, frames, 8)[0], expected) < 1e-5
+    masked, _ = quantised(frames, attn_mask=ChunkMask(8))
+    assert error(stream(quantised, frames, 8)[0], masked) < 0.1  # activations have other scales
 
 
 @pytest.mark.parametrize(
