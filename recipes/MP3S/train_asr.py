@@ -30,7 +30,7 @@ from speechbrain_pom.probe.checks import check_choice
 from speechbrain_pom.runs.folder import mark_finished
 from speechbrain_pom.runs.report import describe
 from speechbrain_pom.runs.start import start_experiment
-from speechbrain_pom.training.dataset import add_transcripts, make_sampler
+from speechbrain_pom.training.dataset import add_transcripts
 from speechbrain_pom.utils.errors import exit_on_user_error
 
 logger = get_logger(__name__)
@@ -146,15 +146,7 @@ def prepare_run():
     )
     brain.units, brain.searcher = units, searcher
     brain.encode(datasets)
-    sampler = make_sampler(
-        datasets["train"],
-        batch_size=hparams["batch_size"],
-        num_buckets=1,
-        order=hparams["sorting"],
-        seed=hparams["seed"],
-        rank=launch.rank,
-        world_size=launch.world_size,
-    )
+    sampler = brain.training_batches(datasets["train"], launch)
     if if_main_process():
         logger.info(describe(experiment, brain.batch_facts(sampler)))
     return brain, experiment, datasets, list(data.tests), sampler

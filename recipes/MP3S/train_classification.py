@@ -9,7 +9,6 @@ train_bestrq.py. The same command resumes. Any key of the YAML is an option; --h
 
 from pathlib import Path
 
-import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
@@ -17,60 +16,40 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_pom.data.mini_corpus.words import mini_words
 from speechbrain_pom.data.prepare import prepare_data
 from speechbrain_pom.downstream.answers import write_answers
-from speechbrain_pom.downstream.brain import DownstreamBrain
+from speechbrain_pom.downstream.classes import ClassesBrain
 from speechbrain_pom.downstream.data import task_datasets
 from speechbrain_pom.downstream.metrics import CLASSIFICATION_METRICS
 from speechbrain_pom.downstream.start import build_model, check_start, upstream_of
-from speechbrain_pom.probe import ClassificationScores, prepare_probe
+from speechbrain_pom.probe import prepare_probe
 from speechbrain_pom.probe.metrics import format_scores
 from speechbrain_pom.runs.folder import mark_finished
 from speechbrain_pom.runs.report import describe
 from speechbrain_pom.runs.start import start_experiment
-from speechbrain_pom.training.dataset import make_sampler
 from speechbrain_pom.utils.errors import exit_on_user_error
 
 logger = get_logger(__name__)
 
 
-class ClassificationBrain(DownstreamBrain):
+class ClassificationBrain(ClassesBrain):
     """A head on the states of an encoder that tells classes of utterances apart."""
 
     task_metrics = CLASSIFICATION_METRICS
 
     def compute_objectives(self, predictions, batch, stage):
-        """Cross-entropy; outside of training the answers are kept."""
+        """Cross-entropy."""
         logits, _ = predictions
-        numbers = [self.class_names.index(name) for name in batch.label]
-        labels = torch.tensor(numbers, device=self.device)
-        answers = logits.argmax(-1)
-        if stage == sb.Stage.TRAIN:
-            self.sums.add(num_wrong=(answers != labels).sum(), num_utterances=len(labels))
-        else:
-            self.scores.append(batch.id, [self.class_names[i] for i in answers], batch.label)
+        labels = self.count_answers(logits, batch, stage)
         return torch.nn.functional.cross_entropy(logits, labels)
 
-    def on_stage_start(self, stage, epoch=None):
-        """Begin to count answers."""
-        self.scores = ClassificationScores()
-
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log and save after validation; report after a test."""
-        if stage == sb.Stage.TRAIN:
-            error_rate = 100 * self.sums.ratio("num_wrong", "num_utterances")
-            self.train_stats = {
-                "loss": stage_loss,
-                "error_rate": error_rate,
-                **self.train_summary(),
-            }
-        elif stage == sb.Stage.VALID:
-            stats = {"loss": float(stage_loss), "error_rate": self.scores.error_rate()}
-            self.end_validation(stats, epoch)
-        elif if_main_process():
-            summary = self.scores.summary(self.hparams.num_bootstrap)
-            logger.info("%s: %s", self.test_name, format_scores(summary))
-            folder = Path(self.hparams.output_folder)
-            write_answers(folder / f"answers_{self.test_name}.csv", self.scores.answers())
-            self.report(self.test_name, summary)
+    def end_test(self):
+        """Write the answers and their figures."""
+        if not if_main_process():
+            return
+        summary = self.scores.summary(self.hparams.num_bootstrap)
+        logger.info("%s: %s", self.test_name, format_scores(summary))
+        folder = Path(self.hparams.output_folder)
+        write_answers(folder / f"answers_{self.test_name}.csv", self.scores.answers())
+        self.report(self.test_name, summary)
 
 
 def prepare_run():
@@ -91,15 +70,7 @@ def prepare_run():
     )
     brain.class_names = class_names
     brain.encode(datasets)
-    sampler = make_sampler(
-        datasets["train"],
-        batch_size=hparams["batch_size"],
-        num_buckets=1,
-        order=hparams["sorting"],
-        seed=hparams["seed"],
-        rank=launch.rank,
-        world_size=launch.world_size,
-    )
+    sampler = brain.training_batches(datasets["train"], launch)
     if if_main_process():
         logger.info(describe(experiment, brain.batch_facts(sampler)))
     return brain, experiment, datasets, list(data.tests), sampler

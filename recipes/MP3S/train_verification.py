@@ -18,22 +18,20 @@ from speechbrain_pom.data.mini_corpus.words import mini_words
 from speechbrain_pom.data.prepare import prepare_data
 from speechbrain_pom.data.trials import draw_trials, read_trials
 from speechbrain_pom.downstream.answers import verification_figures, write_scores
-from speechbrain_pom.downstream.brain import DownstreamBrain
+from speechbrain_pom.downstream.classes import ClassesBrain
 from speechbrain_pom.downstream.data import prepare_verification, task_datasets
 from speechbrain_pom.downstream.metrics import VERIFICATION_METRICS
 from speechbrain_pom.downstream.start import build_model, check_start, upstream_of
-from speechbrain_pom.probe import ClassificationScores
 from speechbrain_pom.probe.verification import cosine_scores
 from speechbrain_pom.runs.folder import mark_finished
 from speechbrain_pom.runs.report import describe
 from speechbrain_pom.runs.start import start_experiment
-from speechbrain_pom.training.dataset import make_sampler
 from speechbrain_pom.utils.errors import exit_on_user_error
 
 logger = get_logger(__name__)
 
 
-class VerificationBrain(DownstreamBrain):
+class VerificationBrain(ClassesBrain):
     """A head that tells the training speakers apart by their embeddings."""
 
     task_metrics = VERIFICATION_METRICS
@@ -41,31 +39,8 @@ class VerificationBrain(DownstreamBrain):
     def compute_objectives(self, predictions, batch, stage):
         """Loss with the angular margin, and which training speaker is the nearest."""
         cosines, _ = predictions
-        numbers = [self.class_names.index(name) for name in batch.label]
-        labels = torch.tensor(numbers, device=self.device)
-        answers = cosines.argmax(-1)
-        if stage == sb.Stage.TRAIN:
-            self.sums.add(num_wrong=(answers != labels).sum(), num_utterances=len(labels))
-        else:
-            self.scores.append(batch.id, [self.class_names[i] for i in answers], batch.label)
+        labels = self.count_answers(cosines, batch, stage)
         return self.hparams.compute_cost(cosines.unsqueeze(1), labels.unsqueeze(1))
-
-    def on_stage_start(self, stage, epoch=None):
-        """Begin to count answers."""
-        self.scores = ClassificationScores()
-
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log and save after validation."""
-        if stage == sb.Stage.TRAIN:
-            error_rate = 100 * self.sums.ratio("num_wrong", "num_utterances")
-            self.train_stats = {
-                "loss": stage_loss,
-                "error_rate": error_rate,
-                **self.train_summary(),
-            }
-        elif stage == sb.Stage.VALID:
-            stats = {"loss": float(stage_loss), "error_rate": self.scores.error_rate()}
-            self.end_validation(stats, epoch)
 
     def embed(self, dataset, loader):
         """Utterance ID to embedding, of a whole dataset without its padding."""
@@ -117,15 +92,7 @@ def prepare_run():
     )
     brain.class_names = class_names
     brain.encode(datasets)
-    sampler = make_sampler(
-        datasets["train"],
-        batch_size=hparams["batch_size"],
-        num_buckets=1,
-        order=hparams["sorting"],
-        seed=hparams["seed"],
-        rank=launch.rank,
-        world_size=launch.world_size,
-    )
+    sampler = brain.training_batches(datasets["train"], launch)
     if if_main_process():
         logger.info(describe(experiment, brain.batch_facts(sampler)))
     return brain, experiment, datasets, data, sampler

@@ -16,6 +16,7 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.downstream.cache import StateCache, cut_waveforms, random_spans
 from speechbrain_pom.downstream.model import DownstreamModel
+from speechbrain_pom.runs.launch import Launch
 from speechbrain_pom.training.augmentation import batch_waveforms
 from speechbrain_pom.training.brain import ExactBrain
 from speechbrain_pom.training.dataset import make_sampler
@@ -184,6 +185,18 @@ class DownstreamBrain(ExactBrain):
             valid_stats=stats,
         )
         self.save_epoch(stats)
+
+    def training_batches(self, dataset: DynamicItemDataset, launch: Launch) -> BucketBatchSampler:
+        """The batches of training, in the order that `sorting` names."""
+        return make_sampler(
+            dataset,
+            batch_size=self.hparams.batch_size,
+            num_buckets=1,
+            order=self.hparams.sorting,
+            seed=self.hparams.seed,
+            rank=launch.rank,
+            world_size=launch.world_size,
+        )
 
     def in_order(self, dataset: DynamicItemDataset) -> dict:
         """What a loader of validation and tests is made with: the longest utterances first."""
