@@ -145,7 +145,7 @@ def mean_result(results: list[Result], num_bootstrap: int) -> tuple[float, float
             for key in results[0].counts
         }
         rate, low, high = rate_with_interval(pooled, num_bootstrap)
-        if results[0].metric.name == "accuracy":
+        if results[0].metric.better == "higher":  # counts are of errors
             return 100 - rate, 100 - high, 100 - low
         return rate, low, high
     ends = zip(*(result[1:4] for result in results), strict=True)
@@ -160,7 +160,7 @@ def format_cell(
         return ""
     value, low, high = figures[row, column]
     values = [figures[other, column][0] for other in rows if (other, column) in figures]
-    best = max(values) if metric.name == "accuracy" else min(values)
+    best = max(values) if metric.better == "higher" else min(values)
     text = metric.number(value)
     text = f"**{text}**" if value == best and len(values) > 1 else text
     return f"{text} ({metric.number(low)} to {metric.number(high)})"

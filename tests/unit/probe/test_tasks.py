@@ -252,9 +252,9 @@ def test_csv_files_that_cannot_be_a_task(write_csv, tmp_path):
             {"label_column": "mood"},
             train | {"valid": f"{path}?split=train"},
         ),
-        "is called 'test', which is the name of another manifest": (
+        "is called 'valid', which is the name of another manifest": (
             {"label_column": "mood"},
-            train | {"test": "test.csv"},
+            train | {"test": "valid.csv"},
         ),
     }
     for message, (options, sources) in cases.items():

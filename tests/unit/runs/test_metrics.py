@@ -23,7 +23,7 @@ from tests.helpers import ROOT
 LOSS = Metric("loss", "nats", better="lower")
 SCORE = Metric("score", "share", better="higher")
 # Where names of metrics may stand: with the tasks that log them, and in the table of 0.1.
-OF_TASKS = ("objectives/", "ctc/", "probe/", "training/", "runs/legacy_metrics.py")
+OF_TASKS = ("objectives/", "ctc/", "probe/", "downstream/", "training/", "runs/legacy_metrics.py")
 EXCEPT = {"loss"}  # of any training, as SpeechBrain's Brain has it
 
 
