@@ -32,8 +32,8 @@ class Protocol:
         The replica's protocol of the pretraining.
     mixers, random : list of str
         Its mixers, and those that are also evaluated with random weights.
-    objectives : dict of str to dict
-        Name to `recipe`, `file` and `options`.
+    objectives : dict of str to dict or None
+        Name to `recipe`, `file` and `options`; None: the encoders of the replica's own runs.
     pretraining_seed : int
     seeds : list of int
         Of the downstream runs.
@@ -99,16 +99,8 @@ def plan_pretraining(
 ) -> list[list[ReplicaRun]]:
     """The runs that make the encoders of some upstreams, each a chain of its own."""
     wanted = _encoders_of(protocol, choose("upstream", upstreams, protocol.upstreams, protocol))
-    runs = []
-    for objective, mixer in wanted:
-        target = run_folder(
-            folder, f"{objective} {mixer}", protocol.pretraining_seed, "pretraining"
-        )
-        command = _pretraining_command(protocol, objective, mixer, target, data_folder)
-        label = f"{objective} {mixer}"
-        seed = protocol.pretraining_seed
-        runs.append([ReplicaRun(label, seed, "pretraining", target, command)])
-    return runs
+    places = (protocol, folder, data_folder)
+    return [[_pretraining_run(objective, mixer, *places)] for objective, mixer in wanted]
 
 
 def _encoders_of(protocol, upstreams):
@@ -132,14 +124,36 @@ def _split(protocol, upstream):
     return objective, upstream[len(objective) + 1 :]
 
 
-def _pretraining_command(protocol, objective, mixer, target, data_folder):
-    """The settings of the replica's protocol, as far as the recipe has such keys."""
+def _pretraining_run(objective, mixer, protocol, folder, data_folder):
     base = replica.find_protocol(protocol.replica)
     if mixer not in base.mixers:
         raise UserError(
             f"mixer '{mixer}' is not of the replica's protocol {base.name}: it has "
             f"{', '.join(base.mixers)}"
         )
+    seed, target = protocol.pretraining_seed, _encoder_folder(protocol, objective, mixer, folder)
+    if _is_of_replica(protocol, objective):
+        ((run,),) = replica.plan_runs(base, None, [mixer], [seed], data_folder, ["pretraining"])
+        command = run.command
+    else:
+        command = _pretraining_command(protocol, objective, base, mixer, target, data_folder)
+    return ReplicaRun(f"{objective} {mixer}", seed, "pretraining", target, command)
+
+
+def _is_of_replica(protocol, objective):
+    """Whether the encoders are those of the replica's own runs."""
+    return protocol.objectives[objective] is None
+
+
+def _encoder_folder(protocol, objective, mixer, folder):
+    name = f"{objective} {mixer}"
+    if _is_of_replica(protocol, objective):
+        folder, name = replica.runs_folder(replica.find_protocol(protocol.replica)), mixer
+    return run_folder(folder, name, protocol.pretraining_seed, "pretraining")
+
+
+def _pretraining_command(protocol, objective, base, mixer, target, data_folder):
+    """The settings of the replica's protocol, as far as the recipe has such keys."""
     settings, how = base.mixers[mixer], protocol.objectives[objective]
     known = {*read_tree(how["file"]), *RUN_OPTION_TYPES}
     values = {
@@ -197,8 +211,7 @@ def _task_command(protocol, upstream, task, seed, folder, data_folder, target):
     pretrained = None
     if objective is not None:
         source = next(iter(protocol.objectives)) if objective == "random" else objective
-        name = f"{source} {mixer}"
-        pretrained = run_folder(folder, name, protocol.pretraining_seed, "pretraining")
+        pretrained = _encoder_folder(protocol, source, mixer, folder)
     kinds = {None: "log_mel", "random": "random"}
     values = {
         "seed": seed,

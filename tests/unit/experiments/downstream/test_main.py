@@ -8,6 +8,7 @@ import pytest
 from experiments.downstream import report
 from experiments.downstream.__main__ import main
 from experiments.downstream.protocols import find_protocol, plan_tasks
+from experiments.replica.__main__ import main as main_of_replica
 from experiments.replica.records import read_record
 from speechbrain_pom.downstream.answers import write_answers
 from speechbrain_pom.downstream.metrics import CLASSIFICATION_METRICS, VERIFICATION_METRICS
@@ -65,6 +66,7 @@ def checkout(tmp_path, monkeypatch):
         shutil.copytree(ROOT / name, tmp_path / name)
     for path in (
         "LibriSpeech/train_bestrq",
+        "LibriSpeech/train_ctc",
         "MP3S/train_classification",
         "MP3S/train_verification",
     ):
@@ -119,6 +121,26 @@ def test_runs_and_their_table(checkout, capsys):
     assert len(calls(checkout)) == len(made)
     assert call("report", "tiny") == 0
     assert read_record(checkout / "out/downstream_tiny.json") == record
+
+
+def test_encoders_of_the_replica_are_its_own_runs(checkout, capsys):
+    path = checkout / "own.yaml"
+    start = "    BEST-RQ: "
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(f"{start}null" if x.startswith(start) else x for x in lines))
+    words = ("--tasks", "words", "--seeds", "2")
+    assert call("run", "tiny", "--speech", "speech", *words) == 0
+    encoder = "results/replica/small/PoM/1/pretraining"
+    assert calls(checkout)[0] == encoder
+    capsys.readouterr()
+    assert call("show", "tiny", *words) == 0
+    shown = capsys.readouterr().out.splitlines()
+    main_of_replica(["show", "small"])
+    commands = capsys.readouterr().out.splitlines()
+    (there,) = (one for one in commands if f"--output_folder {encoder} " in one)
+    data_folder = there.split("--data_folder ")[1].split(" --")[0]
+    assert shown[0] == there.replace(data_folder, '"$SPEECHBRAIN_POM_SPEECH"')
+    assert f"--pretrained {encoder} " in shown[1]
 
 
 def test_some_of_the_runs(checkout, capsys):
