@@ -23,6 +23,7 @@ from speechbrain_pom.attention.hosts import arguments_of
 from speechbrain_pom.encoder.encoder import Layers
 from speechbrain_pom.runs.keys import located, unknown_key_message
 from speechbrain_pom.runs.options import read_tree
+from speechbrain_pom.runs.overlay import overlay
 from speechbrain_pom.runs.sections import nested_overrides
 from speechbrain_pom.runs.values import node_tag
 from speechbrain_pom.utils.errors import UserError, one_line
@@ -115,9 +116,8 @@ def _resolved(hparams_file: Path, overrides: Mapping) -> dict:
             raise UserError(f"{hparams_file}: {unknown_key_message(key, tree, prefix='')}")
     unset = {key: f"unset_{key}" for key, node in tree.items() if node_tag(node) == "!PLACEHOLDER"}
     try:
-        with open(hparams_file, encoding="utf-8") as stream:
-            given = nested_overrides(tree, dict(overrides)) if overrides else {}
-            return YAML().load(resolve_references(stream, {**unset, **given}))
+        given = nested_overrides(tree, dict(overrides)) if overrides else {}
+        return YAML().load(resolve_references(*overlay(hparams_file, {**unset, **given})))
     except Exception as error:  # whatever HyperPyYAML meets in resolving references
         raise UserError(f"{hparams_file} cannot be resolved: {one_line(error)}") from error
 

@@ -4,7 +4,6 @@ A YAML may say this in two lists of its keys: `_not_part_of_the_run` (they chang
 computed) and `_may_change` (a run may be continued with other values of them).
 """
 
-from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from speechbrain_pom.runs.experiment import VALUES_OF_CASES, Experiment
 from speechbrain_pom.runs.keys import unknown_key_message
 from speechbrain_pom.runs.legacy import OLD_ROLES
 from speechbrain_pom.runs.options import read_tree
+from speechbrain_pom.runs.overlay import overlay
 from speechbrain_pom.runs.values import (
     DECLARATIONS,
     MAY_CHANGE,
@@ -85,11 +85,8 @@ def configuration(
     keys refer to them. The number of processes counts, as it changes the batches.
     """
     left_out = roles_of_keys(experiment.yaml_path).left_out | without
-    with open(experiment.yaml_path, encoding="utf-8") as stream:
-        keys = set(YAML().load(stream))
-        stream.seek(0)
-        blank = dict.fromkeys(left_out & keys, 0)
-        resolved = resolve_references(stream, {**deepcopy(experiment.overrides), **blank})
+    blank = dict.fromkeys(left_out & read_tree(experiment.yaml_path).keys(), 0)
+    resolved = resolve_references(*overlay(experiment.yaml_path, {**experiment.overrides, **blank}))
     tree = {key.value: _text(node) for key, node in YAML().compose(resolved).value}
     options = {key: value for key, value in experiment.run_opts.items() if key not in tree}
     no_values = {*VALUES_OF_CASES, *DECLARATIONS}

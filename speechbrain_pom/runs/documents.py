@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from copy import deepcopy
 from io import StringIO
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from speechbrain.utils.logger import setup_logging
 from speechbrain.utils.quirks import log_applied_quirks
 
 from speechbrain_pom.runs.experiment import Experiment
+from speechbrain_pom.runs.overlay import overlay
 from speechbrain_pom.runs.report import effective_run_options
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
@@ -119,8 +119,7 @@ def resolved_yaml(experiment: Experiment) -> str:
     head_lr: 0.5
     <BLANKLINE>
     """
-    with open(experiment.yaml_path, encoding="utf-8") as stream:
-        resolved = resolve_references(stream, deepcopy(experiment.overrides))
+    resolved = resolve_references(*overlay(experiment.yaml_path, experiment.overrides))
     text = StringIO()
     command = " ".join(shlex.join(experiment.command).splitlines())
     print(f"# Command: {command}", file=text)

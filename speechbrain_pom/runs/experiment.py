@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from pydoc import ErrorDuringImport
@@ -14,6 +13,7 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain_pom.runs.keys import referred_key, unknown_key_message
 from speechbrain_pom.runs.launch import Launch
 from speechbrain_pom.runs.options import RunRequest, read_tree
+from speechbrain_pom.runs.overlay import overlay
 from speechbrain_pom.runs.values import RUN_OPTION_TYPES, node_tag, typed_run_option
 from speechbrain_pom.utils.errors import UserError, one_line
 
@@ -182,9 +182,7 @@ def _checked_values(request, tree, where, values):
 def _build(yaml_path, overrides):
     """HyperPyYAML's load, with every failure turned into one line."""
     try:
-        with open(yaml_path, encoding="utf-8") as stream:
-            # A copy, as HyperPyYAML resolves references inside of overrides in place.
-            hparams = dict(load_hyperpyyaml(stream, deepcopy(overrides)))
+        hparams = dict(load_hyperpyyaml(*overlay(yaml_path, overrides)))
         for name in RUN_OPTION_TYPES.keys() & hparams.keys():
             hparams[name] = typed_run_option(name, hparams[name])
         return hparams

@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import os
 import shutil
 import sys
 from functools import partial
@@ -13,6 +14,7 @@ import soundfile
 
 from speechbrain_pom.data.manifest import read_manifest
 from speechbrain_pom.data.prepare import prepare_csvs, prepare_data
+from speechbrain_pom.data.segments import Recording, Segment, cut_recordings
 from speechbrain_pom.data.trials import read_trials
 from speechbrain_pom.utils.errors import UserError
 from tests.helpers import ROOT
@@ -54,13 +56,13 @@ def librispeech(root):
 
 
 def commonvoice(root):
-    clips = {"train": [0.5, 12.0, 0.75], "dev": [11.0], "test": [0.5, 10.5]}
+    clips = {"train": [1.5, 12.0, 1.75], "dev": [11.0], "test": [1.5, 10.5]}
     for part, durations in clips.items():
         lines = ["\t".join(CV_HEADER)]
         for number, duration_s in enumerate(durations):
             name = f"common_voice_cy_{part}{number}.mp3"
             write_audio(root / "clips" / name, duration_s, 48000)
-            sentence = f'Mae\'r "tŷ"  hwn, {part} {number}.'
+            sentence = f'Mae\'r "tŷ"  hwn, {number} o 012.'
             lines.append("\t".join([f"s{number}", name, sentence, "2", "0", "", "", "", "cy", ""]))
         write_audio(root / "clips" / f"short_{part}.mp3", 0.5, 48000)
         lines.append(f"s9\tshort_{part}.mp3\tDim diolch.")  # its empty columns are cut off
@@ -112,7 +114,27 @@ def voxceleb(root, dev="wav", test="wav", meta="meta"):
     (root / meta / "veri_test2.txt").write_text("\n".join(lines) + "\n")
 
 
-MAKERS = (librispeech, commonvoice, slurp, iemocap, voxceleb)
+def buckeye(root, folder="s{}"):
+    for speaker in ("01", "02", "36", "38"):
+        place = root / folder.format(speaker)
+        write_audio(place / f"s{speaker}01a.wav", 12.0)
+        words = [(1.0, "<SIL>"), (1.5, "yes"), (2.0, "i"), (3.25, "know"), (4.0, "<IVER>")]
+        words += [(4.5, "uh"), (4.75, "far"), (5.0, "too"), (5.25, "short"), (6.0, "{B_TRANS}")]
+        words += [
+            (6.5, "it's"),
+            (7.0, "all"),
+            (7.5, "one"),
+            (8.0, "uh"),
+            (9.5, "two"),
+            (11.0, "of"),
+        ]
+        lines = ["signal s", "type 0", "color 122", "separator ;", "nfields 1", "#"]
+        lines += [f"   {end:.6f}  122 {word}; y eh s; y eh s; UH" for end, word in words]
+        lines += ["   11.000000  122", "   11.900000  122 end; eh n; eh n; NN"]
+        (place / f"s{speaker}01a.words").write_text("\n".join(lines) + "\n")
+
+
+MAKERS = (librispeech, commonvoice, slurp, iemocap, voxceleb, buckeye)
 MAKERS = {maker.__name__: maker for maker in MAKERS}
 
 
@@ -147,14 +169,14 @@ def test_commonvoice(prepare, corpus, tmp_path, caplog):
     assert columns(made["train"], "spk_id", "wrd", "label", "wav") == {
         f"common_voice_cy_train{number}": (
             f"s{number}",
-            f'Mae\'r "tŷ" hwn, train {number}.',
+            f'Mae\'r "tŷ" hwn, {number} o 012.',
             "",
             str(root / f"clips/common_voice_cy_train{number}.mp3"),
         )
         for number in (0, 2)
     }
     durations = [row["duration"] for row in read_manifest(made["train"]).values()]
-    assert durations == pytest.approx([0.5, 0.75], abs=0.1)
+    assert durations == pytest.approx([1.5, 1.75], abs=0.1)
     assert set(columns(made["valid"])) == {"common_voice_cy_dev0"}  # of any length
     assert set(columns(made["test"])) == {"common_voice_cy_test0", "common_voice_cy_test1"}
     assert "train: 1 utterances (0.003 h) are longer than 10 s and left out" in caplog.text
@@ -240,11 +262,48 @@ def test_voxceleb(prepare, corpus, places, tmp_path):
     assert set(columns(again["valid"])) >= set(found["valid"])  # others do not change sides
 
 
+@pytest.mark.parametrize("folder", ["", "s{0}/s{0}01a"])
+def test_buckeye(prepare, corpus, folder, tmp_path, caplog):
+    root = corpus("buckeye", folder=folder)
+    with caplog.at_level(logging.INFO):
+        made = prepare("buckeye")(root, tmp_path / "csv", min_duration_s=1.5, **OPTIONS)
+    found = {part: columns(path, "spk_id", "wrd", "num_samples") for part, path in made.items()}
+    texts = {"0001000-0003250": "YES I KNOW", "0006000-0007500": "IT'S ALL ONE"}
+    speakers = {"train": ("01", "02"), "valid": ("36",), "test": ("38",)}
+    for part, names in speakers.items():
+        assert found[part] == {
+            f"s{name}01a-{times}": (f"s{name}", text, 16 * (int(times[8:]) - int(times[:7])))
+            for name in names
+            for times, text in texts.items()
+        }
+    assert "s0101a.words: 1 lines without a word or out of order end an utterance" in caplog.text
+    # By the published rule the second run is too short; what is there is not cut again.
+    cut = {path: path.stat().st_mtime_ns for path in (tmp_path / "csv/segments").iterdir()}
+    again = prepare("buckeye")(root, tmp_path / "csv", **OPTIONS)
+    assert set(columns(again["train"])) == {f"s{name}01a-0001000-0003250" for name in ("01", "02")}
+    assert cut == {path: path.stat().st_mtime_ns for path in (tmp_path / "csv/segments").iterdir()}
+
+
+def test_segments_are_the_samples_of_their_recording(tmp_path):
+    samples = np.random.default_rng(0).integers(-30000, 30000, 16000).astype("int16")
+    soundfile.write(tmp_path / "a.wav", samples, 16000)
+    wanted = Recording(tmp_path / "a.wav", [Segment("part", 0.25, 0.625)])
+    assert cut_recordings([wanted], tmp_path / "cut", show_progress=False) == {}
+    cut, _ = soundfile.read(tmp_path / "cut/part.flac", dtype="int16")
+    np.testing.assert_array_equal(cut, samples[4000:10000])
+    # A recording that changed is cut again.
+    soundfile.write(tmp_path / "a.wav", samples[::-1], 16000)
+    os.utime(tmp_path / "cut/part.flac", (1, 1))
+    cut_recordings([wanted], tmp_path / "cut", show_progress=False)
+    cut, _ = soundfile.read(tmp_path / "cut/part.flac", dtype="int16")
+    np.testing.assert_array_equal(cut, samples[::-1][4000:10000])
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_recipes_take_what_is_written(name, prepare, corpus, tmp_path):
     """And a second preparation keeps the files as they are."""
     root, folder = corpus(name), tmp_path / "run/manifests/prepare"
-    is_asr = name in ("librispeech", "commonvoice")
+    is_asr = name in ("librispeech", "commonvoice", "buckeye")
     hparams = dict.fromkeys(("train_csv", "valid_csv", "test_csv", "trials", "verification_csv"))
     hparams |= {"max_bad_share": 0.0, "check_data": "headers", "data_folder": str(root)}
     hparams |= {"output_folder": tmp_path / "run", "prepare": partial(prepare(name), **OPTIONS)}
@@ -267,6 +326,79 @@ def test_the_recipes_take_what_is_written(name, prepare, corpus, tmp_path):
     assert bool(manifests.trial_lists) == (name == "voxceleb")
 
 
+# What --corpus says (LibriSpeech is in other tests), the maker of its copy, the recipe.
+BY_COMMAND = {
+    "welsh": ("commonvoice", "asr"),
+    "buckeye": ("buckeye", "asr"),
+    "slurp": ("slurp", "classification"),
+    "iemocap": ("iemocap", "classification"),
+    "voxceleb1": ("voxceleb", "verification"),
+}
+SMALL = {
+    "pretrained": "null",
+    "upstream": "log_mel",
+    "number_of_epochs": 1,
+    "hidden_size": 4,
+    "channels": 8,
+    "pooled_channels": 12,
+    "embedding_size": 6,
+    "num_pieces": 20,
+    "num_bootstrap": 10,
+    "num_workers": 0,
+    "device": "cpu",
+    "check_data": "decode",
+    "max_bad_share": 0.6,
+}
+KEYS = {
+    "asr": {"hidden_size", "num_pieces"},
+    "classification": {"embedding_size"},
+    "verification": {"channels", "pooled_channels", "embedding_size"},
+}
+
+
+@pytest.fixture(scope="module")
+def commands(recipes, tmp_path_factory):
+    """Exit code, stderr and folder of a run of each corpus, with a silent file in its training."""
+    calls, folders = [], {}
+    for name, (maker, recipe) in BY_COMMAND.items():
+        root = tmp_path_factory.mktemp(name)
+        MAKERS[maker](root / "corpus")
+        silence(root / "corpus", maker)
+        values = {"corpus": name, "data_folder": root / "corpus", "output_folder": root / "run"}
+        left_out = set().union(*KEYS.values()) - KEYS[recipe]
+        values |= {key: value for key, value in SMALL.items() if key not in left_out}
+        words = [f"recipes/MP3S/train_{recipe}.py", f"hparams/mp3s_{recipe}.yaml"]
+        calls.append(words + [str(word) for key in values for word in (f"--{key}", values[key])])
+        folders[name] = root / "run"
+    results = recipes.call_all(calls)
+    return {name: (*found, folders[name]) for name, found in zip(folders, results, strict=True)}
+
+
+def silence(root, maker):
+    """Make an utterance of training all zero: only reading every sample finds that."""
+    path = {
+        "commonvoice": "clips/common_voice_cy_train0.mp3",
+        "buckeye": "s02/s0201a.wav",
+        "slurp": "slurp_real/audio--train3.flac",
+        "iemocap": "Session3/sentences/wav/Ses03F_impro01/Ses03F_impro01_F000.wav",
+        "voxceleb": "wav/id10001/video1/00001.wav",
+    }[maker]
+    info = soundfile.info(root / path)
+    soundfile.write(root / path, np.zeros(info.frames), info.samplerate)
+
+
+@pytest.mark.parametrize("name", BY_COMMAND)
+def test_corpora_by_their_commands(commands, name):
+    """The keys about damage reach the preparation."""
+    code, stderr, folder = commands[name]
+    assert code == 0, stderr[-3000:]
+    results = json.loads((folder / "results.json").read_text())
+    assert results.keys() & {"test", "trials"}
+    problems = [json.loads(path.read_text())["bad"] for path in folder.rglob("*.problems.json")]
+    kinds = {kind for bad in problems for item in bad for kind in item["problems"]}
+    assert kinds == {"silence"}
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_missing_corpus_is_one_line_with_where_to_get_it(name, prepare, tmp_path):
     (tmp_path / "file").touch()
@@ -284,7 +416,7 @@ def test_a_missing_corpus_is_one_line_with_where_to_get_it(name, prepare, tmp_pa
 DAMAGES = {
     "commonvoice": [
         ("clips/common_voice_cy_train2.mp3", None, "common_voice_cy_train2 (clips/common_"),
-        ("train.tsv", ('Mae\'r "tŷ"  hwn, train 0.', " "), "has no transcript: restore it in"),
+        ("train.tsv", ('Mae\'r "tŷ"  hwn, 0 o 012.', " "), "has no transcript: restore it in"),
         ("dev.tsv", ("sentence", "text"), "has no column sentence in its first line"),
         ("dev.tsv", ("\tcy\t", "\tcy\t\t"), "line 2: 11 columns, but the first line names 10"),
         ("test.tsv", None, "has no test.tsv: get Common Voice 11.0 from https://"),
@@ -311,6 +443,12 @@ DAMAGES = {
         ("wav/id10300/x6uYqmx31kE/00002.wav", None, "id10300/x6uYqmx31kE/00002 (wav/id10300/"),
         ("meta/veri_test2.txt", None, "has no veri_test2.txt or meta/veri_test2.txt: get Vox"),
         ("meta/veri_test2.txt", ("0 id10270", "2 id10270"), "line 2: '2 id10270"),
+    ],
+    "buckeye": [
+        ("s01/s0101a.wav", None, "s0101a-0001000-0003250 (/"),
+        ("s36/s3601a.words", ("#", "-"), "has no line '#' below its header: restore the file"),
+        ("s38/s3801a.words", ("yes", "<SIL>"), "name no utterance for test: restore them"),
+        ("s02/s0201a.words", ("3.250000", "63.2500"), "ends at 12.000 s, before the end of this"),
     ],
     "librispeech": [
         ("test-other", None, "has no test-other: get LibriSpeech from https://www.openslr.org/12"),

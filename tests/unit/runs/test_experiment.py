@@ -2,11 +2,13 @@
 
 import os
 import re
+from fractions import Fraction
 
 import pytest
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from ruamel.yaml import YAML
 
 from speechbrain_pom.runs.configuration import configuration
 from speechbrain_pom.runs.documents import resolved_yaml
@@ -206,8 +208,12 @@ def test_value_errors_of_constructors_keep_their_message(toy):
 
 
 def test_override_of_another_structure(toy):
-    with pytest.raises(UserError, match="structure of the overrides doesn't match"):
-        load(toy, "--note", "{a: 1}")
+    experiment = load(toy, "--note", "{a: !ref <lr>}")
+    assert experiment.hparams["note"] == {"a": experiment.hparams["lr"]}
+    assert YAML().load(resolved_yaml(experiment))["note"] == {"a": experiment.hparams["lr"]}
+    assert configuration(experiment, 1)["note"] != configuration(load(toy), 1)["note"]
+    replaced = load(toy, "--model", "!new:fractions.Fraction {numerator: 3, denominator: 6}")
+    assert replaced.hparams["model"] == Fraction(1, 2)
     with pytest.raises(UserError, match="unexpected keyword argument 'wrong'"):
         load(toy, "--model", "{wrong: 1}")
 
