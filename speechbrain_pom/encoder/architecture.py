@@ -149,9 +149,10 @@ def _encoder_section(tree: dict, hparams_file: str | Path) -> CommentedMap:
             "SpeechBrain's BEST-RQ recipe"
         )
     section = CommentedMap((part, _as_mapping(found[part])) for part in PARTS)
-    padding = (found if is_new else tree).get("padding")
-    if padding is not None:
-        section["padding"] = padding
+    for key in ("padding", "feature_floor"):
+        value = (found if is_new else tree).get(key)
+        if value is not None:
+            section[key] = value
     section.yaml_set_ctag(Tag(suffix=ENCODER_TAG))
     return section
 

@@ -61,11 +61,14 @@ class SpeechEncoder(nn.Module):
     padding : str
         "speechbrain" for an encoder that was trained with SpeechBrain's padding: its convolutions
         read that of the batch, and what an utterance gets depends on the others.
+    feature_floor : str
+        Filter banks are limited to 80 dB below the loudest value of the "utterance", as in
+        SpeechBrain, or of the "running" utterance so far, as in a stream.
 
     Raises
     ------
     UserError
-        For layers that the encoder does not have, or another padding.
+        For layers that the encoder does not have, or another padding or floor.
 
     Example
     -------
@@ -102,10 +105,13 @@ class SpeechEncoder(nn.Module):
         transformer: nn.Module,
         layers: Layers = "last",
         padding: str = "exact",
+        feature_floor: str = "utterance",
     ) -> None:
         super().__init__()
         adapted = front_end_of(front_end, padding)
-        self.features = FeatureExtractor(compute_features, normalize, adapted.multiple)
+        self.features = FeatureExtractor(
+            compute_features, normalize, adapted.multiple, feature_floor
+        )
         self.front_end = front_end
         self.transformer = transformer
         self._counts_itself = adapted is front_end
@@ -215,7 +221,8 @@ class SpeechEncoder(nn.Module):
             As for the class, in place of what it was made with.
         chunks : tuple of (int, int or None), optional
             (C, left): the masked pass that a stream equals. Frames see their chunk of C frames and
-            `left` chunks before it (None: all), and convolutions nothing beyond the chunk.
+            `left` chunks before it (None: all), and convolutions nothing beyond the chunk. The
+            floor of the features is "running".
 
         Returns
         -------
@@ -232,7 +239,8 @@ class SpeechEncoder(nn.Module):
         num_samples = lengths_in_samples(wavs, lengths, self.sample_rate)
         if self._counts_itself:
             check_num_frames(self.num_frames(num_samples), num_samples)
-        feats, num_features = self.features(wavs, num_samples)
+        floor = None if chunks is None else "running"
+        feats, num_features = self.features(wavs, num_samples, floor=floor)
         return self.encode(feats, num_features, layers, lengths is not None, chunks)
 
     def encode(

@@ -17,6 +17,12 @@ from speechbrain.utils.checkpoints import (
 )
 from torch import nn
 
+from speechbrain_pom.encoder.filter_banks import (
+    checked_floor,
+    has_floor,
+    limited_so_far,
+    unlimited,
+)
 from speechbrain_pom.encoder.lengths import (
     num_feature_frames,
     pad_to_multiple,
@@ -72,11 +78,14 @@ class FeatureExtractor(nn.Module):
         "sentence"; None for a `Waveform` that is taken as it is.
     multiple : int
         The time axis is padded to a multiple of it.
+    floor : str
+        The range of filter banks is limited below the loudest value of the "utterance", as in
+        SpeechBrain, or below that of the "running" utterance so far, as in a stream.
 
     Raises
     ------
     UserError
-        For features of another kind; in `forward`, if there are no statistics.
+        For features or a floor of another kind; in `forward`, if there are no statistics.
 
     Example
     -------
@@ -91,7 +100,11 @@ class FeatureExtractor(nn.Module):
     """
 
     def __init__(
-        self, compute_features: nn.Module, normalize: nn.Module | None, multiple: int = 1
+        self,
+        compute_features: nn.Module,
+        normalize: nn.Module | None,
+        multiple: int = 1,
+        floor: str = "utterance",
     ) -> None:
         super().__init__()
         if compute_features.deltas or compute_features.context:
@@ -103,6 +116,7 @@ class FeatureExtractor(nn.Module):
                 "an encoder is loaded with global or sentence"
             )
         self.multiple = multiple
+        self.floor = checked_floor(floor)
         self.compute_features = compute_features
         self.norm_type = norm_type
         self.normalize = normalize
@@ -130,7 +144,11 @@ class FeatureExtractor(nn.Module):
         return num_feature_frames(num_samples, self.sample_rate, self.hop_ms)
 
     def forward(
-        self, wavs: torch.Tensor, num_samples: torch.Tensor, epoch: float | None = None
+        self,
+        wavs: torch.Tensor,
+        num_samples: torch.Tensor,
+        epoch: float | None = None,
+        floor: str | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute features.
 
@@ -143,6 +161,8 @@ class FeatureExtractor(nn.Module):
         epoch : int, optional
             In training mode the statistics of global normalisation are updated by this batch,
             if `InputNormalization` still does so in this epoch. Without it they stay as they are.
+        floor : str, optional
+            In place of what it was made with.
 
         Returns
         -------
@@ -156,7 +176,7 @@ class FeatureExtractor(nn.Module):
             num_frames = self.num_frames(num_samples)
             # The last frames reach beyond the utterance: what is there must not matter.
             padding = padding_mask(num_samples, wavs.shape[1])
-            feats = self.compute_features(wavs.float().masked_fill(padding, 0.0))
+            feats = self._compute(wavs.float().masked_fill(padding, 0.0), floor or self.floor)
             # What is not finite stays out of the running statistics, which are in the
             # checkpoints, and comes back after them: the step has to show it, and is then skipped.
             bad = ~torch.isfinite(feats)
@@ -165,6 +185,12 @@ class FeatureExtractor(nn.Module):
             padding = padding_mask(num_frames, feats.shape[1])
             feats = feats.masked_fill(padding.unsqueeze(-1), 0.0)
         return pad_to_multiple(feats, self.multiple), num_frames
+
+    def _compute(self, wavs, floor):
+        if floor == "utterance" or not has_floor(self.compute_features):
+            return self.compute_features(wavs)
+        top_db = self.compute_features.compute_fbanks.top_db
+        return limited_so_far(unlimited(self.compute_features, wavs), top_db)[0]
 
     def normalise(
         self, feats: torch.Tensor, num_frames: torch.Tensor, epoch: float | None = None

@@ -18,6 +18,7 @@ def build_encoder(attention_type="PoM", d_model=16, num_layers=2, seed=0, **opti
     kernel = options.pop("kernel_size", 3)
     layers = options.pop("layers", "last")
     norm_type = options.pop("norm_type", "global")
+    floor = options.pop("feature_floor", "utterance")
     normalize = InputNormalization(norm_type=norm_type)
     front_end = ConvolutionFrontEnd(
         input_shape=[8, 10, 80],
@@ -45,7 +46,10 @@ def build_encoder(attention_type="PoM", d_model=16, num_layers=2, seed=0, **opti
     if norm_type == "global":
         normalize(5.0 + 3.0 * torch.randn(2, 50, 80), torch.ones(2), epoch=1)
     features = Fbank(n_mels=80)
-    return SpeechEncoder(features, normalize, front_end, transformer, layers).eval()
+    encoder = SpeechEncoder(
+        features, normalize, front_end, transformer, layers, feature_floor=floor
+    )
+    return encoder.eval()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 from speechbrain_pom.attention.parts import original_class
 from speechbrain_pom.attention.positions import ExtendedSinePositions, NoPositions
 from speechbrain_pom.data.audio.reader import AudioReader
+from speechbrain_pom.encoder.filter_banks import unlimited
 from speechbrain_pom.encoder.front_ends import ValidConvolutions
 from speechbrain_pom.encoder.lengths import pad_to_multiple
 
@@ -73,6 +74,7 @@ class WindowInputs:
         if not self._valid:
             front_end = encoder.front_end.get_filter_properties()
             self._frame_context = math.ceil(front_end.window_size / front_end.stride)
+        self._running = features.floor == "running"
         self._floor = self._statistics = None
 
     @property
@@ -88,12 +90,16 @@ class WindowInputs:
         windows : callable
             Gives the ranges of frames of a pass.
         """
-        peak = None
-        for start, stop in windows():
-            part = self._features(*self._span(start, stop)).amax()
-            peak = part if peak is None else torch.maximum(peak, part)
-        # The limit of a part is lower than that of the file, so both together are the file's.
-        self._floor = peak - self.encoder.features.compute_features.compute_fbanks.top_db
+        peaks = [
+            self._features(*self._span(start, stop)).amax(-1, keepdim=True)
+            for start, stop in windows()
+        ]
+        if self._running:
+            peaks = torch.cat(peaks, dim=1).cummax(1).values
+        else:
+            # The limit of a part is lower than that of the file, so both together are the file's.
+            peaks = torch.stack([part.amax() for part in peaks]).amax()
+        self._floor = peaks - self.encoder.features.compute_features.compute_fbanks.top_db
         if self.encoder.features.norm_type == "sentence":
             self._measure(windows)
 
@@ -101,7 +107,7 @@ class WindowInputs:
         """Mean and deviation of the limited features over the file."""
         total = squares = 0.0
         for start, stop in windows():
-            part = self._features(*self._span(start, stop))[0].clamp(min=self._floor).cpu().double()
+            part = self._limited(*self._span(start, stop))[0].cpu().double()
             total, squares = total + part.sum(0), squares + part.square().sum(0)
         mean = total / self._num_features
         variance = (squares / self._num_features - mean.square()).clamp(min=0)
@@ -132,15 +138,15 @@ class WindowInputs:
         """What "same" convolutions make of the features around some frames."""
         first = max(0, start - self._frame_context)
         last = min(self.num_frames, stop + self._frame_context)
-        feats = self._normalise(self._features(*self._span(first, last)).clamp(min=self._floor))
+        feats = self._normalise(self._limited(*self._span(first, last)))
         frames = self._front_end(pad_to_multiple(feats, self.encoder.stride))
         return frames[:, start - first : stop - first]
 
     def _valid_frames(self, start, stop):
         """What "valid" convolutions make of the features that some frames are made of."""
         stride, window = self.encoder.stride, self.encoder.front_end.window
-        feats = self._features(start * stride, (stop - 1) * stride + window)
-        return self._front_end(self._normalise(feats.clamp(min=self._floor)))
+        feats = self._limited(start * stride, (stop - 1) * stride + window)
+        return self._front_end(self._normalise(feats))
 
     def _front_end(self, feats):
         num_features = torch.tensor([feats.shape[1]], device=feats.device)
@@ -151,13 +157,20 @@ class WindowInputs:
         stride, at_end = self.encoder.stride, stop >= self.num_frames
         return start * stride, self._num_features if at_end else stop * stride
 
+    def _limited(self, start, stop):
+        """Some features, limited as in the whole file."""
+        floor = self._floor[:, start:stop] if self._running else self._floor
+        return self._features(start, stop).clamp(min=floor)
+
     def _features(self, start, stop):
-        """Some features, limited by their own maximum: (1, stop - start, num_mels)."""
+        """Some features, limited by no more than their own maximum: (1, stop - start, num_mels)."""
         first = max(0, start - self._feature_context)
         end = min(self.reader.num_samples, (stop - 1 + self._feature_context) * self._hop)
         wav = self.reader.read(first * self._hop, end).to(self.encoder.device)
         with torch.autocast(wav.device.type, enabled=False):
-            feats = self.encoder.features.compute_features(wav.unsqueeze(0))
+            compute = self.encoder.features.compute_features
+            wav = wav.unsqueeze(0)
+            feats = unlimited(compute, wav) if self._running else compute(wav)
         return feats[:, start - first : stop - first]
 
     def _normalise(self, feats):

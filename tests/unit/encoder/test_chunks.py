@@ -42,6 +42,19 @@ def test_samples_beyond_a_chunk_change_nothing_in_it(make_encoder):
         assert not torch.equal(frames, expected)
 
 
+@torch.no_grad()
+def test_what_is_loud_later_changes_nothing_before(make_encoder):
+    """SpeechBrain's floor is 80 dB below the loudest value of the whole utterance."""
+    encoder, wav = make_encoder("PoM"), 1e-5 * torch.randn(1, 40000)
+    expected, _ = encoder(wav[:, :20520], chunks=(16, None))
+    wav[:, 21000:] *= 1e5
+    frames, _ = encoder(wav, chunks=(16, None))
+    torch.testing.assert_close(frames[:, :32], expected[:, :32], rtol=0, atol=1e-5)
+    first, _ = encoder(wav, layers=0)
+    running, _ = encoder(wav, layers=0, chunks=(16, None))
+    assert (first - running)[:, :30].abs().max() > 0.1  # the floors differ there
+
+
 @pytest.mark.parametrize(
     ("chunks", "options", "message"),
     [

@@ -164,3 +164,22 @@ def test_what_lies_beyond_the_end_of_a_waveform_does_not_matter(fbank, normalize
     assert torch.equal(
         extract(wavs.masked_fill(beyond, torch.nan), LENGTHS, fbank, normalize)[0], expected
     )
+
+
+def test_a_running_floor_depends_on_nothing_that_comes_later(fbank, normalize):
+    wavs = padded_batch([24000, 9000])
+    wavs[:, :4000] *= 1e-6
+    features = FeatureExtractor(fbank, normalize, 4, floor="running")
+    whole, _ = features(wavs, torch.tensor([24000, 9000]))
+    start, _ = features(wavs[:1, :3300], torch.tensor([3300]))
+    torch.testing.assert_close(start[:, :20], whole[:1, :20], rtol=0, atol=1e-5)
+    alone, _ = features(wavs[1:, :9000], torch.tensor([9000]))
+    torch.testing.assert_close(alone[0, :57], whole[1, :57], rtol=0, atol=1e-5)
+    by_utterance, _ = features(wavs, torch.tensor([24000, 9000]), floor="utterance")
+    assert (by_utterance[:, :20] > whole[:, :20]).any(-1).all()  # quieter than 80 dB below
+    torch.testing.assert_close(by_utterance[0, 40:150], whole[0, 40:150], rtol=0, atol=1e-5)
+
+
+def test_another_floor_is_refused(fbank, normalize):
+    with pytest.raises(UserError, match="feature_floor is 'chunk': give utterance"):
+        FeatureExtractor(fbank, normalize, 4, floor="chunk")

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 
 import pytest
@@ -417,3 +418,13 @@ def test_a_run_that_does_not_say_what_it_made_of_padding(make_run, tmp_path, cap
     assert load_encoder(tmp_path / "run").padding == "exact"
     says_so = "does not say what it made of padding" in caplog.text
     assert says_so == (spec == "regularMHA")  # one of this package was always exact
+
+
+def test_a_model_is_loaded_with_the_floor_of_its_features(make_run, tmp_path):
+    make_run(tmp_path / "run")
+    assert load_encoder(tmp_path / "run").features.floor == "utterance"
+    text = (tmp_path / "run" / "hyperparams.yaml").read_text()
+    named = re.sub(r"\n( +)padding:", r"\n\1feature_floor: running\n\1padding:", text)
+    (tmp_path / "running.yaml").write_text(named)
+    encoder = load_encoder(tmp_path / "run", hparams_file=tmp_path / "running.yaml")
+    assert encoder.features.floor == "running"

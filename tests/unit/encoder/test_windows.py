@@ -104,6 +104,16 @@ def test_front_ends_and_normalisation(make_encoder, norm_type, kernel_size):
     assert_close(encode_windows(encoder, sound, window_s=0.5), whole(encoder, sound))
 
 
+@pytest.mark.parametrize("norm_type", ["global", "sentence"])
+def test_a_floor_that_follows_the_loudest_value_so_far(make_encoder, norm_type):
+    encoder = randomised(make_encoder(norm_type=norm_type, feature_floor="running"))
+    sound = Sound(40_400)  # it grows louder, by more than 80 dB
+    found, expected = encode_windows(encoder, sound, window_s=0.48), whole(encoder, sound)
+    assert_close(found, expected)
+    encoder.features.floor = "utterance"
+    assert (whole(encoder, sound) - expected).abs().max() > 0.01 * expected.abs().max()
+
+
 @pytest.mark.parametrize("positional_encoding", ["fixed_abs_sine", None])
 def test_positions_are_those_of_the_whole_file(make_encoder, positional_encoding):
     options = {"positional_encoding": positional_encoding, "max_length": 30}
