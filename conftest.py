@@ -37,3 +37,11 @@ def _doctest_names(doctest_namespace):
     """Doctests use torch without importing it."""
     doctest_namespace["torch"] = torch
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_encoder():
+    """For doctests: an encoder of two layers of PoM."""
+    from tests.helpers.encoders import build_encoder
+
+    return build_encoder()

@@ -18,12 +18,13 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.data.mini_corpus.words import mini_words
 from speechbrain_pom.data.prepare import prepare_data
+from speechbrain_pom.encoder.weights import hash_of_tensors
 from speechbrain_pom.probe import (
     ClassificationScores,
     equal_error_rate,
     prepare_probe,
 )
-from speechbrain_pom.probe.frozen import hash_of_tensors, load_frozen_encoder
+from speechbrain_pom.probe.frozen import load_frozen_encoder
 from speechbrain_pom.probe.metrics import PROBE_METRICS, format_scores
 from speechbrain_pom.probe.pooling import (
     Statistics,

@@ -5,6 +5,7 @@ at `max_length` (2500 frames, 100 s) and crashes beyond; and its encoders know e
 relative positions of RelPosMHAXL, not both in one stack.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -37,6 +38,43 @@ class ExtendedSinePositions(PositionalEncoding):
         if num_frames <= self.max_len:
             return super().forward(x)
         return PositionalEncoding(self.pe.shape[2], num_frames).pe.to(self.pe)
+
+
+def positions_between(
+    positions: nn.Module, start: int, stop: int, frames: torch.Tensor
+) -> torch.Tensor:
+    """The positions of the frames start to stop of a sequence, or of a stream.
+
+    Arguments
+    ---------
+    positions : torch.nn.Module
+        `ExtendedSinePositions` or `NoPositions`.
+    start, stop : int
+        Frames.
+    frames : torch.Tensor
+        (B, stop - start, d)
+
+    Returns
+    -------
+    torch.Tensor
+        (1, stop - start, d) as the module gives them for a sequence from 0 on, or (1, 1, 1).
+
+    Example
+    -------
+    >>> positions, frames = ExtendedSinePositions(8, max_len=10), torch.zeros(1, 25, 8)
+    >>> part = positions_between(positions, 20, 25, frames[:, 20:])
+    >>> torch.equal(part, positions(frames)[:, 20:])
+    True
+    """
+    if isinstance(positions, NoPositions):
+        return positions(frames)
+    if stop <= positions.max_len:
+        return positions.pe[:, start:stop]
+    # SpeechBrain's table begins at 0, and one of the whole file does not fit into a window.
+    width = positions.pe.shape[2]
+    rates = torch.exp(torch.arange(0, width, 2).float() * -(math.log(10000.0) / width))
+    angles = torch.arange(start, stop).unsqueeze(1).float() * rates
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1).unsqueeze(0).to(positions.pe)
 
 
 class NoPositions(nn.Module):

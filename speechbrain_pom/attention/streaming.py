@@ -15,6 +15,14 @@ from torch import Tensor, nn
 
 from speechbrain_pom.attention.layers import mixer_of
 from speechbrain_pom.attention.parts import original_class
+from speechbrain_pom.attention.rings import (
+    check_chunk_size,
+    first_ring,
+    is_attention,
+    obstacle_to_ring,
+    relative_positions,
+    ring_step,
+)
 from speechbrain_pom.nnet.mixer import TokenMixer
 from speechbrain_pom.utils.errors import UserError
 
@@ -64,19 +72,27 @@ def obstacle_to_steps(encoder: nn.Module, left_context_chunks: int | None = None
         convolution = layer.convolution_module
         if convolution.causal or convolution.dilation != 1:
             return "the convolutions are causal or dilated: chunks need causal: False, dilation 1"
-        mixer = mixer_of(layer)
-        if not isinstance(mixer, TokenMixer):
-            name = type(mixer).__name__
-            name = "hypermixing" if name == "HyperMixing" else name
-            return f"{name} cannot mix a stream step by step: choose another attention_type"
-        obstacle = mixer.obstacle_to_steps(left_context_chunks)
+        obstacle = _obstacle_of(mixer_of(layer), left_context_chunks)
         if obstacle:
             return obstacle
     return None
 
 
+def _obstacle_of(mixer, left_context_chunks):
+    if is_attention(mixer):
+        return obstacle_to_ring(mixer, left_context_chunks)
+    if isinstance(mixer, TokenMixer):
+        return mixer.obstacle_to_steps(left_context_chunks)
+    name = type(mixer).__name__
+    name = "hypermixing" if name == "HyperMixing" else name
+    return f"{name} cannot mix a stream step by step: choose another attention_type"
+
+
 def first_states(
-    encoder: nn.Module, batch_size: int, left_context_chunks: int | None = None
+    encoder: nn.Module,
+    batch_size: int,
+    left_context_chunks: int | None = None,
+    chunk_size: int | None = None,
 ) -> list[LayerState]:
     """The states of an encoder's layers before the first chunk.
 
@@ -88,6 +104,8 @@ def first_states(
         B, streams.
     left_context_chunks : int, optional
         Chunks that a frame sees to the left of its own; None: all.
+    chunk_size : int, optional
+        C, frames of a chunk: for layers of attention only.
 
     Returns
     -------
@@ -106,13 +124,21 @@ def first_states(
         convolution = layer.convolution_module
         weight = convolution.conv.weight
         past = weight.new_zeros(batch_size, len(weight), convolution.padding)
-        mixed = mixer_of(layer).first_state(batch_size, left_context_chunks)
+        mixer = mixer_of(layer)
+        if is_attention(mixer):
+            check_chunk_size(chunk_size)
+            mixed = first_ring(batch_size, left_context_chunks * chunk_size, len(weight), weight)
+        else:
+            mixed = mixer.first_state(batch_size, left_context_chunks)
         states.append(LayerState(past, mixed))
     return states
 
 
 def encoder_step(
-    encoder: nn.Module, frames: Tensor, states: Sequence[LayerState]
+    encoder: nn.Module,
+    frames: Tensor,
+    states: Sequence[LayerState],
+    encoding: nn.Module | None = None,
 ) -> tuple[Tensor, list[Tensor], list[LayerState]]:
     """Encode the next chunk of a stream, in eval mode.
 
@@ -124,6 +150,8 @@ def encoder_step(
         (B, C, d_model): the input of the first layer. All chunks but the last have one size.
     states : sequence of LayerState
         From `first_states` or the step before; never changed in place.
+    encoding : torch.nn.Module, optional
+        SpeechBrain's `RelPosEncXL` of the model, where its only type is RelPosMHAXL.
 
     Returns
     -------
@@ -146,17 +174,24 @@ def encoder_step(
     (torch.Size([1, 16, 8]), 3, 2)
     """
     hidden, following = [frames], []
+    positions = relative_positions(encoder, [state.mixed for state in states], frames, encoding)
     for layer, state in zip(encoder.layers, states, strict=True):
-        frames, state = layer_step(layer, frames, state)
+        frames, state = layer_step(layer, frames, state, positions)
         hidden.append(frames)
         following.append(state)
     return encoder.norm(frames), hidden, following
 
 
-def layer_step(layer: nn.Module, frames: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
+def layer_step(
+    layer: nn.Module, frames: Tensor, state: LayerState, positions: Tensor | None = None
+) -> tuple[Tensor, LayerState]:
     """One chunk (B, C, d_model) through a `ConformerEncoderLayer`; as `encoder_step`."""
     frames = frames + 0.5 * layer.ffn_module1(frames)
-    mixed, mixer_state = mixer_of(layer).step(layer.norm1(frames), state.mixed)
+    mixer, inputs = mixer_of(layer), layer.norm1(frames)
+    if is_attention(mixer):
+        mixed, mixer_state = ring_step(mixer, inputs, state.mixed, positions)
+    else:
+        mixed, mixer_state = mixer.step(inputs, state.mixed)
     frames = frames + mixed
     convolved, past = _convolution_step(layer.convolution_module, frames, state.past)
     frames = frames + convolved

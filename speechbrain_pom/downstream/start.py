@@ -9,8 +9,8 @@ from typing import Any
 from speechbrain_pom.downstream.model import DownstreamModel
 from speechbrain_pom.downstream.upstream import LogMel, load_upstream
 from speechbrain_pom.encoder.encoder import SpeechEncoder
+from speechbrain_pom.encoder.weights import hash_of_tensors
 from speechbrain_pom.probe.checks import check_choice
-from speechbrain_pom.probe.frozen import hash_of_tensors
 from speechbrain_pom.runs.record import check_fingerprint, record_fingerprint
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import sha256_of

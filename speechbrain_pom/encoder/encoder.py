@@ -23,6 +23,7 @@ from speechbrain_pom.encoder.arguments import (
 from speechbrain_pom.encoder.features import FeatureExtractor
 from speechbrain_pom.encoder.front_ends import FrontEnd, SameConvolutions, front_end_of
 from speechbrain_pom.encoder.lengths import padding_mask, relative_lengths
+from speechbrain_pom.encoder.streaming.methods import Streams
 from speechbrain_pom.encoder.windows.overlapping import encode_windows
 from speechbrain_pom.nnet import WeightedSum
 from speechbrain_pom.utils.errors import UserError
@@ -32,7 +33,7 @@ logger = get_logger(__name__)
 Layers = str | int | Sequence[int]
 
 
-class SpeechEncoder(nn.Module):
+class SpeechEncoder(Streams, nn.Module):
     """A speech encoder from waveforms to frames: features, front end, Transformer.
 
     Pretraining trains it, fine-tuning starts from it, probes freeze it, inference loads it. An

@@ -1,5 +1,6 @@
 """Weights that are read as tensors, and loaded in full or refused in one line that says why."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -181,3 +182,27 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
             "install the speechbrain-pom that wrote it"
         )
     return state, metadata
+
+
+def hash_of_tensors(module: torch.nn.Module) -> str:
+    """SHA-256 of a module's names, shapes and values.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+
+    Returns
+    -------
+    str
+        Hexadecimal.
+
+    Example
+    -------
+    >>> hash_of_tensors(torch.nn.Identity())[:8]
+    'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,9 +1,6 @@
 """The encoder of a probe: as pretrained, or with random weights to compare with; and its hash."""
 
-import hashlib
 from pathlib import Path
-
-import torch
 
 from speechbrain_pom.encoder.architecture import build_parts, read_architecture
 from speechbrain_pom.encoder.encoder import SpeechEncoder
@@ -54,27 +51,3 @@ def _randomised(encoder, path, seed):
         fresh = build_parts(read_architecture(hparams_file), hparams_file, "last")["encoder"]
     fresh.features.load_state_dict(encoder.features.state_dict())
     return fresh
-
-
-def hash_of_tensors(module: torch.nn.Module) -> str:
-    """SHA-256 of a module's names, shapes and values.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-
-    Returns
-    -------
-    str
-        Hexadecimal.
-
-    Example
-    -------
-    >>> hash_of_tensors(torch.nn.Identity())[:8]
-    'e3b0c442'
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
-from speechbrain_pom.probe.frozen import hash_of_tensors, load_frozen_encoder
+from speechbrain_pom.encoder.weights import hash_of_tensors
+from speechbrain_pom.probe.frozen import load_frozen_encoder
 
 OPTIONS = {
     "task": "speaker",

@@ -17,7 +17,11 @@ from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 
 from speechbrain_pom.attention.parts import original_class
-from speechbrain_pom.attention.positions import ExtendedSinePositions, NoPositions
+from speechbrain_pom.attention.positions import (
+    ExtendedSinePositions,
+    NoPositions,
+    positions_between,
+)
 from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.encoder.filter_banks import unlimited
 from speechbrain_pom.encoder.front_ends import ValidConvolutions
@@ -39,14 +43,19 @@ def obstacle_to_parts(encoder: SpeechEncoder) -> str | None:
     str or None
         None if it can.
     """
-    fbank, transformer = encoder.features.compute_features, encoder.transformer
+    positions = getattr(encoder.transformer, "positional_encoding", None)
+    if type(positions) not in (NoPositions, ExtendedSinePositions):
+        return "its positions are not sines at its input"
+    return obstacle_to_front_end(encoder)
+
+
+def obstacle_to_front_end(encoder: SpeechEncoder) -> str | None:
+    """Why the frames of the front end cannot be computed part by part; None if they can."""
+    fbank = encoder.features.compute_features
     if type(fbank) is not Fbank or not fbank.compute_STFT.center:
         return "its features are not SpeechBrain's Fbank"
     if original_class(encoder.front_end) not in (ConvolutionFrontEnd, ValidConvolutions):
         return "its front end is neither SpeechBrain's ConvolutionFrontEnd nor ValidConvolutions"
-    positions = getattr(transformer, "positional_encoding", None)
-    if type(positions) not in (NoPositions, ExtendedSinePositions):
-        return "its positions are not sines at its input"
     return None
 
 
@@ -132,7 +141,8 @@ class WindowInputs:
         frames = self._valid_frames(start, stop) if self._valid else self._same_frames(start, stop)
         transformer = self.encoder.transformer
         frames = transformer.custom_src_module(frames.flatten(2))
-        return frames + _positions(transformer.positional_encoding, start, stop, frames)
+        positions = transformer.positional_encoding
+        return frames + positions_between(positions, start, stop, frames)
 
     def _same_frames(self, start, stop):
         """What "same" convolutions make of the features around some frames."""
@@ -179,16 +189,3 @@ class WindowInputs:
             return features.normalise(feats, None)
         mean, std = self._statistics
         return (feats - mean) / std.clamp(min=features.normalize.epsilon)
-
-
-def _positions(positions, start, stop, frames):
-    """Those of the frames start to stop, as the module gives them for a sequence from 0 on."""
-    if isinstance(positions, NoPositions):
-        return positions(frames)
-    if stop <= positions.max_len:
-        return positions.pe[:, start:stop]
-    # SpeechBrain's table begins at 0, and one of the whole file does not fit into a window.
-    width = positions.pe.shape[2]
-    rates = torch.exp(torch.arange(0, width, 2).float() * -(math.log(10000.0) / width))
-    angles = torch.arange(start, stop).unsqueeze(1).float() * rates
-    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1).unsqueeze(0).to(positions.pe)

@@ -1,0 +1,185 @@
+"""One stream: packets of samples in, frames out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechbrain_pom.encoder.streaming.engine import ChunkEngine, StreamState
+from speechbrain_pom.encoder.streaming.geometry import DEFAULT_CHUNK_S, Chunks, chunks_of
+from speechbrain_pom.encoder.streaming.samples import checked_packet
+from speechbrain_pom.encoder.streaming.saved import (
+    chunks_in,
+    fingerprint,
+    from_tensors,
+    to_tensors,
+)
+from speechbrain_pom.utils.errors import UserError
+
+if TYPE_CHECKING:  # the encoder stands on this module
+    from speechbrain_pom.encoder.encoder import Layers, SpeechEncoder
+
+
+def engine_for(
+    encoder: SpeechEncoder,
+    chunk_s: float | None,
+    left_s: float | None,
+    layers: Layers | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> ChunkEngine:
+    """The engine of a stream, with the chunks of a saved state where they are not given."""
+    if state is None:
+        return ChunkEngine(encoder, chunks_of(encoder, chunk_s or DEFAULT_CHUNK_S, left_s), layers)
+    stored, frame_s = chunks_in(state), encoder.samples_per_frame / encoder.sample_rate
+    chunks = chunks_of(encoder, chunk_s or stored.size * frame_s, left_s)
+    left = stored.left if left_s is None else chunks.left
+    return ChunkEngine(encoder, Chunks(chunks.size, left), layers)
+
+
+class EncoderStream:
+    """The frames of speech as it arrives; made by `SpeechEncoder.stream`.
+
+    All frames together are those of `encoder(wav, chunks=(C, left))`, the masked full pass (fp32:
+    1e-5), and the same to the bit however the samples were split into packets. Between two chunks
+    its state has one size, from the first chunk to the last.
+
+    Arguments
+    ---------
+    encoder : SpeechEncoder
+        In eval mode.
+    chunk_s, left_s, layers, state
+        See `SpeechEncoder.stream`.
+
+    Raises
+    ------
+    UserError
+        If the encoder cannot stream so, or cannot go on from the state.
+
+    Attributes
+    ----------
+    engine : ChunkEngine
+        What encodes a chunk.
+
+    Example
+    -------
+    >>> encoder = getfixture("tiny_encoder")
+    >>> stream, wav = encoder.stream(chunk_s=0.32), 0.1 * torch.randn(20000)
+    >>> frames = [stream.accept(packet) for packet in wav.split(1600)]
+    >>> frames = torch.cat([*frames, stream.finish()])
+    >>> masked, _ = encoder(wav.unsqueeze(0), chunks=(8, None))
+    >>> torch.allclose(frames, masked[0], atol=1e-5), stream.latency_s
+    (True, 0.3225)
+    """
+
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        chunk_s: float | None = None,
+        left_s: float | None = None,
+        layers: Layers | None = None,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.engine = engine_for(encoder, chunk_s, left_s, layers, state)
+        self._fingerprint: Tensor | None = None
+        self._finished = False
+        self._state: StreamState = self.engine.first_state()
+        if state is not None:
+            self._state = from_tensors(state, self.engine, self._of_model())
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that were accepted."""
+        return self._state.num_samples
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that were returned."""
+        return self._state.num_frames
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds from the start of a frame to the sample with which it is returned, at most."""
+        encoder, geometry = self.engine.encoder, self.engine.inputs.geometry
+        return geometry.num_samples(self.engine.chunks.size) / encoder.sample_rate
+
+    def accept(self, packet: Tensor | np.ndarray) -> Tensor | list[Tensor]:
+        """Take samples, and encode the chunks that are complete with them.
+
+        Arguments
+        ---------
+        packet : torch.Tensor or numpy.ndarray
+            (n,) at the encoder's sample rate, any n: floats, or 16-bit integers.
+
+        Returns
+        -------
+        torch.Tensor or list of torch.Tensor
+            (T, d_model) of the chunks that were completed, T = 0 where none was; for several layers
+            one for each.
+
+        Raises
+        ------
+        UserError
+            For another packet, of which nothing is taken then, and after `finish`.
+        """
+        self._check_open("accepts no more samples")
+        samples = checked_packet(packet)
+        state = self._state
+        state.waiting.append(samples)
+        state.num_samples += len(samples)
+        found = []
+        while self.engine.is_ready(state):
+            found += self.engine.step([state])
+        return self._together(found)
+
+    def finish(self) -> Tensor | list[Tensor]:
+        """Encode the rest, as a file would end: the last chunk may have fewer frames.
+
+        Returns
+        -------
+        torch.Tensor or list of torch.Tensor
+            As `accept`.
+
+        Raises
+        ------
+        UserError
+            If it was called before.
+        """
+        self._check_open("cannot be finished again")
+        self._finished = True
+        return self._together(self.engine.rest(self._state))
+
+    def state(self) -> dict[str, Tensor]:
+        """What another stream of the same model goes on from, to the bit.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            On the CPU, as `safetensors.torch.save_file` takes them. For `stream(state=...)`.
+
+        Raises
+        ------
+        UserError
+            After `finish`.
+        """
+        self._check_open("has no state any more")
+        return to_tensors(self._state, self.engine.chunks, self._of_model())
+
+    def _of_model(self):
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.engine)
+        return self._fingerprint
+
+    def _check_open(self, what):
+        if self._finished:
+            raise UserError(f"the stream is finished and {what}: make another by encoder.stream()")
+
+    def _together(self, found):
+        """The frames of some chunks as one tensor, or one for each layer."""
+        found = found or [self.engine.empty()]
+        if isinstance(found[0], list):
+            return [torch.cat(parts) for parts in zip(*found, strict=True)]
+        return torch.cat(found)
