@@ -9,6 +9,9 @@ from torch import nn
 from speechbrain_pom.attention import LayerSpec, attention_types, mixer_of
 from speechbrain_pom.attention.patches import ENCODERS
 from speechbrain_pom.attention.registry import BUILTIN_TYPES, get_type
+from speechbrain_pom.attention.streaming import obstacle_to_steps
+from speechbrain_pom.encoder.encoder import SpeechEncoder
+from speechbrain_pom.encoder.streaming.inputs import obstacle_to_stream
 from speechbrain_pom.runs.building import named_modules
 
 BUILTIN_CLASSES = {
@@ -24,14 +27,20 @@ def describe_models(hparams: dict) -> dict:
     """Count the parameters of all modules, and describe the layers of all encoders.
 
     The result has parts (list of name, class, parameters, trainable), encoders (see
-    `describe_layers`, with a name), parameters, trainable and frozen. A parameter counts once, in
-    the first part that has it; parts without any of their own are left out.
+    `describe_layers`, with a name and `streaming`), parameters, trainable and frozen. A parameter
+    counts once, in the first part that has it; parts without any of their own are left out.
 
     >>> summary = describe_models({"head": torch.nn.Linear(3, 2), "lr": 0.1})
     >>> summary["parts"], summary["frozen"]
     ([{'name': 'head', 'class': 'Linear', 'parameters': 8, 'trainable': 8}], 0)
     """
     parts, encoders, counted, described = [], [], set(), set()
+    owners = {
+        id(module.transformer.encoder): module
+        for _, value in named_modules(hparams)
+        for module in value.modules()
+        if isinstance(module, SpeechEncoder)
+    }
     for name, module in named_modules(hparams):
         own = [weight for weight in module.parameters() if id(weight) not in counted]
         counted.update(map(id, own))
@@ -40,7 +49,9 @@ def describe_models(hparams: dict) -> dict:
         for path, child in module.named_modules(prefix=name):
             if isinstance(child, ENCODERS) and id(child) not in described:
                 described.add(id(child))
-                encoders.append({"name": path, **describe_layers(child)})
+                about = {"name": path, **describe_layers(child)}
+                about["streaming"] = describe_streaming(child, owners.get(id(child)))
+                encoders.append(about)
     parameters = sum(part["parameters"] for part in parts)
     trainable = sum(part["trainable"] for part in parts)
     return {
@@ -76,6 +87,28 @@ def describe_layers(encoder: nn.Module) -> dict:
     ]
     spec = _as_spec([layer["mixer"] for layer in layers])
     return {"class": type(encoder).__name__, "attention_type": spec, "layers": layers}
+
+
+def describe_streaming(encoder: nn.Module, owner: SpeechEncoder | None = None) -> str:
+    """Whether one of SpeechBrain's encoders can encode a stream, in one line.
+
+    `owner` is the `SpeechEncoder` that it belongs to: its features and front end count too.
+
+    >>> from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder
+    >>> describe_streaming(ConformerEncoder(1, 8, 16, 2, attention_type="RoPEMHA"))
+    'with a finite left context'
+    """
+    reasons = [
+        obstacle_to_steps(encoder, left) if owner is None else obstacle_to_stream(owner, left)
+        for left in (None, 1)
+    ]
+    if all(reasons):
+        return f"no: {reasons[0]}"
+    how = "a finite left context" if reasons[0] else "all of the past"
+    how = "a finite left context or all of the past" if not any(reasons) else how
+    if owner is not None and owner.features.floor == "utterance":
+        return f"with {how}, and the features of feature_floor: running"
+    return f"with {how}"
 
 
 def _as_spec(mixers):

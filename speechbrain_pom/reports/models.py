@@ -102,6 +102,7 @@ def _format_encoder(encoder):
     return [
         f"{encoder['name']}: {encoder['class']}, {len(layers)} layers",
         f"layers {mixers}",
+        f"streaming {encoder['streaming']}",
         *_table(rows, left_columns=1),
     ]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from speechbrain.lobes.models import convolution
 from speechbrain.nnet.CNN import Conv1d, Conv2d
+from torch import nn
 
 from speechbrain_pom.attention.parts import inside
 from speechbrain_pom.encoder.front_ends import ValidConvolutions
@@ -85,7 +86,7 @@ def _reach_of_same_convolutions(front_end):
     return before, after
 
 
-def convolutions_of(front_end) -> list:
+def convolutions_of(front_end: nn.Module) -> list[nn.Module]:
     """The convolutions of SpeechBrain's `ConvolutionFrontEnd` on its way from input to output."""
     own = inside(front_end, convolution.ConvolutionFrontEnd)
     blocks = [inside(child, convolution.ConvBlock) for child in own.children()]

@@ -132,7 +132,7 @@ class StreamInputs:
         feats = torch.cat([state.features, feats], dim=1)
         start = geometry.first_feature(done)
         kept = feats[:, geometry.first_feature(done + num_frames) - start :].clone()
-        feats = pad_to_multiple(feats, encoder.features.multiple)  # seen only by the last frame
+        feats = pad_to_multiple(feats, encoder.features.multiple)  # zeros, as in a whole file
         counts = torch.full((len(feats),), feats.shape[1], device=feats.device)
         frames = encoder.embed(feats, counts)
         first = done - start // geometry.stride

@@ -60,7 +60,9 @@ def to_tensors(state: StreamState, chunks: Chunks, of_model: Tensor) -> dict[str
     }
 
 
-def from_tensors(tensors: Mapping[str, Tensor], engine: ChunkEngine, of_model: Tensor):
+def from_tensors(
+    tensors: Mapping[str, Tensor], engine: ChunkEngine, of_model: Tensor
+) -> StreamState:
     """The state that `to_tensors` gave, on the device of an engine.
 
     Arguments

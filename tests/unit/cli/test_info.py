@@ -378,3 +378,42 @@ def test_the_current_folder_is_kept(awkward, capsys):
     assert Path.cwd() == awkward.parent
     refusal(capsys, awkward, "--attention_type", "PoMM")
     assert Path.cwd() == awkward.parent
+
+
+def test_says_whether_an_encoder_streams(awkward, capsys):
+    assert main(["info", str(awkward), "--attention_type=PoM + Fastformer*2"]) == 0
+    text = capsys.readouterr().out
+    assert "\nstreaming no: Fastformer cannot stream: its softmaxes run over" in text
+
+
+@pytest.mark.parametrize(
+    ("spec", "floor", "says"),
+    [
+        (
+            "PoM",
+            "utterance",
+            "with a finite left context or all of the past, and the features of feature_floor: "
+            "running",
+        ),
+        ("PoM + RoPEMHA", "running", "with a finite left context"),
+        ("Mamba(bidirectional=False)", "running", "with all of the past"),
+        (
+            "hypermixing",
+            "running",
+            "no: hypermixing cannot mix a stream step by step: choose another attention_type",
+        ),
+    ],
+)
+def test_says_how_the_encoder_of_a_recipe_streams(make_encoder, spec, floor, says):
+    encoder = make_encoder(spec, feature_floor=floor)
+    models = {"Transformer": encoder.transformer, "encoder": encoder}
+    (described,) = describe_models(models)["encoders"]
+    assert described["name"] == "Transformer.encoder"
+    assert described["streaming"] == says
+    assert (encoder.can_stream() is None) == ("past" in says)
+
+
+def test_what_is_before_the_layers_counts_too(make_encoder):
+    encoder = make_encoder("PoM", norm_type="sentence")
+    (described,) = describe_models({"encoder": encoder})["encoders"]
+    assert described["streaming"].startswith("no: its features are normalised by the whole")
