@@ -8,8 +8,8 @@ from collections.abc import Callable
 from speechbrain.utils.logger import get_logger
 from torch import nn
 
+from speechbrain_pom.attention.contexts import obstacle_to_streaming
 from speechbrain_pom.attention.layers import mixer_of
-from speechbrain_pom.attention.positions import NoPositions
 from speechbrain_pom.attention.registry import is_builtin
 from speechbrain_pom.ops import ChunkMask
 from speechbrain_pom.utils.errors import UserError
@@ -89,37 +89,3 @@ def compact_src_mask(original: Callable) -> Callable:
         return ChunkMask(dynchunktrain_config.chunk_size, dynchunktrain_config.left_context_size)
 
     return make_transformer_src_mask
-
-
-def checked_streaming(original: Callable) -> Callable:
-    """TransformerASR.encode_streaming: it restarts the sines in every chunk, so refuse those."""
-
-    @functools.wraps(original)
-    def encode_streaming(self, *args, **kwargs):
-        obstacle = obstacle_to_streaming(self)
-        if obstacle:
-            raise UserError(obstacle)
-        return original(self, *args, **kwargs)
-
-    return encode_streaming
-
-
-def obstacle_to_streaming(transformer: nn.Module) -> str | None:
-    """Why a TransformerASR cannot stream; None if it can, as far as is known."""
-    encoder = transformer.encoder
-    relative = hasattr(encoder, "relative_positions")
-    no_positions = isinstance(getattr(transformer, "positional_encoding", None), NoPositions)
-    if relative or not (no_positions or is_builtin(transformer.attention_type)):
-        spec = getattr(encoder, "attention_type", transformer.attention_type)
-        return (
-            f"attention_type {spec!r} cannot stream with {'relative' if relative else 'sine'} "
-            "positions (SpeechBrain restarts them in every chunk): train with "
-            "positional_encoding: null and without RelPosMHAXL layers"
-        )
-    for mixer in map(mixer_of, encoder.layers):
-        if not getattr(mixer, "can_stream", True):
-            return (
-                f"{type(mixer).__name__} cannot stream: a chunk and its left context do not "
-                "determine its output; choose another attention_type"
-            )
-    return None

@@ -26,8 +26,13 @@ from speechbrain_pom.attention.blocks import (
     sines_or_none_init,
 )
 from speechbrain_pom.attention.brains import checked_brain_init
+from speechbrain_pom.attention.contexts import (
+    chunk_by_states,
+    context_of_states,
+    streaming_with_positions,
+)
 from speechbrain_pom.attention.layers import ENCODERS, LAYERS, mixer_of
-from speechbrain_pom.attention.masks import checked_streaming, compact_src_mask, with_compact_masks
+from speechbrain_pom.attention.masks import compact_src_mask, with_compact_masks
 from speechbrain_pom.attention.padding import isolate_padding, restore_padding
 from speechbrain_pom.attention.positions import RelativePositions, set_positions
 from speechbrain_pom.attention.registry import OWN_POSITIONS, STAND_IN, get_type, is_builtin
@@ -229,7 +234,9 @@ PATCHES = (
     (Brain, "__init__", checked_brain_init),
     (asr.TransformerASR, "encode", with_compact_masks),
     (asr.TransformerASR, "forward", with_compact_masks),
-    (asr.TransformerASR, "encode_streaming", checked_streaming),
+    (asr.TransformerASR, "encode_streaming", streaming_with_positions),
+    (Conformer.ConformerEncoder, "make_streaming_context", context_of_states),
+    (Conformer.ConformerEncoder, "forward_streaming", chunk_by_states),
     (asr, "make_transformer_src_mask", compact_src_mask),
 )
 _originals = []

@@ -81,7 +81,7 @@ class Mamba(TokenMixer):
     """
 
     accepts_chunk_mask = True
-    can_stream = False  # its state reaches back further than a left context
+    can_stream = False  # by frames of a left context, beyond which its state reaches
 
     def __init__(
         self,

@@ -31,8 +31,8 @@ class TokenMixer(StreamSteps):
     accepts_key : bool
         Whether the key may be another sequence than the query.
     can_stream : bool
-        Whether a frame needs no more than its chunk and the left context that
-        `TransformerASR.encode_streaming` keeps; False refuses that method.
+        Of a mixer without `step`: whether a frame needs no more than its chunk and the left frames
+        that SpeechBrain's `encode_streaming` then keeps; False refuses that method.
     keeps_own_initialisation : bool
         Whether `reset_parameters` is called again after SpeechBrain has initialised all matrices of
         a model in its own way. Any submodule may set it.

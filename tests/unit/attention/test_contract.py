@@ -292,3 +292,22 @@ def test_the_interface_has_the_attributes_that_are_set():
         assert hasattr(model, name), (
             f"TransformerASR has no attribute {name} " + RELIED_ON % "positions.py and patches.py"
         )
+
+
+def test_streaming_contexts():
+    where = RELIED_ON % "contexts.py"
+    encoder = Conformer.ConformerEncoder
+    assert list(parameters(encoder.make_streaming_context)) == ["self", "dynchunktrain_config"], (
+        "ConformerEncoder.make_streaming_context takes other arguments " + where
+    )
+    assert list(parameters(encoder.forward_streaming)) == ["self", "src", "context", "pos_embs"], (
+        "ConformerEncoder.forward_streaming takes other arguments " + where
+    )
+    assert list(parameters(asr.TransformerASR.encode_streaming)) == ["self", "src", "context"], (
+        "TransformerASR.encode_streaming takes other arguments " + where
+    )
+    names = vars(asr.TransformerASRStreamingContext)["__annotations__"]
+    assert list(names) == ["dynchunktrain_config", "encoder_context"], (
+        "the context of a TransformerASR holds something else " + where
+    )
+    assert DynChunkTrainConfig(8).left_context_size is None
