@@ -45,3 +45,13 @@ def tiny_encoder():
     from tests.helpers.encoders import build_encoder
 
     return build_encoder()
+
+
+@pytest.fixture
+def tiny_recogniser(tiny_encoder):
+    """For doctests: that encoder with a head on characters."""
+    from speechbrain_pom.ctc.tokenizers import CharacterUnits
+    from speechbrain_pom.inference.recogniser import SpeechRecogniser
+
+    units = CharacterUnits()
+    return SpeechRecogniser(tiny_encoder, torch.nn.Linear(16, units.size), units).eval()

@@ -124,6 +124,7 @@ def make_beam_searcher(
             raise UserError("beam search needs log-probabilities: apply log_softmax to the outputs")
         return [searcher(frames[None])[0][0].text for frames in utterances]
 
+    decode.searcher = searcher  # for streams, which search piece by piece
     return decode
 
 

@@ -10,13 +10,14 @@ from speechbrain_pom.ctc.tokenizers import Units
 from speechbrain_pom.encoder.lengths import padding_mask
 from speechbrain_pom.encoder.loading import HEAD_FILE, find_saved, load_parts, ready
 from speechbrain_pom.encoder.weights import WEIGHTS_SUFFIX, load_weights, read_tensors, strict_load
+from speechbrain_pom.inference.streaming.methods import RecognitionStreams
 from speechbrain_pom.utils.errors import UserError
 
 UNITS_FOLDER = "units"
 EXPORTED_HEAD_FILE = "head" + WEIGHTS_SUFFIX
 
 
-class SpeechRecogniser(nn.Module):
+class SpeechRecogniser(RecognitionStreams, nn.Module):
     """An encoder with its CTC head and the units that the head's outputs mean.
 
     Arguments
@@ -43,7 +44,10 @@ class SpeechRecogniser(nn.Module):
         self.units = units
 
     def forward(
-        self, wavs: torch.Tensor, lengths: torch.Tensor | None = None
+        self,
+        wavs: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        chunks: tuple[int, int | None] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Recognise a batch of waveforms.
 
@@ -53,6 +57,8 @@ class SpeechRecogniser(nn.Module):
             (B, samples), padded on the right.
         lengths : torch.Tensor, optional
             (B,), in samples or relative; see `SpeechEncoder`.
+        chunks : tuple of (int, int or None), optional
+            The masked pass that a stream equals; see `SpeechEncoder`.
 
         Returns
         -------
@@ -62,7 +68,9 @@ class SpeechRecogniser(nn.Module):
         num_frames : torch.Tensor
             (B,) integers: the valid frames of each utterance.
         """
-        frames, num_frames = self.encoder(wavs, lengths)
+        # Only where it is asked for: an encoder of one's own need not know chunks.
+        options = {} if chunks is None else {"chunks": chunks}
+        frames, num_frames = self.encoder(wavs, lengths, **options)
         log_probs = self.classify(frames)
         if lengths is not None:
             padding = padding_mask(num_frames, log_probs.shape[1])

@@ -9,73 +9,24 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from speechbrain_pom.ctc.alignment import Word, align_words, frames_needed
 from speechbrain_pom.ctc.decoding import greedy_decode
-from speechbrain_pom.ctc.tokenizers import WORD_START, Units
 from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.encoder.windows.overlapping import encode_windows
+from speechbrain_pom.inference.pauses import split_at_pauses
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
+from speechbrain_pom.inference.segments import Clock, Transcript, decode_segment
+from speechbrain_pom.inference.segments import Segment as Segment  # its place in 0.1
 from speechbrain_pom.utils.disks import explain_full_disk, reserve
 from speechbrain_pom.utils.errors import UserError
 
 _BLOCK = 4096  # frames that the head gets at a time
 _ELSEWHERE = "set TMPDIR to a folder on another disk"
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What is said between two pauses.
-
-    Arguments
-    ---------
-    start_s, end_s : float
-        Start of the first and end of the last word, in seconds of the file.
-    text : str
-    words : list of Word
-    confidence : float
-        Mean confidence of the words.
-    """
-
-    start_s: float
-    end_s: float
-    text: str
-    words: list[Word]
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What is said in a file.
-
-    Arguments
-    ---------
-    segments : list of Segment
-        In order, without overlap; empty where nothing was recognised.
-    duration_s : float
-        Duration of the file.
-
-    Example
-    -------
-    >>> word = Word("HELLO", 0.5, 0.9, 0.97)
-    >>> Transcript([Segment(0.5, 0.9, "HELLO", [word], 0.97)], duration_s=2.0).text
-    'HELLO'
-    """
-
-    segments: list[Segment]
-    duration_s: float
-
-    @property
-    def text(self) -> str:
-        """All segments, joined by spaces."""
-        return " ".join(segment.text for segment in self.segments)
 
 
 def transcribe(
@@ -156,78 +107,9 @@ def transcribe(
             log_probs.argmax(-1), units, round(pause_s / frame_s), round(max_segment_s / frame_s)
         )
         # Feature frames are centred at multiples of their hop: the first one starts before 0.
-        clock = _Clock(frame_s, recogniser.encoder.hop_ms / 2000, reader.duration_s)
-        segments = [_segment(log_probs[a:b], a, decode, units, clock) for a, b in spans]
+        clock = Clock(frame_s, recogniser.encoder.hop_ms / 2000, reader.duration_s)
+        segments = [decode_segment(log_probs[a:b], a, decode, units, clock) for a, b in spans]
         return Transcript([one for one in segments if one is not None], reader.duration_s)
-
-
-def split_at_pauses(
-    labels: Tensor, units: Units, pause_frames: int, max_frames: int
-) -> list[tuple[int, int]]:
-    """Cut frames into segments between words, where nothing is said.
-
-    `labels` (T,) has the best output of each frame. Returned are the first frame of each segment
-    and the one after its last; together they are all frames.
-
-    Cuts are in the middle of runs of at least `pause_frames` blanks between two words, or of twice
-    as many anywhere: the model has then left a space out, as no word has such gaps. A segment
-    longer than `max_frames` is cut in its second half, at the best place there is: in the longest
-    run of blanks between words, else between words, else in the longest run of blanks, else
-    between two labels. Cuts between words leave the text of greedy decoding as it is.
-
-    >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
-    >>> labels = torch.tensor([9, 10, 1, 0, 0, 0, 0, 2, 0, 3])  # "HI", a pause, "AB"
-    >>> split_at_pauses(labels, CharacterUnits(), pause_frames=3, max_frames=100)
-    [(0, 5), (5, 10)]
-    """
-    pauses, scores = _rate_cuts(labels, units, pause_frames)
-    spans, start = [], 0
-    for stop in [*pauses, len(labels)]:
-        while stop - start > max_frames:
-            first = start + max_frames // 2 + 1
-            best = first + int(scores[first : start + max_frames + 1].argmax())
-            if scores[best] < 0:  # one label throughout
-                later = scores[best:stop] >= 0
-                if not later.any():
-                    break
-                best += int(later.argmax())
-            spans.append((start, best))
-            start = best
-        spans.append((start, stop))
-        start = stop
-    return spans
-
-
-def _rate_cuts(labels, units, pause_frames):
-    """Middles of pauses, and how good a cut before each frame is; negative within a label."""
-    space, starts_word = _word_marks(units)
-    values, lengths = (part.tolist() for part in labels.unique_consecutive(return_counts=True))
-    spoken = [value for value in values if value != units.blank_index]
-    total, pauses, end, num_spoken = len(labels), [], 0, 0
-    scores = np.full(total + 1, -1)
-    for value, length in zip(values, lengths, strict=True):
-        start, end = end, end + length
-        # The labels around a cut at the start of this run or, if it is blank, anywhere in it.
-        around = spoken[max(num_spoken - 1, 0) : num_spoken + 1] if num_spoken else []
-        at_edge = len(around) < 2
-        between_words = at_edge or around[0] in space or around[1] in starts_word
-        rating = total * between_words
-        if value == units.blank_index:
-            depth = np.arange(length + 1)
-            scores[start : end + 1] = rating + np.minimum(depth, length - depth)
-            if length >= pause_frames * (2 - between_words) and not at_edge:
-                pauses.append((start + end) // 2)
-        else:
-            scores[start] = max(scores[start], rating)
-            num_spoken += 1
-    return pauses, scores
-
-
-def _word_marks(units):
-    """Outputs that separate words, and outputs before which a word has ended."""
-    tokens = list(enumerate(units.vocab_list))
-    space = {i for i, token in tokens if token in (" ", WORD_START)}
-    return space, space | {i for i, token in tokens if token.startswith(WORD_START)}
 
 
 def _outputs(recogniser, reader, window_s, stack):
@@ -257,37 +139,3 @@ def _on_disk(folder, name, shape, dtype):
     with explain_full_disk(os.path.dirname(folder), _ELSEWHERE), open(file, "wb") as stream:
         reserve(stream, size * dtype.itemsize)
     return torch.from_file(file, shared=True, size=size, dtype=dtype).view(shape)
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """Times of frames in a file."""
-
-    frame_s: float
-    early_s: float
-    duration_s: float
-
-    def shift(self, word, first_frame):
-        """A word of a segment that starts at a frame, with times of the file."""
-        offset_s = first_frame * self.frame_s - self.early_s
-        start_s, end_s = (
-            min(max(time_s + offset_s, 0.0), self.duration_s)
-            for time_s in (word.start_s, word.end_s)
-        )
-        return word._replace(start_s=start_s, end_s=end_s)
-
-
-def _segment(log_probs, first_frame, decode, units, clock):
-    """Decode and align a segment; None if nothing is said."""
-    (text,) = decode(log_probs.unsqueeze(0), torch.ones(1))
-    if not text:
-        return None
-    # Pieces other than the decoder's may be needed to write its text, and too many for the frames:
-    # each frame then counts several times.
-    times = -(-frames_needed(text, units) // len(log_probs))
-    aligned = align_words(
-        log_probs.repeat_interleave(times, dim=0), text, units, clock.frame_s / times
-    )
-    words = [clock.shift(word, first_frame) for word in aligned]
-    confidence = sum(word.confidence for word in words) / len(words)
-    return Segment(words[0].start_s, words[-1].end_s, text, words, confidence)

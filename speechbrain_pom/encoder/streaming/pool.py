@@ -154,6 +154,15 @@ class StreamPool:
             found += zip(keys, outputs, strict=True)
         return sorted(found, key=lambda item: item[0])
 
+    def waiting(self) -> bool:
+        """Whether the next `step` has anything to do."""
+        ready = any(self.engine.is_ready(state) for state in self._streams.values())
+        return ready or bool(self._ending)
+
+    def duration_s(self, key: int) -> float:
+        """Seconds of a stream that were accepted."""
+        return self._get(key).num_samples / self.engine.encoder.sample_rate
+
     def state(self, key: int) -> dict[str, Tensor]:
         """What a stream can go on from, here or elsewhere: see `EncoderStream.state`."""
         return to_tensors(self._get(key), self.engine.chunks, self._of_model())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -125,15 +125,30 @@ class EncoderStream:
         UserError
             For another packet, of which nothing is taken then, and after `finish`.
         """
+        return self._together(list(self.accept_chunks(packet)))
+
+    def accept_chunks(self, packet: Tensor | np.ndarray) -> Iterator[Tensor | list[Tensor]]:
+        """As `accept`, but chunk by chunk: what follows can then not depend on the packets.
+
+        Arguments
+        ---------
+        packet : torch.Tensor or numpy.ndarray
+            As for `accept`. It is taken when this is called, the chunks are encoded one by one.
+
+        Yields
+        ------
+        torch.Tensor or list of torch.Tensor
+            (C, d_model), for several layers one for each.
+        """
         self._check_open("accepts no more samples")
         samples = checked_packet(packet)
-        state = self._state
-        state.waiting.append(samples)
-        state.num_samples += len(samples)
-        found = []
-        while self.engine.is_ready(state):
-            found += self.engine.step([state])
-        return self._together(found)
+        self._state.waiting.append(samples)
+        self._state.num_samples += len(samples)
+        return self._ready_chunks()
+
+    def _ready_chunks(self):
+        while self.engine.is_ready(self._state):
+            yield from self.engine.step([self._state])
 
     def finish(self) -> Tensor | list[Tensor]:
         """Encode the rest, as a file would end: the last chunk may have fewer frames.
@@ -148,9 +163,13 @@ class EncoderStream:
         UserError
             If it was called before.
         """
+        return self._together(self.finish_chunks())
+
+    def finish_chunks(self) -> list[Tensor | list[Tensor]]:
+        """As `finish`, but by chunks: at most C + 1 frames, in at most two of them."""
         self._check_open("cannot be finished again")
         self._finished = True
-        return self._together(self.engine.rest(self._state))
+        return self.engine.rest(self._state)
 
     def state(self) -> dict[str, Tensor]:
         """What another stream of the same model goes on from, to the bit.
