@@ -14,6 +14,9 @@ KERNELS = [
     f"speechbrain_pom/ops/polynomial/kernels_{name}.py" for name in ("common", "select", "sums")
 ]
 collect_ignore = [] if importlib.util.find_spec("triton") else KERNELS
+# Doctests of what reads Parquet, without pyarrow.
+PARQUET = [f"speechbrain_pom/data/{name}.py" for name in ("index", "packing", "shards")]
+collect_ignore += [] if importlib.util.find_spec("pyarrow") else PARQUET
 collect_ignore.append("tests/helpers/program_server.py")  # a program, with imports of one
 
 

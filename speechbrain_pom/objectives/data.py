@@ -11,7 +11,7 @@ from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_pom.data.prepare import Manifests, prepare_csvs, prepare_data
 from speechbrain_pom.runs.launch import Launch
-from speechbrain_pom.training.dataset import audio_dataset, leave_out, make_sampler
+from speechbrain_pom.training.dataset import audio_dataset, leave_out, make_sampler, unusable
 from speechbrain_pom.training.sampler import BucketBatchSampler
 
 Hparams = Mapping[str, Any]
@@ -100,6 +100,5 @@ def usable_dataset(
         max_duration_s=hparams["max_duration_s"],
     )
     objective = hparams["objective"]
-    why = {key: objective.unusable(int(row["num_samples"])) for key, row in dataset.data.items()}
-    bad = {key: reason for key, reason in why.items() if reason}
+    bad = unusable(dataset, objective.unusable)
     return leave_out(dataset, bad, f"cannot be used by {objective.name}")

@@ -6,6 +6,22 @@ import heapq
 
 import numpy as np
 
+from speechbrain_pom.data.texts import Texts
+
+
+def rank_by_duration(durations_s: np.ndarray, ids: Texts) -> np.ndarray:
+    """Utterances by duration, ties by id, whatever their order is: (num_utterances,) integers.
+
+    >>> rank_by_duration(np.array([2.0, 1.0, 2.0]), Texts.of(["b", "c", "a"])).tolist()
+    [1, 2, 0]
+    """
+    if ids.is_increasing:  # as manifests are
+        ranking = np.argsort(durations_s, kind="stable")
+    else:
+        order = ids.order
+        ranking = order[np.argsort(durations_s[order], kind="stable")]
+    return ranking.astype(np.int32) if len(ranking) < 2**31 else ranking
+
 
 def cut_by_duration(durations_s: np.ndarray, max_batch_duration_s: float) -> np.ndarray:
     """Return the bounds (num_batches + 1,) of batches filled up to a padded duration.

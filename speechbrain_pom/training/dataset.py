@@ -1,15 +1,19 @@
 """Datasets from manifests, and the samplers over them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from speechbrain.dataio.dataio import load_data_csv
 from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.data_pipeline import DataPipeline
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.data.audio.reader import read_audio
+from speechbrain_pom.data.index import read_table
+from speechbrain_pom.data.table import Table
 from speechbrain_pom.training.sampler import BucketBatchSampler
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.text import MAX_NAMED, and_more
@@ -31,7 +35,7 @@ def audio_dataset(
     Arguments
     ---------
     manifest : str or pathlib.Path
-        A CSV of `prepare_librispeech` or `prepare_audio_folder`.
+        A CSV of `prepare_librispeech` or `prepare_audio_folder`, or a Parquet index.
     data_folder : str or pathlib.Path
         What `$data_root` in the manifest stands for.
     min_duration_s, max_duration_s : float
@@ -47,37 +51,54 @@ def audio_dataset(
     UserError
         If nothing is left.
     """
-    rows = load_data_csv(str(manifest), {"data_root": str(data_folder)})
-    durations_s = {key: float(row["duration"]) for key, row in rows.items()}
-    kept = [
-        key
-        for key, duration_s in durations_s.items()
-        if min_duration_s <= duration_s <= max_duration_s
-    ]
-    if not kept:
+    table = read_table(manifest, data_folder)
+    durations_s = table.column("duration")
+    fits = (durations_s >= min_duration_s) & (durations_s <= max_duration_s)
+    if not fits.any():
         raise UserError(
             f"{manifest}: none of the {len(durations_s)} utterances lasts from {min_duration_s:g} "
             f"to {max_duration_s:g} s: change min_duration_s or max_duration_s"
         )
-    if len(kept) < len(durations_s) and if_main_process():
-        dropped_s = sum(durations_s.values()) - sum(durations_s[key] for key in kept)
+    if not fits.all() and if_main_process():
         logger.info(
             "%s: %d of %d utterances (%.2f h) last less than %g or more than %g s: left out",
             manifest,
-            len(durations_s) - len(kept),
-            len(durations_s),
-            dropped_s / 3600,
+            np.count_nonzero(~fits),
+            len(fits),
+            durations_s[~fits].sum() / 3600,
             min_duration_s,
             max_duration_s,
         )
-    return _with_waveforms({key: rows[key] for key in kept})
+    return TableDataset(table.select(fits))
 
 
-def _with_waveforms(rows):
-    dataset = DynamicItemDataset(rows)
-    dataset.add_dynamic_item(read_utterance, takes=["id", "wav", "num_samples"], provides="sig")
-    dataset.set_output_keys(["id", "sig"])
-    return dataset
+class TableDataset(DynamicItemDataset):
+    """A dataset of waveforms over a table: SpeechBrain's, without an object per utterance.
+
+    Arguments
+    ---------
+    table : Table
+        With the columns of a manifest.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.data, self.data_ids = table, table.ids
+        self.pipeline = DataPipeline([*table.names, "id"], [])
+        self.add_dynamic_item(read_utterance, takes=["id", "wav", "num_samples"], provides="sig")
+        self.set_output_keys(["id", "sig"])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.data.row(index)
+        return self.pipeline.compute_outputs({"id": self.data_ids[index], **row})
+
+
+def unusable(dataset: TableDataset, why: Callable[[int], str | None]) -> dict[str, str]:
+    """The utterances of which `why(num_samples)` says why they cannot be used, with the reason."""
+    num_samples = dataset.data.column("num_samples")
+    reasons = {length: why(length) for length in np.unique(num_samples).tolist()}
+    bad = [length for length, reason in reasons.items() if reason]
+    places = np.flatnonzero(np.isin(num_samples, bad)) if bad else ()
+    return {dataset.data_ids[place]: reasons[int(num_samples[place])] for place in places}
 
 
 def leave_out(dataset: DynamicItemDataset, bad: dict[str, str], problem: str) -> DynamicItemDataset:
@@ -85,12 +106,13 @@ def leave_out(dataset: DynamicItemDataset, bad: dict[str, str], problem: str) ->
     if not bad:
         return dataset
     report = _report(bad, dataset, f"{problem}, and are left out")
-    kept = {key: row for key, row in dataset.data.items() if key not in bad}
-    if not kept:
+    kept = np.ones(len(dataset.data), dtype=bool)
+    kept[[dataset.data.ids.find(key) for key in bad]] = False
+    if not kept.any():
         raise UserError(f"no utterance can be used: {report}: use other data")
     if if_main_process():
         logger.warning("%s", report)
-    return _with_waveforms(kept)
+    return TableDataset(dataset.data.select(kept))
 
 
 def _report(bad, dataset, problem):
@@ -158,7 +180,7 @@ def add_transcripts(
         dataset = leave_out(dataset, bad, _NOT_ALIGNED)
     elif bad and if_main_process():
         logger.warning("%s", _report(bad, dataset, f"{_NOT_ALIGNED}, but are scored"))
-    labelled = _with_waveforms(dataset.data)
+    labelled = TableDataset(dataset.data)
     labelled.add_dynamic_item(
         lambda text: torch.tensor(units.encode(text)), takes="wrd", provides="tokens"
     )
@@ -168,5 +190,7 @@ def add_transcripts(
 
 def make_sampler(dataset: DynamicItemDataset, **options) -> BucketBatchSampler:
     """A `BucketBatchSampler` over a dataset with durations."""
+    if isinstance(dataset, TableDataset):
+        return BucketBatchSampler(dataset.data.column("duration"), dataset.data_ids, **options)
     durations_s = [float(dataset.data[key]["duration"]) for key in dataset.data_ids]
     return BucketBatchSampler(durations_s, dataset.data_ids, **options)

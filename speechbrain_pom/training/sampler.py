@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
-from speechbrain_pom.training.cutting import (
-    cut_by_duration,
-    padded_durations,
-    split_to_multiple,
-)
+from speechbrain_pom.data.texts import Texts
+from speechbrain_pom.training.cutting import rank_by_duration
+from speechbrain_pom.training.plan import Batching, plan_by_windows, plan_epoch
 from speechbrain_pom.utils.errors import UserError
-from speechbrain_pom.utils.seeding import permutation, philox, uniform
+from speechbrain_pom.utils.seeding import philox
 
 ORDERS = ("random", "ascending", "descending")
 
@@ -57,6 +54,14 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
         Rank of this process.
     world_size : int
         Number of processes.
+    batches_per_step : int, optional
+        Elastic runs: the batches of an optimizer step over all processes. The plan then depends on
+        this number and not on that of the processes, which must divide it.
+    shards : numpy.ndarray, optional
+        (num_utterances,) which shard each utterance is in.
+    shard_window : int, optional
+        Random order: mix the utterances of this many shards, in an order of shards that is new in
+        each epoch, before the next ones are opened. By default everything is mixed.
 
     Raises
     ------
@@ -88,6 +93,9 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        batches_per_step: int | None = None,
+        shards: np.ndarray | None = None,
+        shard_window: int | None = None,
     ):
         super().__init__()
         self._durations_s = np.asarray(durations_s, dtype=np.float64)
@@ -97,9 +105,14 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
         self._order = order
         self._seed = seed
         self._rank, self._world_size = rank, world_size
+        self.batches_per_step = batches_per_step
+        self._shards, self._shard_window = shards, shard_window
         self._check_options(ids)
+        columns = world_size if batches_per_step is None else batches_per_step
+        self._batching = Batching(order, max_batch_duration_s, batch_size, num_buckets, columns)
         # The plan starts from this ranking, so it does not depend on the order of the manifest.
-        self._ranking = np.lexsort((np.asarray(ids), self._durations_s))
+        ids = Texts.of(ids)
+        self._ranking = rank_by_duration(self._durations_s, ids)
         self._check_data(ids)
         self._start_epoch, self._start = 0, 0
         self._epoch: int | None = None
@@ -111,10 +124,14 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
             return
         bits = philox("order", self._seed, epoch)
         self._epoch = None  # until the plan is whole
-        self._sequence = self._arrange(bits)
-        self._bounds = self._split_to_multiple(self._cut(self._durations_s[self._sequence]))
-        self._batches = self._share_out(bits)  # (steps, ranks) numbers of batches
-        self._epoch = epoch
+        data = self._ranking, self._durations_s
+        if self._shard_window is None:
+            plan = plan_epoch(*data, self._batching, bits)
+        else:
+            plan = plan_by_windows(*data, self._shards, self._shard_window, self._batching, bits)
+        # In a step of several batches per rank, those side by side are similar.
+        self._batches = plan.batches.reshape(-1, self._world_size)  # (steps, ranks)
+        self._plan, self._epoch = plan, epoch
 
     def set_start(self, epoch: int, step: int) -> None:
         """Let one epoch start at its batch ``step``, to resume in the middle of it.
@@ -139,7 +156,7 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
                 f" batches on each of {self._world_size} ranks: resume with the data, batch size"
                 " and number of processes of the interrupted run"
             )
-        sequence, bounds = self._sequence, self._bounds  # of this epoch, also after set_epoch
+        sequence, bounds = self._plan[:2]  # of this epoch, also after set_epoch
         mine = self._batches[start:, self._rank].tolist()
         return (sequence[bounds[b] : bounds[b + 1]].tolist() for b in mine)
 
@@ -149,7 +166,7 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
         ``num_batches`` (of each rank), ``mean_batch_duration_s`` (audio without padding, per batch
         and rank), ``padding_share`` (padding / padded duration, over all ranks).
         """
-        padded_s = self._padded_durations(self._bounds).sum()
+        padded_s = self._plan.padded_s
         audio_s = self._durations_s.sum()
         return {
             "num_batches": len(self),
@@ -169,7 +186,12 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
         given = {name: limit for name, limit in limits.items() if limit is not None}
         if len(given) != 1:
             raise UserError(f"give exactly one of max_batch_duration_s and batch_size: {limits}")
-        for name, value in {**given, "num_buckets": self._num_buckets}.items():
+        numbers = {
+            "num_buckets": self._num_buckets,
+            "batches_per_step": 1 if self.batches_per_step is None else self.batches_per_step,
+            "shard_window": 1 if self._shard_window is None else self._shard_window,
+        }
+        for name, value in {**given, **numbers}.items():
             if not value > 0:
                 raise UserError(f"{name} = {value} must be above 0")
         if self._order not in ORDERS:
@@ -179,16 +201,25 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
                 f"rank = {self._rank} does not exist among world_size = {self._world_size}:"
                 " ranks count from 0"
             )
+        if self.batches_per_step is not None and self.batches_per_step % self._world_size:
+            raise UserError(
+                f"batches_per_step = {self.batches_per_step} cannot be shared out evenly among"
+                f" {self._world_size} processes: use a number of processes that divides it"
+            )
+        if self._shard_window is not None and (self._shards is None or self._order != "random"):
+            raise UserError(
+                f"shard_window = {self._shard_window} needs data in shards and random order: leave"
+                " it out"
+            )
 
-    def _check_data(self, ids: Sequence[str]) -> None:
+    def _check_data(self, ids: Texts) -> None:
         wrong = np.flatnonzero(~(np.isfinite(self._durations_s) & (self._durations_s > 0)))
         if len(wrong):
             raise UserError(
                 f"utterance {ids[wrong[0]]!r} has a duration of {self._durations_s[wrong[0]]} s:"
                 " remove it, or correct the manifest"
             )
-        if len(set(ids)) != len(ids):
-            twice = next(a for a, b in itertools.pairwise(sorted(ids)) if a == b)
+        if (twice := ids.first_repeated()) is not None:
             raise UserError(f"utterance id {twice!r} occurs more than once: ids must be unique")
         if len(ids) < self._world_size:
             raise UserError(
@@ -203,51 +234,3 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
                     f" max_batch_duration_s = {self._max_batch_duration_s:g}: raise this limit, or"
                     " leave out utterances of that length"
                 )
-
-    def _arrange(self, bits: np.random.Philox) -> np.ndarray:
-        """Order the utterances by length, for random order only roughly."""
-        if self._order == "ascending":
-            return self._ranking
-        if self._order == "descending":
-            return self._ranking[::-1]
-        if self._batch_size is None:
-            sizes, limit = self._durations_s[self._ranking], self._max_batch_duration_s
-        else:
-            sizes, limit = np.ones(len(self._ranking)), self._batch_size
-        position = np.cumsum(sizes)
-        window = max(position[-1] / self._num_buckets, 2 * limit)
-        position += window * uniform(bits, len(position))
-        return self._ranking[np.argsort(position, kind="stable")]
-
-    def _cut(self, durations_s: np.ndarray) -> np.ndarray:
-        """Return the bounds (num_batches + 1,) of batches that are as full as possible."""
-        num_utterances = len(durations_s)
-        if self._batch_size is not None:
-            return np.append(np.arange(0, num_utterances, self._batch_size), num_utterances)
-        return cut_by_duration(durations_s, self._max_batch_duration_s)
-
-    def _padded_durations(self, bounds: np.ndarray) -> np.ndarray:
-        return padded_durations(self._durations_s[self._sequence], bounds)
-
-    def _split_to_multiple(self, bounds: np.ndarray) -> np.ndarray:
-        """Halve the largest batches until every rank gets the same number of them."""
-        durations_s = self._durations_s[self._sequence]
-        split = split_to_multiple(durations_s, bounds, self._world_size)
-        if split is None:
-            raise UserError(
-                f"{len(durations_s)} utterances, one per batch, cannot be shared out"
-                f" evenly among {self._world_size} processes: allow larger batches"
-                " (max_batch_duration_s or batch_size) or use fewer processes"
-            )
-        return split
-
-    def _share_out(self, bits: np.random.Philox) -> np.ndarray:
-        """Return which batch each rank takes at each step, (steps, ranks)."""
-        num_batches = len(self._bounds) - 1
-        if self._order != "random":
-            return np.arange(num_batches).reshape(-1, self._world_size)
-        # Batches of one step: equally full to within a factor of two, then of similar length.
-        padded_s = self._padded_durations(self._bounds)
-        emptiness = np.floor(np.log2(padded_s.max() / padded_s))
-        similar = np.argsort(emptiness, kind="stable").reshape(-1, self._world_size)
-        return similar[permutation(bits, len(similar))]

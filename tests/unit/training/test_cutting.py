@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from speechbrain_pom.training import sampler as sampler_module
 from speechbrain_pom.training.cutting import cut_by_duration, padded_durations, split_to_multiple
+from speechbrain_pom.training.plan import plan_epoch
 from speechbrain_pom.training.sampler import BucketBatchSampler
 
 
@@ -53,14 +55,13 @@ def test_bounds_are_those_of_the_plain_algorithm(kind, size, limit_s):
 
 
 def test_an_epoch_is_planned_once(monkeypatch):
-    sampler = BucketBatchSampler([1.0, 2.0, 3.0, 4.0], list("abcd"), batch_size=1, seed=1)
     plans = []
-    arrange = sampler._arrange
-    monkeypatch.setattr(sampler, "_arrange", lambda bits: plans.append(1) or arrange(bits))
+    monkeypatch.setattr(sampler_module, "plan_epoch", lambda *a: plans.append(1) or plan_epoch(*a))
+    sampler = BucketBatchSampler([1.0, 2.0, 3.0, 4.0], list("abcd"), batch_size=1, seed=1)
     sampler.set_epoch(1)
     first = list(sampler)
     sampler.set_epoch(1)
     assert list(sampler) == first
-    assert len(plans) == 1
+    assert len(plans) == 2  # of epochs 0 and 1
     sampler.set_epoch(2)
-    assert len(plans) == 2
+    assert len(plans) == 3
