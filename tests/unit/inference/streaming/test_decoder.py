@@ -244,7 +244,7 @@ def test_a_decoder_goes_on_from_a_state(name):
     decode = None if name == "greedy" else make_beam_searcher(UNITS, beam_size=12)
     outputs = outputs_of(conversation(5, 25, letters="ABEELO'"), sharpness=3.0)
     expected = events_of(outputs, decode, chunk=16)
-    for moment in range(0, len(outputs), 48):
+    for moment in range(0, len(outputs), 112):
         decoder = EventDecoder(UNITS, CLOCK, PAUSE, LONGEST, decode)
         events = events_of(outputs[:moment], decoder=decoder, finish=False) if moment else []
         other = EventDecoder(UNITS, CLOCK, PAUSE, LONGEST, decode)
