@@ -4,7 +4,14 @@ import argparse
 from pathlib import Path
 
 from speechbrain_pom.cli.parser import add_job_arguments
+from speechbrain_pom.data.audio.pcm import PCM_FORMATS
 from speechbrain_pom.inference.jobs.pool import choose_device, find_audio
+from speechbrain_pom.inference.jobs.streaming import (
+    STDIN,
+    STREAM_FORMATS,
+    Streaming,
+    stream_to_stdout,
+)
 from speechbrain_pom.inference.jobs.transcribing import (
     Transcribing,
     transcribe_into_folder,
@@ -24,6 +31,12 @@ greedy, or by beam search with --beam_size or --lm. Without --out, one format go
 file). With --out, a call that is repeated goes on where it was stopped: files that are finished by
 the same model with the same options are skipped. The times and confidences of words are explained
 in speechbrain_pom/ctc/alignment.py, the JSON in speechbrain_pom/inference/transcript_files.py.
+
+With --stream, one source is recognised as it is heard: an audio file, or - for raw PCM on stdin.
+Text: segments as lines; JSON: a line for each event (docs/streaming.md). Ctrl-C ends the stream.
+
+  ffmpeg -loglevel error -f pulse -i default -ac 1 -ar 16000 -f s16le - |
+      python -m speechbrain_pom transcribe results/ctc --stream -
 
 Exit code 0: all is well; 1: some files failed (they are named); 2: the call cannot work."""
 
@@ -48,12 +61,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="longer files are encoded in windows of this length (default: %(default)s)",
     )
+    _add_stream_arguments(parser)
     add_job_arguments(parser)
+
+
+def _add_stream_arguments(parser):
+    group = parser.add_argument_group("streams")
+    add = group.add_argument
+    add("--stream", action="store_true", help="recognise FILE, or raw PCM on stdin (-), as heard")
+    add("--chunk_s", type=float, metavar="S", help="seconds of a chunk (default: 0.64)")
+    add("--left_s", type=float, metavar="S", help="seconds seen before a chunk (default: all)")
+    add("--pause_s", type=float, metavar="S", help="pause between segments (default: 0.6)")
+    add("--pcm", choices=tuple(PCM_FORMATS), help="samples on stdin (default: s16le)")
+    add("--rate", type=int, metavar="HZ", help="sample rate on stdin (default: 16000)")
+    add("--channels", type=int, metavar="N", help="interleaved on stdin (default: 1)")
+    add("--state", metavar="FILE", help="go on from this file if it is there, and save to it")
+    add("--finish", action="store_true", help="with --state: end the stream, remove the file")
 
 
 def run(args: argparse.Namespace) -> int:
     """Transcribe the files, and name those that failed."""
     _check(args)
+    if args.stream:
+        return _stream(args)
     files = find_audio(args.files)
     formats = list(dict.fromkeys(args.format))
     if args.out is None and (len(formats) > 1 or (formats[0] in ("srt", "vtt") and len(files) > 1)):
@@ -76,8 +106,51 @@ def _check(args):
         path = getattr(args, name)
         if path is not None and not Path(path).is_file():
             raise UserError(f"--{name}: no such file: '{path}'")
+    if not args.stream:
+        _refuse_stream_options(args)
     if not args.window_s > 0:
         raise UserError(f"--window_s is {args.window_s}: give seconds, more than 0")
+
+
+_STREAM_OPTIONS = ("chunk_s", "left_s", "pause_s", "pcm", "rate", "channels", "state", "finish")
+_STDIN_OPTIONS = ("pcm", "rate", "channels")
+
+
+def _refuse_stream_options(args):
+    for name in _STREAM_OPTIONS:
+        if getattr(args, name):
+            raise UserError(f"--{name} is for streams: call with --stream")
+
+
+def _stream(args):
+    """Recognise one stream."""
+    source, *others = args.files
+    if others:
+        raise UserError(f"--stream is of one source, and '{others[0]}' is another: leave it out")
+    if args.out is not None or args.jobs != 1:
+        name = "--out" if args.out is not None else "--jobs"
+        raise UserError(f"{name} is for files: a stream goes to stdout, in one process")
+    if len(args.format) > 1 or args.format[0] not in STREAM_FORMATS:
+        formats = " ".join(args.format)
+        raise UserError(f"--format {formats} of a stream: give one of {', '.join(STREAM_FORMATS)}")
+    for name in _STDIN_OPTIONS:
+        if source != STDIN and getattr(args, name) is not None:
+            raise UserError(f"--{name} is for raw PCM on stdin: '{source}' says it itself")
+    if args.finish and args.state is None:
+        raise UserError("--finish ends a stream of several calls: give its --state")
+    given = {name: getattr(args, name) for name in _STDIN_OPTIONS}
+    options = Streaming(
+        source,
+        args.chunk_s,
+        args.left_s,
+        args.pause_s,
+        _beam(args),
+        args.format[0],
+        state_file=args.state and Path(args.state),
+        finish=args.finish,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    return stream_to_stdout(args.model, choose_device(args.device), options)
 
 
 def _beam(args):

@@ -1,21 +1,18 @@
 """Audio files as the models read them: whole, or by parts in the memory of what is asked for."""
 
 import os
-from functools import lru_cache
-from math import ceil
 from pathlib import Path
 
 import soundfile
 import torch
-from torchaudio.transforms import Resample
 
 from speechbrain_pom.data.audio.files import (
-    SAMPLE_RATE,
     inspect_audio,
     resampled_length,
     resampling_problems,
 )
 from speechbrain_pom.data.audio.judgement import decoder_message
+from speechbrain_pom.data.audio.resampling import converted
 from speechbrain_pom.data.audio.stream import AudioStream
 from speechbrain_pom.utils.errors import UserError
 
@@ -101,7 +98,7 @@ class AudioReader:
                 f"audio file '{self._name}': samples {start} to {stop} of {self.num_samples}: "
                 "give a range inside of the file"
             )
-        return _convert(self._decode, self._length, self._rate, start, stop)
+        return converted(self._decode, self._length, self._rate, start, stop)
 
     def _decode(self, start, stop):
         """The samples from start to stop at the file's own rate, mono."""
@@ -177,31 +174,10 @@ def read_audio(path: str | bytes | Path) -> torch.Tensor:
     signal = blocks[0] if len(blocks) <= 2 else torch.cat(blocks)
     length = len(signal)
     stop = resampled_length(length, rate)
-    return _convert(lambda start, end: signal[start:end], length, rate, 0, stop)
+    return converted(lambda start, end: signal[start:end], length, rate, 0, stop)
 
 
 def _mix_down(block):
     """(samples, channels) as (samples,)."""
     signal = torch.from_numpy(block.T)
     return signal[0] if len(signal) == 1 else signal.mean(0)
-
-
-def _convert(decode, length, rate, start, stop):
-    """A part, in samples at 16 kHz, of a signal of `length` samples at another rate."""
-    if rate == SAMPLE_RATE or start == stop:
-        return decode(start, stop)
-    # A block of `old` samples becomes one of `new`, through a filter that reaches `width` samples
-    # beyond it on both sides; what is before and after the file counts as zeros.
-    resample = _resampler(rate)
-    old, new = (r // resample.gcd for r in (rate, SAMPLE_RATE))
-    context = ceil(resample.width / old)
-    first = max(0, start // new - context)
-    after = (-(-stop // new) + context) * old
-    signal = decode(first * old, min(after, length))
-    signal = torch.nn.functional.pad(signal, (0, max(0, after - length)))
-    return resample(signal)[start - first * new : stop - first * new]
-
-
-@lru_cache(maxsize=8)
-def _resampler(rate):
-    return Resample(rate, SAMPLE_RATE, dtype=torch.float32)
