@@ -127,6 +127,37 @@ def test_encode_export_and_card_of_the_pretrained_encoder(recipes, wav2vec2, cor
     assert torch.equal(*frames)
 
 
+def test_probes_and_heads_on_the_pretrained_encoder(recipes, wav2vec2, corpus, tmp_path):
+    """The probe and a head of MP3S read it; random weights in its place give other results."""
+    keywords = {"task": "keyword", "keywords": "[UNDER, BEHIND, NEAR]", "batch_size": 3}
+    probe = ["recipes/Probe/train_probe.py", "hparams/probe.yaml", keywords]
+    head = ["recipes/MP3S/train_asr.py", "hparams/mp3s_asr.yaml", {"head": "linear"}]
+    common = {
+        "pretrained": wav2vec2[0],
+        "data_folder": corpus,
+        "number_of_epochs": 1,
+        "num_bootstrap": 10,
+        "num_workers": 0,
+        "device": "cpu",
+    }
+    runs = {
+        "trained": (*probe, {"random_encoder": False}),
+        "random": (*probe, {"random_encoder": True}),
+        "head": (*head, {"hidden_size": 4, "cache_states": True}),
+    }
+    commands = []
+    for name, (script, yaml, own, options) in runs.items():
+        values = {**common, **own, **options, "output_folder": tmp_path / name}
+        words = [str(word) for key in values for word in (f"--{key}", values[key])]
+        commands.append([script, yaml, *words])
+    for code, stderr in recipes.call_all(commands):
+        assert code == 0, stderr[-3000:]
+    speechbrain_pom(recipes, "compare", tmp_path / "trained", tmp_path / "random")
+    results = {name: json.loads((tmp_path / name / "results.json").read_text()) for name in runs}
+    assert len(results["head"]["layer_weights"]) == 1 + recipes.ENCODER["num_encoder_layers"]
+    assert results["trained"] != results["random"]
+
+
 def test_bad_calls_are_one_line(recipes, corpus, tmp_path):
     wrong = [
         ({"mask_length": 0}, "mask_length"),
