@@ -412,3 +412,28 @@ def test_report_finds_edits_and_missing_markers(bench, tmp_path, capsys):
     with pytest.raises(SystemExit):
         report.main(where)
     assert "mixer_op_cpu.json is not JSON: measure it again" in capsys.readouterr().err
+
+
+def test_streaming(run, tmp_path, programs):
+    options = ["--size", "small", "--mixers", "PoM,RoPEMHA", "--chunks", "8", "--streams", "1,2"]
+    done, record = run("streaming.py", *options, *TINY)
+    assert done.returncode == 0, done.stderr
+    assert_says_where_it_ran(record)
+    points = {(p["mixer"], p["left_s"], p["after"]): p for p in record["points"]}
+    assert set(points) == {
+        *(("PoM", left_s, "start") for left_s in (None, 10, 40)),
+        ("PoM", None, "hour"),
+        *(("RoPEMHA", left_s, "start") for left_s in (10, 40)),
+    }
+    sizes = {name: point["state_bytes"] for name, point in points.items()}
+    assert sizes["PoM", None, "start"] == sizes["PoM", None, "hour"]
+    assert sizes["PoM", None, "start"] < sizes["PoM", 10, "start"] < sizes["PoM", 40, "start"]
+    assert sizes["RoPEMHA", 10, "start"] > 4 * 250 * 144 * 4  # all frames of 10 s in 4 layers
+    assert [point["streams"] for point in record["pool"]] == [1, 2]
+    assert len(record["bounds"]) == 5
+    document = tmp_path / "streaming.md"
+    begin = "<!-- STREAMING: written by benchmarks/streaming.py --report -->"
+    document.write_text(f"# Streams\n{begin}\n<!-- /STREAMING -->\n")
+    written = ["--report", "--out", tmp_path / "out.json", "--document", document]
+    assert programs.run([ROOT / "benchmarks/streaming.py", *written]).returncode == 0
+    assert "| 8 | PoM | all, after an hour |" in document.read_text()
