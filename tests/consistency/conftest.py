@@ -43,10 +43,18 @@ def _check(line):
     words = shlex.split(line, comments=True)
     if not words:
         return
+    if "|" in words:  # each program of a pipe
+        place = words.index("|")
+        _check(shlex.join(words[:place]))
+        words = words[place + 1 :]
     program = Path(words[0]).name
-    known = {"make": _make, "python": _python, "torchrun": _torchrun}
+    known = {"make": _make, "python": _python, "torchrun": _torchrun, "ffmpeg": _elsewhere}
     assert program in known, f"no check for {line!r}"
     known[program](words[1:])
+
+
+def _elsewhere(words):
+    """A program of others: its options are theirs."""
 
 
 def _make(words):
