@@ -15,10 +15,11 @@ TEST_PROCESSES ?= 2
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow lint format bench wheel clean
+.PHONY: help env demo demo-streaming test test-slow lint format bench wheel clean
 
 help:
 	@echo "make demo     mini corpus, pretraining, fine-tuning and a summary, on synthetic speech"
+	@echo "make demo-streaming   the same, trained to stream: error rates by chunk size"
 	@echo "make test     the tests and the lint step"
 	@echo "make test-slow   the tests that take minutes each: kills, faults, the replica"
 	@echo "make env      only the environment, with the package and its tools"
@@ -46,6 +47,12 @@ demo: $(INSTALLED)
 	$(RUN) recipes/LibriSpeech/train_ctc.py hparams/pom_ctc.yaml
 	@echo
 	@$(RUN) -m speechbrain_pom summary $(DEMO)/bestrq_pom $(DEMO)/ctc_pom
+
+demo-streaming: $(INSTALLED)
+	$(RUN) recipes/LibriSpeech/train_bestrq.py hparams/pom.yaml --streaming True --output_folder $(DEMO)/bestrq_pom_streaming
+	$(RUN) recipes/LibriSpeech/train_ctc.py hparams/pom_ctc.yaml --streaming True --pretrained $(DEMO)/bestrq_pom_streaming --output_folder $(DEMO)/ctc_pom_streaming
+	@echo
+	@$(RUN) -m speechbrain_pom summary $(DEMO)/bestrq_pom_streaming $(DEMO)/ctc_pom_streaming
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --doctest-modules -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not slow"

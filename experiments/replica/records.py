@@ -14,10 +14,12 @@ from speechbrain_pom.ctc.scoring import read_word_edits
 from speechbrain_pom.runs.configuration import configuration
 from speechbrain_pom.runs.documents import git_revision
 from speechbrain_pom.runs.experiment import Experiment as Run
+from speechbrain_pom.runs.experiment import effective_overrides
 from speechbrain_pom.runs.logs import EpochHistory, training_time
 from speechbrain_pom.runs.options import parse_command_line, read_tree
 from speechbrain_pom.runs.record import finished_configuration
 from speechbrain_pom.runs.values import RUN_OPTION_TYPES
+from speechbrain_pom.training.chunks import read_chunk_label
 from speechbrain_pom.training.layer_statistics import LAYERS_FILE
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
@@ -44,7 +46,8 @@ def collect(protocol: Protocol, folder: str | Path, former: dict | None = None) 
     duration_s (training), cpu_s (the whole recipe, with loading and tests), peak_memory_mib,
     audio_s_per_s, num_steps, curve (by step), layers (the first and the last statistics of them,
     if any), and for fine-tuning results (as in results.json) and edits (test set to edited words
-    of the utterances, in their order).
+    of the utterances, in their order); for tests with dynamic chunks also chunks (test set to label
+    of the chunks to results with edits).
     """
     record = {
         "protocol": protocol.name,
@@ -153,7 +156,8 @@ def _check_configuration(run, protocol):
     keys: those change from one version of the recipes to the next.
     """
     request = parse_command_line(list(run.command[2:]))
-    wanted = Run({}, request.run_options, request.overrides, {}, False, request.yaml_path)
+    overrides = effective_overrides(request)
+    wanted = Run({}, request.run_options, overrides, {}, False, request.yaml_path)
     wanted = configuration(wanted, 1, without={"pretrained"})
     found = finished_configuration(run.folder)
     start = found.pop("pretrained", None)
@@ -200,7 +204,23 @@ def _read_run(run, command, record, test_sets):
         results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
         found["results"] = {split: results[split]["no_lm"] for split in test_sets}
         found["edits"] = {split: _edits(run, split, record["utterances"]) for split in test_sets}
+        chunks = {split: _with_chunks(run, split, results[split], record) for split in test_sets}
+        if any(chunks.values()):
+            found["chunks"] = chunks
     return found
+
+
+def _with_chunks(run, split, results, record):
+    """The results of the tests with dynamic chunks, by the label of the chunks."""
+    labels = [label for label in results if read_chunk_label(label)]
+    utterances = record["utterances"]
+    return {
+        label: {
+            **results[label]["no_lm"],
+            "edits": _edits(run, split, utterances, f"{split}_{label}"),
+        }
+        for label in labels
+    }
 
 
 def conditions_of(run: ReplicaRun) -> dict:
@@ -220,9 +240,9 @@ def number_of(machine: dict | None, machines: list) -> int | None:
     return machines.index(machine)
 
 
-def _edits(run, split, utterances):
+def _edits(run, split, utterances, name=None):
     """Edited words of each utterance of a test set that all runs share."""
-    edits = read_word_edits(run.folder / f"wer_{split}_no_lm.txt")
+    edits = read_word_edits(run.folder / f"wer_{name or split}_no_lm.txt")
     words = {key: edits[key][1] for key in sorted(edits)}
     same_utterances(split, words, utterances, f"'{run.folder}'")
     return [edits[key][0] for key in words]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from experiments.records import RECORDS_FOLDER
+from experiments.replica.chunks import chunk_rows
 from experiments.replica.protocols import Protocol, load_protocols
 from experiments.replica.records import read_record, record_path
 from experiments.replica.statistics import (
@@ -77,7 +78,12 @@ def render_section(protocol: Protocol, record: dict | None) -> str:
 
 def _tests(protocol, record, mixers):
     """Tables of the test sets."""
-    lines = ["", "WER (%), mean over the seeds; 95 % interval; lowest and highest seed:"]
+    lines = []
+    for split in protocol.test_sets:
+        rows = list(chunk_rows(record, mixers, split))
+        if rows:
+            lines += ["", _CHUNKS.format(split=split), "", *table(rows)]
+    lines += ["", "WER (%), mean over the seeds; 95 % interval; lowest and highest seed:"]
     lines += ["", *table(_rates(protocol, record, mixers))]
     gains = list(_gains(protocol, record, mixers))
     if len(gains) > 1:
@@ -91,6 +97,10 @@ def _tests(protocol, record, mixers):
     return lines
 
 
+_CHUNKS = (
+    "WER (%) on {split} by chunk size and left context, ± half of the 95 % interval; a frame waits "
+    "for the end of its chunk:"
+)
 _GRID = "Lowest validation WER (%, greedy) of an epoch; in bold what the mixer is then run with:"
 _VALIDATION = (
     "On the validation data, mean over the seeds: masked prediction at the end of pretraining, and "

@@ -36,14 +36,26 @@ def runs_of(record: dict, mixer: str, kind: str) -> dict[int, dict]:
     return {run["seed"]: run for run in sorted(found, key=lambda run: run["seed"])}
 
 
-def error_rate(record: dict, mixer: str, kind: str, split: str) -> Rate | None:
-    """The WER of a mixer on a test set over the finished seeds; None if there is none."""
+def error_rate(record: dict, mixer: str, kind: str, split: str, chunks: str = "") -> Rate | None:
+    """The WER of a mixer on a test set over the finished seeds; None if there is none.
+
+    `chunks` is the label of a test with dynamic chunks.
+    """
     runs = runs_of(record, mixer, kind)
+    if chunks:
+        runs = {seed: _chunked(run, split, chunks) for seed, run in runs.items()}
+        runs = {seed: run for seed, run in runs.items() if run is not None}
     if not runs:
         return None
     edits = _pooled(record, runs, list(runs), split)
     seeds = [run["results"][split]["wer"] for run in runs.values()]
     return Rate(*rate_with_interval(edits, NUM_BOOTSTRAP), seeds)
+
+
+def _chunked(run, split, chunks):
+    """A run as if its test with these chunks were the one with the full context."""
+    found = run.get("chunks", {}).get(split, {}).get(chunks)
+    return found and {"results": {split: found}, "edits": {split: found["edits"]}}
 
 
 def difference(

@@ -7,6 +7,7 @@ Starts from the encoder that `pretrained` names. Without --data_folder it contin
 train_bestrq.py. The same command resumes. Any key of the YAML is an option; --help lists them.
 """
 
+import itertools
 import json
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from speechbrain_pom.runs.report import describe
 from speechbrain_pom.runs.start import start_experiment
 from speechbrain_pom.training.augmentation import batch_waveforms
 from speechbrain_pom.training.brain import ExactBrain
+from speechbrain_pom.training.chunks import chunk_label, describe_chunks
 from speechbrain_pom.training.dataset import add_transcripts, audio_dataset, make_sampler
 from speechbrain_pom.utils.errors import exit_on_user_error
 from speechbrain_pom.utils.files import write_atomically
@@ -56,6 +58,7 @@ class CTCBrain(ExactBrain):
             # Pretrained statistics of the features stay as they are.
             epoch=hparams.epoch_counter.current if hparams.pretrained is None else None,
             fea_augment=hparams.fea_augment if training else None,
+            chunks=self.batch_chunks(stage),
         )
         return log_probs, relative_lengths(num_frames, log_probs.shape[1])
 
@@ -143,11 +146,19 @@ class CTCBrain(ExactBrain):
         folder = Path(self.hparams.output_folder)
         path = folder / "results.json"
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        places = [self.test_split]
+        if self.tested_chunks is not None:
+            places.append(chunk_label(self.tested_chunks))
+        found = results
+        for place in places:
+            found = found.setdefault(place, {})
+        encoder = self.hparams.encoder
+        frame_s = encoder.samples_per_frame / encoder.sample_rate
         for name, (_, rates) in self.decoders.items():
             summary = rates.summary(self.hparams.num_bootstrap)
-            rates.write(folder / f"wer_{self.test_split}_{name}.txt")
-            results.setdefault(self.test_split, {})[name] = summary
-            logger.info("%s, %s: %s", self.test_split, name, CTC_METRICS.format_results(summary))
+            rates.write(folder / f"wer_{'_'.join([*places, name])}.txt")
+            found[name] = {**summary, **describe_chunks(self.tested_chunks, frame_s)}
+            logger.info("%s: %s", ", ".join([*places, name]), CTC_METRICS.format_results(summary))
         write_atomically(path, json.dumps(results, indent=1) + "\n")
 
 
@@ -251,8 +262,8 @@ def main():
         train_loader_kwargs={"batch_sampler": train_sampler, **loader},
         valid_loader_kwargs={"batch_sampler": in_order("valid"), **loader},
     )
-    for split in tests:
-        brain.test_split = split
+    for split, chunks in itertools.product(tests, brain.chunks.tests):
+        brain.test_split, brain.tested_chunks = split, chunks
         brain.evaluate(
             datasets[split],
             **CTC_METRICS.checkpoint_key(),

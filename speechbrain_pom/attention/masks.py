@@ -5,6 +5,8 @@ import inspect
 import threading
 from collections.abc import Callable
 
+from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder
+from speechbrain.nnet.hypermixing import HyperMixing
 from speechbrain.utils.logger import get_logger
 from torch import nn
 
@@ -89,3 +91,52 @@ def compact_src_mask(original: Callable) -> Callable:
         return ChunkMask(dynchunktrain_config.chunk_size, dynchunktrain_config.left_context_size)
 
     return make_transformer_src_mask
+
+
+def obstacle_to_chunks(encoder: nn.Module, left_context_chunks: int | None = None) -> str | None:
+    """Why an encoder does not learn to stream from dynamic chunks.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        The encoder of a `TransformerASR`.
+    left_context_chunks : int, optional
+        Chunks that a frame sees to the left of its own; None: all.
+
+    Returns
+    -------
+    str or None
+        One line; None: it does.
+
+    Example
+    -------
+    >>> encoder = ConformerEncoder(1, d_model=8, d_ffn=16, nhead=2, attention_type="hypermixing")
+    >>> obstacle_to_chunks(encoder)
+    'hypermixing ignores chunk masks and sees the future: choose another attention_type'
+    """
+    if not isinstance(encoder, ConformerEncoder):
+        return f"{type(encoder).__name__} knows no chunks: choose encoder_module: conformer"
+    for layer in encoder.layers:
+        if layer.convolution_module.causal:
+            return "causal: True excludes dynamic chunks: set causal: False"
+        obstacle = _obstacle_of(mixer_of(layer), left_context_chunks)
+        if obstacle:
+            return obstacle
+    return None
+
+
+def _obstacle_of(mixer, left_context_chunks):
+    if isinstance(mixer, HyperMixing):
+        return "hypermixing ignores chunk masks and sees the future: choose another attention_type"
+    if getattr(mixer, "can_stream", True):
+        return None
+    if hasattr(mixer, "obstacle_to_steps"):
+        return mixer.obstacle_to_steps(left_context_chunks)
+    return _needs_more(mixer)
+
+
+def _needs_more(mixer):
+    return (
+        f"{type(mixer).__name__} cannot stream: a chunk and its left context do not determine its "
+        "output; choose another attention_type"
+    )

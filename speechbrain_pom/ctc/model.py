@@ -70,6 +70,7 @@ class CTCModel(nn.Module):
         num_samples: torch.Tensor,
         epoch: int | None = None,
         fea_augment: Augment | None = None,
+        chunks: tuple[int, int | None] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities of a batch.
 
@@ -83,6 +84,8 @@ class CTCModel(nn.Module):
             Where the statistics of the features are learnt: see `FeatureExtractor`.
         fea_augment : callable, optional
             An `Augmenter` of SpeechBrain, for the features.
+        chunks : tuple of (int, int or None), optional
+            As `SpeechEncoder` takes them: the pass that a stream equals.
 
         Returns
         -------
@@ -93,9 +96,10 @@ class CTCModel(nn.Module):
         """
         layers = list(range(self.encoder.num_states)) if self.weighted_sum else "last"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
-            feats, num_features = self.encoder.features(wavs, num_samples, epoch)
+            floor = None if chunks is None else "running"
+            feats, num_features = self.encoder.features(wavs, num_samples, epoch, floor)
             feats = augment_features(fea_augment, feats, num_features)
-            encoded, num_frames = self.encoder.encode(feats, num_features, layers)
+            encoded, num_frames = self.encoder.encode(feats, num_features, layers, chunks=chunks)
         if self.weighted_sum:
             encoded = self.layer_sum(encoded)
         return self.head(encoded).float().log_softmax(-1), num_frames

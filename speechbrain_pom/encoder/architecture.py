@@ -20,6 +20,7 @@ from ruamel.yaml.tag import Tag
 from torch import nn
 
 from speechbrain_pom.attention.hosts import arguments_of
+from speechbrain_pom.encoder.chunks import TRAINED, trained_chunks
 from speechbrain_pom.encoder.encoder import Layers
 from speechbrain_pom.runs.keys import located, unknown_key_message
 from speechbrain_pom.runs.options import read_tree
@@ -76,7 +77,8 @@ def read_architecture(hparams_file: str | Path, overrides: Mapping | None = None
     Returns
     -------
     str
-        YAML with these keys alone, the encoder as one section, all references resolved.
+        YAML with these keys alone, the encoder as one section, all references resolved. For a
+        model that was trained with dynamic chunks also `trained_with_chunks`.
 
     Raises
     ------
@@ -88,8 +90,8 @@ def read_architecture(hparams_file: str | Path, overrides: Mapping | None = None
     -------
     >>> text = read_architecture("hparams/pom.yaml", {"d_model": 96, "attention_type": "Mamba"})
     >>> section = YAML().load(text)["encoder"]
-    >>> list(section), section["transformer"]["d_model"]
-    (['compute_features', 'normalize', 'front_end', 'transformer', 'padding'], 96)
+    >>> list(section)[3:], section["transformer"]["d_model"]
+    (['transformer', 'padding', 'feature_floor'], 96)
     """
     tree = _resolved(Path(hparams_file), overrides or {})
     sections = {"encoder": _encoder_section(tree, hparams_file)}
@@ -97,7 +99,8 @@ def read_architecture(hparams_file: str | Path, overrides: Mapping | None = None
     for key, node in sections.items():
         sections[key] = node = _with_sizes(node, sections["encoder"])
         _check(node, f"{hparams_file}: {key}")
-    return as_text(sections)
+    chunks = trained_chunks(tree)
+    return as_text(sections if chunks is None else {TRAINED: chunks, **sections})
 
 
 def as_text(tree: Mapping) -> str:
@@ -222,8 +225,10 @@ def build_parts(text: str, where: str | Path, layers: Layers | None = None) -> d
         layers = "sum" if YAML().load(text).get("weighted_sum") else "last"
     try:
         with torch.random.fork_rng():
-            return load_hyperpyyaml(text, {"encoder": {"layers": layers}})
+            parts = load_hyperpyyaml(text, {"encoder": {"layers": layers}})
     except UserError:
         raise
     except Exception as error:  # whatever the constructors raise
         raise UserError(f"{where}: the model cannot be built: {one_line(error)}") from error
+    parts["encoder"].trained_with_chunks = parts.pop(TRAINED, None)
+    return parts

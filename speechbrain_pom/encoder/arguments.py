@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder
 
+from speechbrain_pom.attention.masks import obstacle_to_chunks
 from speechbrain_pom.ops import ChunkMask
 from speechbrain_pom.utils.errors import UserError
 
@@ -98,7 +99,8 @@ def checked_chunks(
     Raises
     ------
     UserError
-        For other values, and encoders whose convolutions know no chunks.
+        For other values, encoders whose convolutions know no chunks, and encoders in training
+        mode that would not learn to stream.
     """
     if chunks is None:
         return None
@@ -113,4 +115,7 @@ def checked_chunks(
             "encoder_module: conformer"
         )
     mask = ChunkMask(*chunks)
+    obstacle = encoder.training and obstacle_to_chunks(encoder, mask.left_context_chunks)
+    if obstacle:
+        raise UserError(f"dynamic chunks train a model to stream, and {obstacle}")
     return mask.chunk_size, mask.left_context_chunks

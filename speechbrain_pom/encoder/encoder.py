@@ -10,6 +10,7 @@ from speechbrain.utils.logger import get_logger
 from torch import nn
 
 from speechbrain_pom.attention.calls import encode
+from speechbrain_pom.attention.masks import obstacle_to_chunks
 from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.attention.positions import extend_positions
 from speechbrain_pom.data.audio.files import SAMPLE_RATE
@@ -115,6 +116,8 @@ class SpeechEncoder(Streams, nn.Module):
         )
         self.front_end = front_end
         self.transformer = transformer
+        #: The dynamic chunks of its training, if a loaded model had any: see `trained_chunks`.
+        self.trained_with_chunks: dict | None = None
         self._counts_itself = adapted is front_end
         self._geometry = adapted.stride, adapted.window
         set_padding(padding, None if self._counts_itself else front_end, transformer)
@@ -381,6 +384,18 @@ class SpeechEncoder(Streams, nn.Module):
             wav = reader.read(0, reader.num_samples).to(self.device)
             frames, _ = self(wav.unsqueeze(0), layers=layers)
         return [one[0] for one in frames] if isinstance(frames, list) else frames[0]
+
+    def obstacle_to_chunks(self, left_context_chunks: int | None = None) -> str | None:
+        """Why training with dynamic chunks would not make it stream, in one line; None: it would.
+
+        `left_context_chunks` are those that a frame sees to the left of its own (None: all).
+        """
+        if self.features.norm_type == "sentence":
+            return (
+                "the features are normalised over the whole utterance (sentence), which a stream "
+                "does not have: choose norm_type: global"
+            )
+        return obstacle_to_chunks(self.transformer.encoder, left_context_chunks)
 
     def check_layers(self, layers: Layers) -> Layers:
         """Layers in plain integers; a `UserError` for those that the encoder does not have."""

@@ -35,11 +35,14 @@ class Draw:
         alone: it is then a function of the weights.
     optimizer_step : int
         Optimizer steps that were taken before, for what changes over the run, as a temperature.
+    chunks : tuple of (int, int or None), optional
+        With `streaming: True` the dynamic chunks to encode the batch with, as `SpeechEncoder` takes
+        them; None: the full context.
 
     Example
     -------
     >>> Draw(seed=1000, epoch=2, step=17)
-    Draw(seed=1000, epoch=2, step=17, rank=0, training=True, optimizer_step=0)
+    Draw(seed=1000, epoch=2, step=17, rank=0, training=True, optimizer_step=0, chunks=None)
     """
 
     seed: int
@@ -48,6 +51,7 @@ class Draw:
     rank: int = 0
     training: bool = True
     optimizer_step: int = 0
+    chunks: tuple[int, int | None] | None = None
 
 
 class Outcome(NamedTuple):
@@ -128,6 +132,8 @@ class Objective(nn.Module):
     #: What `summary` returns. `best` names the one by which a checkpoint is the best.
     metrics: tuple[Metric, ...]
     best: str = "loss"
+    #: Whether `forward` passes `draw.chunks` on to the encoder: `streaming: True` needs that.
+    takes_chunks: bool = False
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

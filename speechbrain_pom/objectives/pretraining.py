@@ -20,6 +20,7 @@ from speechbrain_pom.training.brain import ExactBrain
 from speechbrain_pom.training.costs import TRAINING_METRICS, learning_rate
 from speechbrain_pom.training.sampler import BucketBatchSampler
 from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
+from speechbrain_pom.utils.errors import UserError
 
 logger = get_logger(__name__)
 
@@ -52,6 +53,11 @@ class PretrainingBrain(ExactBrain):
         super().__init__(*args, **kwargs)
         #: The objective itself, without what distributes it.
         self.objective: Objective = self.modules.objective
+        if getattr(self.hparams, "streaming", False) and not self.objective.takes_chunks:
+            raise UserError(
+                f"streaming: {self.objective.name} is not trained with chunks: its forward has to "
+                "pass draw.chunks to the encoder, and takes_chunks to be True"
+            )
         self.task_metrics = pretraining_metrics(self.objective)
         self.train_statistics = EpochSums()
         keep_in_checkpoints(self.checkpointer, "train_statistics", self.train_statistics)
@@ -72,9 +78,8 @@ class PretrainingBrain(ExactBrain):
         training = stage == sb.Stage.TRAIN
         augment = getattr(self.hparams, "wav_augment", None) if training else None
         wavs, num_samples = batch_waveforms(batch.sig, self.device, augment)
-        draw = Draw(
-            self.hparams.seed, self.epoch, self.step, self.rank, training, self.optimizer_step
-        )
+        place = self.hparams.seed, self.epoch, self.step, self.rank, training, self.optimizer_step
+        draw = Draw(*place, self.batch_chunks(stage))
         # Not every process need have a batch of the validation: none waits for the others there.
         objective = self.modules.objective if training else self.objective
         return objective(wavs, num_samples, batch.id, draw)

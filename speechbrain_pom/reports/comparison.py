@@ -15,7 +15,8 @@ from speechbrain_pom.runs.metrics import TaskMetrics, interval, read_metrics
 from speechbrain_pom.utils.bootstrap import rate_with_interval
 from speechbrain_pom.utils.errors import UserError
 
-_REPORT = re.compile(r"wer_(.+?)_(no_lm|lm|greedy)\.txt")
+# Test set, chunks if there were any, and how it was decoded.
+_REPORT = re.compile(r"wer_(.+?)(?:_(chunk\d+(?:_left\d+)?))?_(no_lm|lm|greedy)\.txt")
 _ANSWERS = re.compile(r"answers_(.+)\.csv")
 
 
@@ -30,8 +31,9 @@ class TestedRun:
     history : list of dict
         One record per epoch.
     edits : dict
-        (test set, decoder) to utterance id to (edited words, words), or (test set,) to utterance
-        id to (wrong answers, 1); empty for pretraining.
+        (test set, decoder), with the chunks between them if there were any, to utterance id to
+        (edited words, words), or (test set,) to utterance id to (wrong answers, 1); empty for
+        pretraining.
     results : dict
         As `edits`, to the results of the test.
     task : TaskMetrics
@@ -73,7 +75,7 @@ def format_comparison(
     runs: list[TestedRun], num_bootstrap: int = 1000, num_randomisations: int = 10000, seed: int = 0
 ) -> str:
     """Tables of the error rates of runs, and of the differences of each pair, as Markdown."""
-    tests = list(dict.fromkeys(key for run in runs for key in sorted(run.edits)))
+    tests = list(dict.fromkeys(key for run in runs for key in _in_order(run.edits)))
     blocks = _without_counts(runs)
     if not tests and not blocks:
         return "No error rates: none of these runs has been tested."
@@ -93,6 +95,11 @@ def format_comparison(
         "know the chance of the utterances, not that of training: for this, compare several seeds."
     )
     return "\n\n".join(blocks)
+
+
+def _in_order(tests):
+    """Tests with the full context before those with chunks."""
+    return sorted(tests, key=lambda names: (len(names), names))
 
 
 def table(rows: Iterable[Sequence[str]]) -> list[str]:
@@ -128,7 +135,9 @@ def _read_run(path, label):
     logged = history[-1].get("valid", {}) if history else ()
     task = read_metrics(path, logged)
     edits = {
-        (found[1], task.names.get(found[2], found[2])): read_word_edits(file)
+        (found[1], *filter(None, [found[2]]), task.names.get(found[3], found[3])): (
+            read_word_edits(file)
+        )
         for found, file in reports.items()
         if found
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from speechbrain_pom._version import __version__
 from speechbrain_pom.data.manifest import read_manifest
 from speechbrain_pom.data.mini_corpus.files import read_manifest as read_mini_corpus
+from speechbrain_pom.encoder.chunks import describe_training, trained_chunks
 from speechbrain_pom.encoder.describe import describe_layers
 from speechbrain_pom.encoder.encoder import SpeechEncoder
 from speechbrain_pom.encoder.loading import MODEL_FILE, Saved, find_saved
@@ -190,6 +191,9 @@ def _course_rows(saved):
         yield "began with", "random weights" if start == FROM_SCRATCH else pretrained
     if "optimizer_step" in meta:
         yield "trained", f"{meta['optimizer_step']} steps{_epochs(saved)}"
+    chunks = trained_chunks(read_tree(saved.hparams_file))
+    if chunks:
+        yield "trained with chunks", describe_training(chunks)
     known = [
         f"{metric.label} {metric.format(meta[metric.name])}"
         for metric in saved.task.of("valid")

@@ -6,9 +6,10 @@ from itertools import groupby
 
 from speechbrain_pom.attention import attention_types
 from speechbrain_pom.attention.registry import BUILTIN_TYPES, get_type
+from speechbrain_pom.encoder.chunks import describe_training, trained_chunks
 from speechbrain_pom.encoder.describe import GROUPS, describe_models
 from speechbrain_pom.runs.building import build_models
-from speechbrain_pom.runs.options import parse_command_line
+from speechbrain_pom.runs.options import parse_command_line, read_tree
 from speechbrain_pom.utils.errors import UserError
 
 
@@ -58,7 +59,8 @@ def model_report(yaml_path: str, overrides: Sequence[str] = ()) -> dict:
     """What an hparams file builds, with overrides as on a recipe's command line.
 
     The report has yaml, left_out (name and reason of what needs a package that is not installed),
-    and what `describe_models` gives about everything that was built.
+    trained_with_chunks (see `trained_chunks`) and what `describe_models` gives about everything
+    that was built.
     """
     request = parse_command_line([yaml_path, *overrides])
     hparams, left_out = build_models(request.yaml_path, request.overrides)
@@ -66,13 +68,16 @@ def model_report(yaml_path: str, overrides: Sequence[str] = ()) -> dict:
     if not summary["parts"]:
         raise UserError(f"{yaml_path}: none of its keys builds a torch module with parameters")
     left_out = [{"name": name, "reason": reason} for name, reason in left_out.items()]
-    return {"yaml": yaml_path, "left_out": left_out, **summary}
+    chunks = trained_chunks({**read_tree(request.yaml_path), **request.overrides})
+    return {"yaml": yaml_path, "left_out": left_out, "trained_with_chunks": chunks, **summary}
 
 
 def format_models(report: dict) -> str:
     """A report of `model_report` as text."""
     lines = [f"{report['yaml']}"]
     lines += [f"not built: {part['name']} {part['reason']}" for part in report["left_out"]]
+    if report["trained_with_chunks"]:
+        lines.append(f"trained with chunks: {describe_training(report['trained_with_chunks'])}")
     rows = [("part", "class", "parameters", "trainable", "frozen")]
     for part in report["parts"]:
         rows.append((part["name"], part["class"], *_sizes(part)))

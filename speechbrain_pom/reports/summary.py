@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 from speechbrain_pom.data.mini_corpus.files import read_manifest
+from speechbrain_pom.encoder.chunks import describe_training, trained_chunks
 from speechbrain_pom.encoder.loading import find_checkpoints
+from speechbrain_pom.reports.chunks import format_chunks, has_chunks
 from speechbrain_pom.runs.logs import EpochHistory, training_time
 from speechbrain_pom.runs.metrics import read_metrics
 from speechbrain_pom.runs.options import read_tree
@@ -27,7 +29,8 @@ def summarize(folder: str | Path) -> str:
     """What a run has reached so far, as text.
 
     That is encoder, data, the course of the metrics of its task over the epochs, the results of
-    the tests with their 95 % intervals, time, and where the files are.
+    the tests with their 95 % intervals, time, and where the files are; for tests with dynamic
+    chunks also a table of the error rates by chunk size and left context.
 
     Example
     -------
@@ -50,10 +53,13 @@ def summarize(folder: str | Path) -> str:
         )
     options = read_tree(folder / "hyperparams.yaml") if _has(folder, "hyperparams.yaml") else {}
     task = read_metrics(folder, logged=records[-1].get("valid", {}))
-    rows = [*_setting(options), *_course(folder, records, task), *_tests(folder, task)]
+    results = _results(folder)
+    rows = [*_setting(options), *_course(folder, records, task), *_tests(results, task)]
     rows += _places(folder)
     width = max(len(label) for label, _ in rows)
-    return "\n".join([f"{folder}", *(f"  {label:{width}}  {text}" for label, text in rows)])
+    lines = [f"{folder}", *(f"  {label:{width}}  {text}" for label, text in rows)]
+    by_chunk = format_chunks(results, task)
+    return "\n".join([*lines, *(["", by_chunk] if by_chunk else [])])
 
 
 def _has(folder, name):
@@ -66,6 +72,9 @@ def _setting(options):
     if encoder:
         attention_type, d_model, num_layers = (encoder[key] for key in _OF_ENCODER)
         yield "encoder", f"{attention_type}, d_model {d_model}, {num_layers} layers"
+    chunks = trained_chunks(options)
+    if chunks:
+        yield "trained with chunks", describe_training(chunks)
     if "pretrained" in options:
         yield "started from", options["pretrained"] or "scratch"
     if options.get("data_folder"):
@@ -134,13 +143,17 @@ def _beside(metric, task, records):
     return text
 
 
-def _tests(folder, task):
-    """What each test gave; the intervals are of 95 %."""
-    if not _has(folder, "results.json"):
-        return
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+def _results(folder):
+    """The contents of results.json, if there is one."""
+    path = folder / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _tests(results, task):
+    """What each test gave; the intervals are of 95 %. Those with chunks have their own table."""
     for (test, *details), found in task.find_results(results):
-        yield test, ", ".join([task.format_results(found), *details])
+        if not has_chunks(found):
+            yield test, ", ".join([task.format_results(found), *details])
 
 
 def _places(folder):

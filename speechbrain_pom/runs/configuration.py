@@ -1,7 +1,9 @@
 """What a run computes, as text by key, and the part that each key of its YAML has in it.
 
 A YAML may say this in two lists of its keys: `_not_part_of_the_run` (they change nothing that is
-computed) and `_may_change` (a run may be continued with other values of them).
+computed) and `_may_change` (a run may be continued with other values of them). A mapping `_added`
+has keys that came later, with the values that stand for what was before: with these they are not
+part of a configuration, so that runs that were begun without them are continued.
 """
 
 from pathlib import Path
@@ -11,16 +13,18 @@ from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, SequenceNode
 
-from speechbrain_pom.runs.experiment import VALUES_OF_CASES, Experiment
+from speechbrain_pom.runs.experiment import Experiment
 from speechbrain_pom.runs.keys import unknown_key_message
 from speechbrain_pom.runs.legacy import OLD_ROLES
 from speechbrain_pom.runs.options import read_tree
 from speechbrain_pom.runs.overlay import overlay
 from speechbrain_pom.runs.values import (
+    ADDED,
     DECLARATIONS,
     MAY_CHANGE,
     NOT_PART_OF_THE_RUN,
     RUN_OPTION_TYPES,
+    VALUES_OF_CASES,
 )
 from speechbrain_pom.utils.errors import UserError
 
@@ -76,18 +80,41 @@ def _check_list(yaml_path, name, keys, tree):
             raise UserError(f"{yaml_path}, in {name}: {message}")
 
 
+def _added(yaml_path):
+    """The keys that the YAML declares as added, with the text of their values."""
+    with open(yaml_path, encoding="utf-8") as stream:
+        top = YAML().compose(stream)
+    node = next((value for key, value in top.value if key.value == ADDED), None)
+    if node is None:
+        return {}
+    keys = {key.value for key, _ in top.value}
+    if not isinstance(node, MappingNode):
+        raise UserError(f"{yaml_path}: {ADDED} is a mapping of keys of the file to values")
+    for key, _ in node.value:
+        if key.value not in keys:
+            message = unknown_key_message(key.value, keys, prefix="")
+            raise UserError(f"{yaml_path}, in {ADDED}: {message}")
+    return {key.value: _text(value) for key, value in node.value}
+
+
 def configuration(
     experiment: Experiment, world_size: int, without: frozenset | set = frozenset()
 ) -> dict[str, str]:
     """What a run computes, as text by top-level key, with all references resolved.
 
     Keys in `without` are left out besides those that are no part of the run, also where other
-    keys refer to them. The number of processes counts, as it changes the batches.
+    keys refer to them. Keys of `_added` are left out, in sections too, where they have the value
+    that is declared there. The number of processes counts, as it changes the batches.
     """
+    added = _added(experiment.yaml_path)
     left_out = roles_of_keys(experiment.yaml_path).left_out | without
     blank = dict.fromkeys(left_out & read_tree(experiment.yaml_path).keys(), 0)
     resolved = resolve_references(*overlay(experiment.yaml_path, {**experiment.overrides, **blank}))
-    tree = {key.value: _text(node) for key, node in YAML().compose(resolved).value}
+    tree = {
+        key.value: text
+        for key, node in YAML().compose(resolved).value
+        if (text := _text(node, added)) != added.get(key.value)
+    }
     options = {key: value for key, value in experiment.run_opts.items() if key not in tree}
     no_values = {*VALUES_OF_CASES, *DECLARATIONS}
     return {
@@ -103,13 +130,18 @@ def fixed_configuration(experiment: Experiment, world_size: int) -> dict[str, st
     return configuration(experiment, world_size, without=may_change)
 
 
-def _text(node):
-    """A YAML node in one line, without comments and whatever its layout."""
+def _text(node, added=None):
+    """A YAML node in one line, without comments and whatever its layout.
+
+    Keys of mappings that have the value that is `added` are left out.
+    """
+    added = added or {}
     if isinstance(node, MappingNode):
-        pairs = (f"{_text(key)}: {_text(value)}" for key, value in node.value)
+        pairs = ((_text(key), _text(value, added)) for key, value in node.value)
+        pairs = (f"{key}: {text}" for key, text in pairs if added.get(key) != text)
         text = "{" + ", ".join(pairs) + "}"
     elif isinstance(node, SequenceNode):
-        text = "[" + ", ".join(map(_text, node.value)) + "]"
+        text = "[" + ", ".join(_text(part, added) for part in node.value) + "]"
     else:
         text = "null" if node.tag.endswith(":null") else node.value
     return text if node.tag.startswith("tag:yaml.org,2002:") else f"{node.tag} {text}".strip()

@@ -14,13 +14,17 @@ from speechbrain_pom.runs.keys import referred_key, unknown_key_message
 from speechbrain_pom.runs.launch import Launch
 from speechbrain_pom.runs.options import RunRequest, read_tree
 from speechbrain_pom.runs.overlay import overlay
-from speechbrain_pom.runs.values import RUN_OPTION_TYPES, node_tag, typed_run_option
+from speechbrain_pom.runs.values import (
+    RUN_OPTION_TYPES,
+    STREAMING,
+    VALUES_OF_CASES,
+    node_tag,
+    typed_run_option,
+)
 from speechbrain_pom.utils.errors import UserError, one_line
 
 # Where the data are; if none of them is given, the demo is run.
 DATA_KEYS = ("data_folder", "train_csv", "prepare")
-# Mappings of a YAML that hold values for its other keys.
-VALUES_OF_CASES = ("demo", "corpora")
 # What a YAML can do wrong while its objects are built.
 _BUILD_ERRORS = (
     ValueError,
@@ -75,7 +79,8 @@ def load_experiment(
     """Build the experiment that a command line asks for.
 
     The YAML may have a mapping `corpora`, names to mappings of top-level keys: those of the one
-    that the key `corpus` names lie over the YAML, but under the command line. It may also have a
+    that the key `corpus` names lie over the YAML, but under the command line. So do those of a
+    mapping `when_streaming`, where the key `streaming` is True. It may also have a
     plain mapping `demo`: top-level keys with other values. When
     `data_folder` and `train_csv` are null and `demo_data` is given, the demo is run: two lines
     say so, `demo_data` makes the data (on the main process only) and returns their folder, and the
@@ -96,8 +101,8 @@ def load_experiment(
     demo = _demo_values(request, tree)
     data = [request.overrides.get(key, tree.get(key)) for key in DATA_KEYS]
     is_demo = bool(demo) and demo_data is not None and data == [None] * len(data)
-    of_corpus = _corpus_values(request, tree)
-    overrides = {**of_corpus, **request.overrides}
+    cases = _values_of_cases(request, tree, demo if is_demo else {})
+    overrides = {**cases["streaming"], **cases["corpus"], **request.overrides}
     if is_demo:
         if if_main_process():
             print(_demo_notice(request), flush=True)
@@ -112,7 +117,7 @@ def load_experiment(
         hparams,
         {**request.run_options, **launched},
         overrides,
-        _sources(request, hparams, of_corpus, demo_keys, launched),
+        _sources(request, hparams, cases, demo_keys, launched),
         is_demo,
         request.yaml_path,
         request.command,
@@ -132,11 +137,35 @@ def _check_sections(tree, overrides, section=""):
             )
 
 
-def _sources(request, hparams, of_corpus, demo_keys, launched):
+def effective_overrides(request: RunRequest) -> dict:
+    """What a command line lays over its YAML, values of its cases (`corpora`, streaming) included.
+
+    Example
+    -------
+    >>> from speechbrain_pom.runs.options import RunRequest
+    >>> file = getfixture("tmp_path") / "toy.yaml"
+    >>> _ = file.write_text("streaming: False\\nsize: 1\\nwhen_streaming: {size: 2}")
+    >>> effective_overrides(RunRequest(file, {"streaming": True}))
+    {'size': 2, 'streaming': True}
+    """
+    cases = _values_of_cases(request, read_tree(request.yaml_path), {})
+    return {**cases["streaming"], **cases["corpus"], **request.overrides}
+
+
+def _values_of_cases(request, tree, demo):
+    """By the name of their source, values of keys that hold in a case of the YAML."""
+    return {
+        "streaming": _streaming_values(request, tree, demo),
+        "corpus": _corpus_values(request, tree),
+    }
+
+
+def _sources(request, hparams, cases, demo_keys, launched):
     sources = dict.fromkeys(RUN_OPTION_TYPES, "default")
     sources.update(dict.fromkeys(hparams, "YAML"))
-    sources.update(dict.fromkeys(of_corpus.keys() & hparams.keys(), "corpus"))
     sources.update(dict.fromkeys(demo_keys, "demo"))
+    for source, values in cases.items():
+        sources.update(dict.fromkeys(values.keys() & hparams.keys(), source))
     given = {**request.overrides, **request.run_options}
     if demo_keys:
         # `--data_folder null` asks for the demo, which then sets it.
@@ -165,6 +194,14 @@ def _corpus_values(request, tree):
         raise UserError(f"corpus is '{name}': choose {' or '.join(corpora)}, or null for your own")
     values = _checked_values(request, tree, f"corpora.{name}", corpora[name])
     return {**values, "corpora": None}
+
+
+def _streaming_values(request, tree, demo):
+    """What is other where `streaming` is True, if the YAML says so."""
+    given = {**tree, **demo, **request.overrides}
+    if STREAMING not in tree or given.get("streaming") is not True:
+        return {}
+    return _checked_values(request, tree, STREAMING, tree[STREAMING])
 
 
 def _checked_values(request, tree, where, values):

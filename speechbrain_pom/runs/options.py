@@ -23,6 +23,7 @@ from speechbrain_pom.runs.values import (
     DECLARATIONS,
     OF_THE_ARCHITECTURE,
     RUN_OPTION_TYPES,
+    VALUES_OF_CASES,
     node_tag,
     parse_value,
     typed_run_option,
@@ -215,7 +216,7 @@ def _help_text(usage, yaml_path, tree):
         if not line.startswith("#"):
             break
         comment.append(line.lstrip("#").removeprefix(" "))
-    keys = [key for key in tree if key not in ("demo", "corpora") and not key.startswith("_")]
+    keys = [key for key in tree if key not in VALUES_OF_CASES and not key.startswith("_")]
     width = max(map(len, [*keys, *RUN_OPTION_TYPES])) + 2
     lines = [usage, "", *comment, "", f"Keys of {yaml_path}, with their values:"]
     lines += [f"  --{key:{width}}{_source_text(tree[key])}" for key in keys]

@@ -16,12 +16,17 @@ RUN_OPTION_TYPES = {
     for name, hint in typing.get_type_hints(RunOptions).items()
     if name in HELP_TEXTS or name in _LIST_OPTIONS
 }
+# Mappings of a YAML that hold values for its other keys.
+STREAMING = "when_streaming"
+VALUES_OF_CASES = ("demo", "corpora", STREAMING)
 # Lists of keys in a YAML that are no options; see `speechbrain_pom.runs.configuration`.
 NOT_PART_OF_THE_RUN = "_not_part_of_the_run"
 MAY_CHANGE = "_may_change"
 # Keys of another file, from which the model comes: refused as options, in a line that says so.
 OF_THE_ARCHITECTURE = "_of_the_architecture"
-DECLARATIONS = (NOT_PART_OF_THE_RUN, MAY_CHANGE, OF_THE_ARCHITECTURE)
+# Keys that came after the first runs of a file, with the values that stand for what was before.
+ADDED = "_added"
+DECLARATIONS = (NOT_PART_OF_THE_RUN, MAY_CHANGE, OF_THE_ARCHITECTURE, ADDED)
 _TAG = re.compile(r"!(ref|copy|(new|name|module|apply|applyref|include):\S+)(\s|$)")
 
 

@@ -15,6 +15,7 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.runs.metrics import TaskMetrics
+from speechbrain_pom.training.chunks import Chunks, ChunkSampler
 from speechbrain_pom.training.layer_statistics import LayerStatistics
 from speechbrain_pom.training.progress import (
     EpochProgress,
@@ -48,7 +49,8 @@ class ExactBrain(sb.Brain):
       `nonfinite_patience` of those in a row end the run;
     - training ends exactly at `optimizer_step_limit`, and then does nothing when run again;
     - `task_metrics` says what is logged, and which checkpoint is the best one;
-    - `sums` over the epoch are in the checkpoints, so that averages continue.
+    - `sums` over the epoch are in the checkpoints, so that averages continue;
+    - `batch_chunks` says which dynamic chunks a batch is encoded with (`streaming: True`).
 
     Arguments
     ---------
@@ -70,6 +72,8 @@ class ExactBrain(sb.Brain):
         self.sums = EpochSums()
         if self.checkpointer is not None:
             keep_in_checkpoints(self.checkpointer, "sums", self.sums)
+        self.chunks = ChunkSampler.of_run(vars(self.hparams), self.modules)
+        self.tested_chunks: Chunks = None  # one of `self.chunks.tests`, set by a recipe
         self.skipped_steps = SkippedSteps(self.nonfinite_patience)
         self.epoch_trained = False
         self.stop_request = StopRequest()  # active during `fit`
@@ -139,6 +143,12 @@ class ExactBrain(sb.Brain):
     def set_train_mode(self) -> None:
         """Called before each training epoch; override to keep frozen modules in eval mode."""
         self.modules.train()
+
+    def batch_chunks(self, stage: sb.Stage) -> Chunks:
+        """The chunks that a batch of a stage is encoded with; None: the full context."""
+        if stage == sb.Stage.TRAIN:
+            return self.chunks.draw(self.hparams.seed, self.epoch, self.step, self.rank)
+        return self.chunks.valid if stage == sb.Stage.VALID else self.tested_chunks
 
     def batch_audio_s(self, batch: PaddedBatch) -> float:
         """Seconds of audio in a batch, without padding; override for other batches than `sig`."""

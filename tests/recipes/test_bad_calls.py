@@ -117,6 +117,31 @@ CASES = {
         {"tokenizer": "bpe", "num_pieces": 9000, "pretrained": "null"},
         ["9000"],
     ),
+    "hypermixing with chunks": (
+        "bestrq",
+        {"streaming": True, "attention_type": "hypermixing"},
+        ["streaming: hypermixing ignores chunk masks and sees the future"],
+    ),
+    "Mamba in both directions with chunks": (
+        "bestrq",
+        {"streaming": True, "attention_type": "Mamba"},
+        ["streaming: Mamba(bidirectional=True) cannot stream"],
+    ),
+    "Fastformer with chunks": (
+        "ctc",
+        {"streaming": True, "attention_type": "PoM + Fastformer", "pretrained": "null"},
+        ["streaming: Fastformer cannot stream"],
+    ),
+    "features of the whole utterance with chunks": (
+        "wav2vec2",
+        {"streaming": True, "normalize.norm_type": "sentence"},
+        ["streaming: the features are normalised over the whole utterance"],
+    ),
+    "chunks that cannot be": (
+        "ctc",
+        {"streaming": True, "test_chunks": "[16, null]", "pretrained": "null"},
+        ["test_chunks has 16: give null (the full context), or the frames of a chunk"],
+    ),
     "no such language model": (
         "ctc",
         {"kenlm_model_path": "{tmp}/none.arpa", "pretrained": "null"},

@@ -89,6 +89,7 @@ class BestRQ(Objective):
 
     name = "BEST-RQ"
     metrics = METRICS
+    takes_chunks = True
 
     def __init__(
         self,
@@ -133,7 +134,8 @@ class BestRQ(Objective):
         noise = sample_noise(
             feats, ids, **self.noise_options, seed=None if draw.training else draw.seed
         )
-        encoded, _ = self.encoder.encode(apply_noise(feats, mask, noise), num_frames)
+        feats = apply_noise(feats, mask, noise)
+        encoded, _ = self.encoder.encode(feats, num_frames, chunks=draw.chunks)
         logits = self.linear(encoded[predicted]).float()
         loss_sum = F.cross_entropy(logits, targets, reduction="sum")
         sums = {

@@ -155,6 +155,7 @@ class Wav2Vec2(Objective):
 
     name = "wav2vec 2.0"
     metrics = metrics_of(2)
+    takes_chunks = True
 
     def __init__(
         self,
@@ -216,7 +217,11 @@ class Wav2Vec2(Objective):
         num_frames = self.encoder.num_frames(num_samples)
         masked = self._sample(num_frames, ids, draw, latents)
         context = self.encoder.contextualise(
-            latents, num_frames, mask=masked.mask, mask_vector=self.mask_vector()
+            latents,
+            num_frames,
+            mask=masked.mask,
+            mask_vector=self.mask_vector(),
+            chunks=draw.chunks,
         )
         noise, temperature = None, 0.0
         if draw.training:

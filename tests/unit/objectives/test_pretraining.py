@@ -66,9 +66,9 @@ class Teacher(Objective):
             own.lerp_(others.detach(), 0.5)
 
 
-def make_brain(folder, *, epochs=2, init_seed=0, **run_opts):
+def make_brain(folder, *, epochs=2, init_seed=0, kind=Teacher, options=None, **run_opts):
     torch.manual_seed(init_seed)
-    objective = Teacher(torch.nn.Linear(10, 8))
+    objective = kind(torch.nn.Linear(10, 8))
     counter = EpochCounter(epochs)
     hparams = {
         "seed": 3,
@@ -78,6 +78,7 @@ def make_brain(folder, *, epochs=2, init_seed=0, **run_opts):
         "output_folder": str(folder),
         "train_logger": ExperimentLogger(folder),
         "noam_annealing": lambda optimizer: None,
+        **(options or {}),
     }
     recoverables = {"model": objective.encoder, "counter": counter}
     return PretrainingBrain(
@@ -204,3 +205,36 @@ def test_a_schedule_of_the_step_gives_the_rate_of_that_step(tmp_path):
     assert [draw.optimizer_step for draw, *_ in brain.objective.draws if draw.training] == [
         *range(4, 12)
     ]
+
+
+class Chunked(Teacher):
+    takes_chunks = True
+
+
+def test_the_objective_is_told_the_chunks_of_the_step(tmp_path):
+    """The same after a stop; the validation has those of its key."""
+    options = {"streaming": True, "valid_chunk": [4, 1]}
+
+    def chunks_of(brain):
+        fit(brain, make_signals(6))
+        draws = [draw for draw, _, _ in brain.objective.draws]
+        assert {draw.chunks for draw in draws if not draw.training} == {(4, 1)}
+        return [draw.chunks for draw in draws if draw.training]
+
+    straight = make_brain(tmp_path / "straight", kind=Chunked, options=options)
+    expected = chunks_of(straight)
+    places = [(epoch, step) for epoch in (1, 2) for step in range(1, 7)]
+    assert expected == [straight.chunks.draw(3, *place) for place in places]
+    assert len(set(expected)) > 3
+    folder = tmp_path / "stopped"
+    parts = [
+        chunks_of(make_brain(folder, epochs=epochs, kind=Chunked, options=options))
+        for epochs in (1, 2)
+    ]
+    assert parts == [expected[:6], expected[6:]]
+
+
+def test_an_objective_that_knows_no_chunks_is_refused(tmp_path):
+    with pytest.raises(UserError, match="streaming: teacher is not trained with chunks: its forw"):
+        make_brain(tmp_path, options={"streaming": True})
+    assert make_brain(tmp_path, options={"streaming": False}).chunks.tests == (None,)

@@ -35,6 +35,30 @@ def test_rates_and_differences(tested_run):
     assert "500 random exchanges of the errors of utterances, seed 3" in text
 
 
+def test_tests_with_chunks_are_compared_each_by_itself(tested_run):
+    """After those with the full context, and under their own names."""
+    folders = [tested_run(name, ONE_WRONG, REFERENCES) for name in ("pom", "mamba")]
+    for folder, name in ((folders[0], "chunk8"), (folders[1], "chunk16_left4")):
+        report = (folder / "wer_test-clean_no_lm.txt").read_text()
+        for label in (name, "chunk32"):
+            (folder / f"wer_test-clean_{label}_no_lm.txt").write_text(report)
+        path = folder / "results.json"
+        results = json.loads(path.read_text())
+        results["test-clean"]["chunk32"] = {"no_lm": results["test-clean"]["no_lm"]}
+        path.write_text(json.dumps(results))
+    runs = read_runs(folders)
+    assert ("test-clean", "chunk32", "without LM") in runs[0].results
+    text = format_comparison(runs, num_bootstrap=20, num_randomisations=20)
+    titles = [line for line in text.splitlines() if line.endswith("40 utterances")]
+    assert [title.split(", ")[1:-1] for title in titles] == [
+        ["without LM"],
+        ["chunk32", "without LM"],
+        ["chunk8", "without LM"],
+        ["chunk16_left4", "without LM"],
+    ]
+    assert text.count("| pom - mamba |") == 2
+
+
 def test_runs_with_other_utterances_are_refused(tested_run):
     folders = [tested_run("a", ONE_WRONG, REFERENCES), tested_run("b", ["ONE"], ["ONE"])]
     message = "a and b cannot be compared on test-clean: not the same utterances: 40 and 1"

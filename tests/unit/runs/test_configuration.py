@@ -1,5 +1,7 @@
 """What a run computes, and which keys of its YAML have a part in that."""
 
+import re
+
 import pytest
 
 from speechbrain_pom.runs.configuration import configuration, fixed_configuration, roles_of_keys
@@ -85,9 +87,52 @@ def test_run_options_may_be_named(toy):
 
 
 def test_the_lists_are_no_options(toy, capsys):
-    for key in ("_may_change", "_not_part_of_the_run"):
+    for key in ("_may_change", "_not_part_of_the_run", "_added"):
         with pytest.raises(UserError, match=f"unknown option --{key}"):
             parse_command_line([str(toy), f"--{key}=[seed]"])
     with pytest.raises(SystemExit):
         parse_command_line([str(toy), "--help"])
     assert "_may_change" not in capsys.readouterr().out
+
+
+ADDED = """
+chunk: [8, 32]
+floor: high
+part: !name:collections.Counter
+    size: 3
+    floor: !ref <floor>
+_added: {chunk: [8, 32], floor: high}
+"""
+BEFORE = """
+part: !name:collections.Counter
+    size: 3
+"""
+
+
+def test_keys_that_came_later_count_where_they_change_something(toy):
+    """A run that was begun without them is the run of today's file with their values."""
+    toy.write_text(TOY + ROLES + BEFORE, encoding="utf-8")
+    before = configuration(load(toy), 1)
+    toy.write_text(TOY + ROLES + ADDED, encoding="utf-8")
+    assert configuration(load(toy), 1) == before
+    changed = configuration(load(toy, chunk=[8, 16], floor="low"), 1)
+    assert changed == {
+        **before,
+        "chunk": "[8, 16]",
+        "floor": "low",
+        "part": "!name:collections.Counter {size: 3, floor: low}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ("_added: [chunk]", "_added is a mapping of keys of the file to values"),
+        ("_added: {chunck: 1}", "in _added: unknown option chunck: did you mean chunk?"),
+    ],
+)
+def test_added_keys_that_cannot_be_meant_are_refused(toy, added, message):
+    toy.write_text(f"{TOY}{ROLES}chunk: 1\n{added}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        configuration(load(toy), 1)
+    assert str(caught.value).startswith(f"{toy}")

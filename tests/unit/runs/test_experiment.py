@@ -294,3 +294,45 @@ def test_corpora_that_cannot_be(tmp_path, corpora, message):
     path.write_text(f"corpus: mine\nlr: 0.1\ncorpora: {corpora}\n")
     with pytest.raises(UserError, match=re.escape(message)):
         load(path)
+
+
+STREAMING = """\
+streaming: False
+floor: high
+encoding: sine
+data_folder: null
+when_streaming: {floor: low, encoding: null}
+demo: {encoding: other, streaming: False}
+"""
+
+
+def test_values_of_streaming_lie_between_the_yaml_and_the_command_line(tmp_path):
+    path = tmp_path / "streaming.yaml"
+    path.write_text(STREAMING)
+    data = ("--data_folder", "/data")
+    assert load(path, *data).hparams["floor"] == "high"
+    experiment = load(path, *data, "--streaming", "True", "--encoding", "sine")
+    assert (experiment.hparams["floor"], experiment.hparams["encoding"]) == ("low", "sine")
+    assert experiment.sources["floor"] == "streaming"
+    assert experiment.sources["encoding"] == "command line"
+    assert "when_streaming" not in experiment.hparams
+    assert "when_streaming" not in configuration(experiment, 1)
+    assert configuration(experiment, 1)["floor"] == "low"
+
+
+def test_the_demo_streams_too(tmp_path):
+    path = tmp_path / "streaming.yaml"
+    path.write_text(STREAMING)
+    found = {}
+    for value in ("False", "True"):
+        request = parse_command_line([str(path), "--streaming", value])
+        experiment = load_experiment(request, demo_data=lambda: tmp_path)
+        found[value] = experiment.hparams["encoding"], experiment.sources["encoding"]
+    assert found == {"False": ("other", "demo"), "True": (None, "streaming")}
+
+
+def test_values_of_streaming_that_cannot_be(tmp_path):
+    path = tmp_path / "streaming.yaml"
+    path.write_text(STREAMING.replace("{floor: low,", "{flor: low,"))
+    with pytest.raises(UserError, match="under when_streaming: unknown option flor"):
+        load(path, "--streaming", "True", "--data_folder", "/data")
