@@ -202,7 +202,13 @@ def hash_of_tensors(module: torch.nn.Module) -> str:
     'e3b0c442'
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for name, value in sorted(module.state_dict().items()):
+        # Quantised modules pack tensors, and have values besides.
+        for part in value if isinstance(value, tuple) else (value,):
+            if not isinstance(part, torch.Tensor):
+                digest.update(f"{name} {part!r}\n".encode())
+                continue
+            digest.update(f"{name} {part.dtype} {tuple(part.shape)}\n".encode())
+            part = part.int_repr() if part.is_quantized else part
+            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -96,6 +96,8 @@ class ChunkEngine:
     def step(self, states: Sequence[StreamState]) -> list:
         """Encode the next chunk of streams of one kind, whose chunk is complete; in place.
 
+        Where it fails (memory, say), no state has changed.
+
         Arguments
         ---------
         states : sequence of StreamState
@@ -112,10 +114,11 @@ class ChunkEngine:
         inputs = joined([state.inputs for state in states])
         frames, inputs = self.inputs.frames(samples, inputs, first.num_frames, size)
         next_start = self.inputs.geometry.first_sample(first.num_frames + size)
+        outputs = self._encode(frames, states)
         for state, own in zip(states, parted(inputs, len(states)), strict=True):
             state.waiting.drop(next_start - start)
             state.inputs = own
-        return self._encode(frames, states)
+        return outputs
 
     @torch.no_grad()
     def rest(self, state: StreamState) -> list:

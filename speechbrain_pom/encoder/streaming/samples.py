@@ -7,6 +7,7 @@ from torch import Tensor
 from speechbrain_pom.utils.errors import UserError
 
 _ARRAYS = ("int16", "float16", "float32", "float64")
+_LOUDEST = 1e9  # audio is in [-1, 1]; squares of larger samples would overflow
 _TENSORS = (*(f"torch.{name}" for name in _ARRAYS), "torch.bfloat16")
 
 
@@ -25,7 +26,7 @@ def checked_packet(packet: Tensor | np.ndarray) -> Tensor:
     Raises
     ------
     UserError
-        For anything else, and for samples that are not finite.
+        For anything else, and for samples that are NaN, or too large for any audio.
 
     Example
     -------
@@ -47,11 +48,11 @@ def checked_packet(packet: Tensor | np.ndarray) -> Tensor:
         samples = packet.detach().to("cpu", torch.float32, copy=True)
     if is_pcm:
         samples /= 32768
-    bad = ~torch.isfinite(samples)
+    bad = ~(samples.abs() <= _LOUDEST)  # NaN too
     if bad.any():
         raise UserError(
-            f"packet has samples that are not finite ({int(bad.sum())} of {len(bad)}, the first "
-            f"is number {int(bad.nonzero()[0])}): nothing of it was taken"
+            f"packet has samples that are NaN or beyond {_LOUDEST:g} ({int(bad.sum())} of "
+            f"{len(bad)}, the first is number {int(bad.nonzero()[0])}): nothing of it was taken"
         )
     return samples
 

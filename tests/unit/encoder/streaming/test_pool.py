@@ -66,7 +66,7 @@ def test_a_packet_that_cannot_be_is_one_streams_own_matter(tiny_encoder):
     good, bad = pool.open(), pool.open()
     for packet in wav.split(3000):
         pool.accept(good, packet)
-        with pytest.raises(UserError, match="samples that are not finite"):
+        with pytest.raises(UserError, match="samples that are NaN or beyond"):
             pool.accept(bad, packet * torch.nan)
     pool.drop(bad)
     pool.finish(good)

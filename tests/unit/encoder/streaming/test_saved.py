@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from speechbrain_pom.attention.streaming import first_states
 from speechbrain_pom.utils.errors import UserError
 from tests.helpers import ROOT
+from tests.helpers.encoders import build_encoder
 from tests.unit.encoder.streaming.test_stream import speech, streamed
 
 SPECS = ["PoM", "SummaryMixing + RelPosMHAXL"]
@@ -74,9 +76,6 @@ def test_the_state_has_one_size(make_encoder, spec):
 
 def test_the_state_of_a_base_model_is_small():
     """12 layers of PoM with d_model 488, of which only the states are made."""
-    from speechbrain_pom.attention.streaming import first_states
-    from tests.helpers.encoders import build_encoder
-
     encoder = build_encoder("PoM", d_model=488, num_layers=12)
     states = first_states(encoder.transformer.encoder, 1)
     parts = [part for state in states for part in (state.past, *state.mixed)]
@@ -112,6 +111,20 @@ def test_a_state_of_anything_else_is_refused(make_encoder):
         encoder.stream(state={**state, "layers.1.past": state["layers.1.past"][:, 1:]})
     with pytest.raises(UserError, match="damaged: it has 3 samples in place of"):
         encoder.stream(state={**state, "samples": torch.zeros(3)})
+
+
+def test_states_of_quantised_encoders():
+    encoders = [
+        torch.ao.quantization.quantize_dynamic(build_encoder(seed=seed), {torch.nn.Linear})
+        for seed in (0, 1)
+    ]
+    wav, stream = speech(12_000), encoders[0].stream(0.32)
+    first = stream.accept(wav[:7000])
+    rest = streamed(encoders[0].stream(state=stream.state()), wav[7000:])
+    expected = streamed(encoders[0].stream(0.32), wav)
+    assert torch.equal(torch.cat([first, rest]), expected)
+    with pytest.raises(UserError, match="the state is of another model"):
+        encoders[1].stream(state=stream.state())
 
 
 def test_the_state_after_a_week(make_encoder):

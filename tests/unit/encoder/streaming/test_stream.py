@@ -225,6 +225,23 @@ def test_a_stream_leaves_an_encoder_trainable(make_encoder):
     frames.sum().backward()
 
 
+def test_a_chunk_that_fails_changes_nothing(tiny_encoder, monkeypatch):
+    wav, stream = speech(12_000), tiny_encoder.stream(0.32)
+    expected = streamed(tiny_encoder.stream(0.32), wav)
+    found = [stream.accept(wav[:5200])]
+    norm = tiny_encoder.transformer.encoder.norm
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(norm, "forward", fail)
+        with pytest.raises(MemoryError):
+            stream.accept(wav[5200:])
+    found += [stream.accept(wav[:0]), stream.finish()]  # the packet itself was taken
+    assert torch.equal(torch.cat(found), expected)
+
+
 def test_an_empty_stream(tiny_encoder):
     stream = tiny_encoder.stream()
     assert stream.accept(torch.zeros(0)).shape == (0, 16)
@@ -241,7 +258,7 @@ def test_an_empty_stream(tiny_encoder):
         (b"\0\0", "packet is bytes: give mono samples"),
         (
             torch.tensor([0.0, torch.nan, torch.inf]),
-            r"not finite \(2 of 3, the first is number 1\): nothing of it was taken",
+            r"NaN or beyond 1e\+09 \(2 of 3, the first is number 1\): nothing of it was taken",
         ),
     ],
 )
