@@ -228,7 +228,12 @@ def prepare_run():
     """Everything before the first step; a bad call ends here with one line and exit code 2."""
     experiment, launch = start_experiment(__file__, demo_data=demo_corpus)
     hparams = experiment.hparams
-    start_encoder(hparams["encoder"], hparams["pretrained"], hparams["output_folder"])
+    start_encoder(
+        hparams["encoder"],
+        hparams["pretrained"],
+        hparams["output_folder"],
+        hparams["architecture"],
+    )
     datasets, tests, train_sampler = dataio_prepare(hparams, launch.rank, launch.world_size)
     hparams["searchers"] = make_searchers(hparams)
     brain = CTCBrain(

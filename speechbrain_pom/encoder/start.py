@@ -11,7 +11,7 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.encoder.architecture import read_architecture
 from speechbrain_pom.encoder.encoder import SpeechEncoder
-from speechbrain_pom.encoder.loading import fill_encoder, find_saved
+from speechbrain_pom.encoder.loading import CHECKPOINT_FILES, fill_encoder, find_saved
 from speechbrain_pom.runs.checkpoints import HPARAMS_FILE
 from speechbrain_pom.runs.record import check_fingerprint, read_fingerprint, record_fingerprint
 from speechbrain_pom.utils.errors import UserError
@@ -41,8 +41,9 @@ def encoder_section(
         As `load_encoder` takes it. None: from scratch.
     architecture : str or pathlib.Path, optional
         From scratch: an hparams file, or a run's folder, of which only the architecture is taken.
+        With a pretrained checkpoint that has no hyperparams.yaml: the one that it belongs to.
     architecture_overrides : dict, optional
-        From scratch: other values for keys of that file.
+        Other values for keys of that file.
     output_folder : str or pathlib.Path, optional
         Folder of the run.
     dropout : float, optional
@@ -66,7 +67,7 @@ def encoder_section(
     """
     if output_folder is not None and _has_begun(output_folder):
         text = read_architecture(Path(output_folder) / HPARAMS_FILE)
-    elif pretrained is not None:
+    elif pretrained is not None and not _is_bare(pretrained):
         if architecture is not None or architecture_overrides:
             raise UserError(
                 f"pretrained is '{pretrained}', which has its own architecture: leave out "
@@ -74,6 +75,11 @@ def encoder_section(
                 "scratch"
             )
         text = read_architecture(_find_pretrained(pretrained).hparams_file)
+    elif pretrained is not None and architecture is None:
+        raise UserError(
+            f"pretrained is '{pretrained}', which has no {HPARAMS_FILE}: give that of its run, or "
+            "another hparams file that says what it is, as --architecture FILE"
+        )
     else:
         text = _architecture_from_scratch(architecture, architecture_overrides or {})
     section = YAML().load(text)["encoder"]
@@ -87,9 +93,17 @@ def _has_begun(output_folder: str | Path) -> bool:
     return (folder / HPARAMS_FILE).is_file() and any(folder.glob("save/CKPT+*"))
 
 
-def _find_pretrained(pretrained: str | Path):
+def _is_bare(pretrained: str | Path) -> bool:
+    """Whether it is a checkpoint without the hparams file that says what it is."""
+    path = Path(pretrained)
+    places = [path, *([path.parent.parent] if path.parent.name == "save" else [])]
+    is_checkpoint = all((path / name).is_file() for name in CHECKPOINT_FILES)
+    return is_checkpoint and not any((place / HPARAMS_FILE).is_file() for place in places)
+
+
+def _find_pretrained(pretrained: str | Path, architecture: str | Path | None = None):
     try:
-        return find_saved(pretrained)
+        return find_saved(pretrained, architecture if _is_bare(pretrained) else None)
     except UserError as error:
         raise UserError(
             f"pretrained: {error}; --pretrained null --architecture FILE starts from scratch"
@@ -114,13 +128,17 @@ def _architecture_from_scratch(architecture: str | Path | None, overrides: Mappi
 
 
 def start_encoder(
-    encoder: SpeechEncoder, pretrained: str | Path | None, output_folder: str | Path
+    encoder: SpeechEncoder,
+    pretrained: str | Path | None,
+    output_folder: str | Path,
+    architecture: str | Path | None = None,
 ) -> None:
     """Load the weights that a run starts from, or say loudly that there are none.
 
     A run that is resumed has its encoder in its own checkpoints: the pretrained one is then not
-    read again (it may have been trained on, or deleted), unless another is named. A `UserError`
-    if it cannot be loaded in full, or is not what this folder's run began with.
+    read again (it may have been trained on, or deleted), unless another is named. `architecture`
+    is as for `encoder_section`. A `UserError` if it cannot be loaded in full, or is not what this
+    folder's run began with.
     """
     folder = Path(output_folder)
     source = FROM_SCRATCH if pretrained is None else str(Path(pretrained).resolve())
@@ -132,7 +150,7 @@ def start_encoder(
     if pretrained is None:
         logger.warning("pretrained is null: training FROM SCRATCH, no pretrained encoder")
     else:
-        saved = _find_pretrained(pretrained)
+        saved = _find_pretrained(pretrained, architecture)
         fill_encoder(encoder, saved)
         fingerprint = sha256_of(saved.encoder_file)
         logger.info("Pretrained encoder: %s (sha256 %s)", saved.checkpoint, fingerprint[:12])

@@ -53,6 +53,10 @@ class PretrainingBrain(ExactBrain):
         super().__init__(*args, **kwargs)
         #: The objective itself, without what distributes it.
         self.objective: Objective = self.modules.objective
+        if self.jit or self.jit_module_keys:
+            raise UserError(
+                "--jit: an objective has no TorchScript: give --compile (or leave --jit out)"
+            )
         if getattr(self.hparams, "streaming", False) and not self.objective.takes_chunks:
             raise UserError(
                 f"streaming: {self.objective.name} is not trained with chunks: its forward has to "

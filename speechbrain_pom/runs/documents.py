@@ -1,5 +1,6 @@
 """What documents a run in its folder: its YAML, its recipe, its environment, its log."""
 
+import functools
 import importlib.metadata
 import logging
 import re
@@ -21,7 +22,7 @@ from speechbrain.utils.quirks import log_applied_quirks
 from speechbrain_pom.runs.experiment import Experiment
 from speechbrain_pom.runs.overlay import overlay
 from speechbrain_pom.runs.report import effective_run_options
-from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.errors import UserError, undo_if_refused
 from speechbrain_pom.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ def prepare_output_folder(experiment: Experiment, script_path: str | Path) -> Pa
     As SpeechBrain's `create_experiment_directory`: `hyperparams.yaml` (references resolved,
     overrides applied, so that it loads to the same experiment), a copy of the recipe,
     `env.log`, and `log.txt` with everything that is logged from now on, exceptions included.
-    Files that would not change are not written.
+    Files that would not change are not written, and if the recipe refuses the call before it
+    trains, those of the run that was there come back.
     """
     if experiment.hparams.get("output_folder") is None:
         raise UserError(f"{experiment.yaml_path} has no output_folder: give one")
@@ -101,8 +103,13 @@ def _fill_output_folder(experiment, folder, script_path):
 
 
 def _write_if_changed(path, text):
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_atomically(path, text)
+    """Write a document; what stood there comes back if the call is refused later."""
+    former = path.read_text(encoding="utf-8") if path.is_file() else None
+    if former == text:
+        return
+    if former is not None:
+        undo_if_refused(functools.partial(write_atomically, path, former))
+    write_atomically(path, text)
 
 
 def resolved_yaml(experiment: Experiment) -> str:

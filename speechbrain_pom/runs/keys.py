@@ -65,8 +65,9 @@ def find_path(key: str, tree: dict) -> tuple:
     """Where a key of the command line stands in an hparams file: keys and positions from the top.
 
     It is a top-level key, or one inside of sections, with dots: `Transformer.attention_type`. It
-    may be missing there, if the section's class takes an argument of this name. Items of lists are
-    counted from 0; arguments that stand in a list go by their names as well.
+    may be missing there, if the section's class takes an argument of this name, or if the file has
+    an empty mapping in its place, which takes any. Items of lists are counted from 0; arguments
+    that stand in a list go by their names as well.
 
     Example
     -------
@@ -81,6 +82,8 @@ def find_path(key: str, tree: dict) -> tuple:
         raise UserError(unknown_key_message(key, [".".join([name, *rest]) for name in tree]))
     path, node = (first,), tree[first]
     for position, part in enumerate(rest):
+        if isinstance(node, dict) and not node and not node_tag(node):  # keys of another file
+            return (*path, ".".join(rest[position:]))
         is_last = position == len(rest) - 1
         step = _step(node, part, is_last)
         if step is None:

@@ -4,12 +4,13 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 logger = logging.getLogger(__name__)
+_undone_if_refused: list[Callable[[], None]] = []
 
 
 class UserError(ValueError):
@@ -55,6 +56,17 @@ def is_disk_full(error: BaseException) -> bool:
     return "No space left on device" in str(error)  # of safetensors
 
 
+def undo_if_refused(undo: Callable[[], None]) -> None:
+    """Have a function called if the call is found to be a bad one within `exit_on_user_error`.
+
+    Example
+    -------
+    >>> with exit_on_user_error():
+    ...     undo_if_refused(lambda: print("as it was"))
+    """
+    _undone_if_refused.append(undo)
+
+
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """Context manager (or decorator): a bad call ends the program with one line and code 2.
@@ -73,6 +85,8 @@ def exit_on_user_error() -> Iterator[None]:
     try:
         yield
     except UserError as error:
+        for undo in reversed(_undone_if_refused):
+            undo()
         _print_error(one_line(error))
         raise SystemExit(2) from error
     except OSError as error:
@@ -81,6 +95,8 @@ def exit_on_user_error() -> Iterator[None]:
         place = f"'{error.filename}' cannot be written" if error.filename else one_line(error)
         _print_error(f"disk full: {place}: make room, or choose a folder on another disk")
         raise SystemExit(1) from error
+    finally:
+        _undone_if_refused.clear()
 
 
 def _print_error(sentence):

@@ -174,12 +174,14 @@ def test_another_start_is_refused_in_an_old_folder(recipes, pretrained, fine_tun
     older = min((pretrained[0] / "save").glob("CKPT+*"))
     assert older != recipes.newest_checkpoint(pretrained[0])[0]
     before = recipes.tensors(fine_tuned[0], "model")
+    document = (fine_tuned[0] / "hyperparams.yaml").read_bytes()
     options = {"data_folder": corpus, "output_folder": fine_tuned[0], "pretrained": older}
     result = recipes.run([*recipes.PYTHON, *recipes.arguments("ctc", **options)])
     recipes.check_refusal(
         result.returncode, result.stderr, "pretrained is not what this run began with"
     )
     assert recipes.differing(before, recipes.tensors(fine_tuned[0], "model")) == []
+    assert (fine_tuned[0] / "hyperparams.yaml").read_bytes() == document
 
 
 def test_the_saved_model_is_the_one_that_was_tested(fine_tuned, corpus, tmp_path):

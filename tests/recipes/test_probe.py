@@ -215,7 +215,7 @@ def test_refusals_and_a_finished_run(recipes, given, probed, tmp_path):
         for options in REFUSED.values()
     ]
     before = {path: path.read_bytes() for path in probed[0].rglob("*") if path.is_file()}
-    kept = ("results.json", "history.jsonl", "run.json")
+    kept = ("results.json", "history.jsonl", "run.json", "hyperparams.yaml", "train_probe.py")
     finished = {"output_folder": probed[0]}
     outcomes = call_all(recipes, [finished, *filled], given, tmp_path)
     assert outcomes[0][0] == 0

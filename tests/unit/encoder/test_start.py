@@ -14,6 +14,7 @@ from speechbrain_pom.encoder import load_encoder
 from speechbrain_pom.encoder.architecture import as_text, read_architecture
 from speechbrain_pom.encoder.loading import find_saved
 from speechbrain_pom.encoder.start import FROM_SCRATCH, encoder_section, start_encoder
+from speechbrain_pom.runs.checkpoints import CHECKSUMS_FILE
 from speechbrain_pom.runs.options import parse_command_line
 from speechbrain_pom.runs.record import read_fingerprint
 from speechbrain_pom.utils.errors import UserError
@@ -131,6 +132,30 @@ def test_another_encoder_than_the_run_began_with(make_run, tmp_path):
     start_encoder(encoder, tmp_path / "first", run)
     message = refusal(start_encoder, encoder, tmp_path / "second", run)
     assert "pretrained is not what this run began with" in message
+
+
+def test_a_checkpoint_that_was_taken_from_its_run_needs_its_hparams_file(make_run, tmp_path):
+    make_run(tmp_path / "run", d_model=24)
+    shutil.copytree(find_saved(tmp_path / "run").checkpoint, tmp_path / "bare")
+    for name in ("hyperparams.yaml", CHECKSUMS_FILE):  # as checkpoints of SpeechBrain's recipe
+        (tmp_path / "bare" / name).unlink(missing_ok=True)
+    shutil.copy(tmp_path / "run/hyperparams.yaml", tmp_path / "model.yaml")
+    message = refusal(encoder_section, tmp_path / "bare")
+    assert message.startswith(
+        f"pretrained is '{tmp_path}/bare', which has no hyperparams.yaml: give"
+    )
+    assert message.endswith("--architecture FILE")
+    given = {"pretrained": str(tmp_path / "bare"), "architecture": str(tmp_path / "model.yaml")}
+    encoder = load_finetuning(**given)["encoder"]
+    start_encoder(encoder, given["pretrained"], tmp_path, given["architecture"])
+    assert torch.equal(weights(encoder), weights(load_encoder(tmp_path / "run")))
+    given["architecture"] = POM
+    same = load_finetuning(**given, architecture_overrides={**SMALL, "d_model": 24})["encoder"]
+    start_encoder(same, given["pretrained"], tmp_path, given["architecture"])
+    assert torch.equal(weights(same), weights(encoder))
+    other = load_finetuning(**given, architecture_overrides=dict(SMALL))["encoder"]
+    with pytest.raises(UserError, match=r"bare/model\.ckpt"):
+        start_encoder(other, given["pretrained"], tmp_path, given["architecture"])
 
 
 def test_calls_that_cannot_be(make_run, tmp_path):

@@ -238,3 +238,9 @@ def test_an_objective_that_knows_no_chunks_is_refused(tmp_path):
     with pytest.raises(UserError, match="streaming: teacher is not trained with chunks: its forw"):
         make_brain(tmp_path, options={"streaming": True})
     assert make_brain(tmp_path, options={"streaming": False}).chunks.tests == (None,)
+
+
+@pytest.mark.parametrize("options", [{"jit": True}, {"jit_module_keys": ["objective"]}])
+def test_torchscript_is_refused_and_not_ignored(tmp_path, options):
+    with pytest.raises(UserError, match="--jit: an objective has no TorchScript: give --compile"):
+        make_brain(tmp_path, **options)

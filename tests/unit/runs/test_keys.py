@@ -4,7 +4,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from speechbrain_pom.runs.keys import check_apart, find_path, put, unknown_key_message
+from speechbrain_pom.runs.options import parse_command_line
 from speechbrain_pom.utils.errors import UserError
+from tests.helpers import ROOT
 
 TREE = YAML().load("""
 d_ffn: 64
@@ -18,6 +20,7 @@ plain: {rate: 1, inner: {deep: [1, {x: 2}]}}
 modules:
     layer: !ref <layer>
 absent: !new:no.such.Thing {size: 1}
+of_another_file: {}
 """)
 
 
@@ -33,6 +36,8 @@ absent: !new:no.such.Thing {size: 1}
         ("by_position.0", ("by_position", 0)),
         ("plain.inner.deep.1.x", ("plain", "inner", "deep", 1, "x")),
         ("absent.size", ("absent", "size")),
+        ("of_another_file.size", ("of_another_file", "size")),
+        ("of_another_file.part.size", ("of_another_file", "part.size")),
     ],
 )
 def test_where_keys_stand(key, path):
@@ -86,3 +91,9 @@ def test_a_section_and_a_key_of_it_are_not_given_together():
 @pytest.mark.parametrize("known", [[], ["d_model", "seed"]])
 def test_a_message_without_a_hint_ends_before_nothing(known):
     assert unknown_key_message("zzz", known) == "unknown option --zzz (--help lists all)"
+
+
+def test_keys_of_another_file_are_given_one_by_one():
+    words = ["--architecture_overrides.d_model", "96", "--architecture_overrides.CNN.strides=[2]"]
+    request = parse_command_line([str(ROOT / "hparams/pom_ctc.yaml"), *words])
+    assert request.overrides == {"architecture_overrides": {"d_model": 96, "CNN.strides": [2]}}

@@ -4,7 +4,12 @@ import errno
 
 import pytest
 
-from speechbrain_pom.utils.errors import UserError, exit_on_user_error, one_line
+from speechbrain_pom.utils.errors import (
+    UserError,
+    exit_on_user_error,
+    one_line,
+    undo_if_refused,
+)
 
 
 def test_bad_call_is_one_line_and_code_2(capsys):
@@ -51,3 +56,26 @@ def test_other_errors_keep_their_traceback(kind, capsys):
 )
 def test_one_line_of_each_kind_of_error(error, line):
     assert one_line(error) == line
+
+
+@pytest.mark.parametrize(("kind", "code"), [(None, None), (UserError, 2), (RuntimeError, None)])
+def test_a_refused_call_is_undone_from_the_end(kind, code):
+    """Only a refused one, and only its own steps."""
+    undone = []
+
+    def call(*numbers, error=None):
+        with exit_on_user_error():
+            for number in numbers:
+                undo_if_refused(lambda number=number: undone.append(number))
+            if error is not None:
+                raise error("no")
+
+    if kind is None:
+        call(1, 2)
+    else:
+        with pytest.raises((SystemExit, RuntimeError)):
+            call(1, 2, error=kind)
+    assert undone == ([2, 1] if code == 2 else [])
+    with pytest.raises(SystemExit):
+        call(3, error=UserError)
+    assert undone == ([2, 1, 3] if code == 2 else [3])

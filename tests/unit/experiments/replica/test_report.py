@@ -32,6 +32,7 @@ from experiments.replica.statistics import (
 from speechbrain_pom.ctc.scoring import ErrorRates
 from speechbrain_pom.runs.configuration import configuration
 from speechbrain_pom.runs.experiment import Experiment as Run
+from speechbrain_pom.runs.experiment import effective_overrides
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.options import parse_command_line
 from speechbrain_pom.runs.record import record_run
@@ -65,7 +66,8 @@ def write_run(run, utterances=20):
     """One finished run as the recipe leaves it."""
     run.folder.mkdir(parents=True)
     request = parse_command_line(list(run.command[2:]))
-    begun = Run({}, request.run_options, request.overrides, {}, False, request.yaml_path)
+    overrides = effective_overrides(request)
+    begun = Run({}, request.run_options, overrides, {}, False, request.yaml_path)
     record_run(run.folder, finished=configuration(begun, 1))
     (run.folder / "conditions.json").write_text(json.dumps({"machine": MACHINE, "cpu_s": 240.0}))
     (run.folder / "env.log").write_text("====\nGit revision:\nabc1234\n====\n")
@@ -184,6 +186,46 @@ def test_the_document(protocol, record, tmp_path):
     document.write_text("no markers")
     with pytest.raises(ValueError, match=r"replica\.md' has no lines '<!-- REPLICA: .* to write"):
         update_document(document, tmp_path)
+
+
+def add_chunks(run, label, wrong, **chunk):
+    """Tests with chunks beside those of a run that `write_run` wrote."""
+    path = run.folder / "results.json"
+    results = json.loads(path.read_text())
+    for split, found in results.items():
+        rates = ErrorRates()
+        texts = ["ONE TWO THREE TEN"] * wrong + REFERENCES[wrong:]
+        rates.append([f"u{i:02d}" for i in range(20)], texts, REFERENCES)
+        rates.write(run.folder / f"wer_{split}_{label}_no_lm.txt")
+        found[label] = {"no_lm": {**rates.summary(10), **chunk}}
+    path.write_text(json.dumps(results))
+
+
+def test_error_rates_by_chunk(protocol, tmp_path):
+    """Over the seeds; the recipe's own values of streaming are those of the protocol's runs."""
+    options = {**protocol.options, "streaming": True}
+    streaming = replace(protocol, options=options, kinds=["pretraining", "finetuning"])
+    for chain in plan_runs(streaming, tmp_path):
+        for run in chain:
+            write_run(run)
+        add_chunks(chain[1], "chunk16", 4, chunk_frames=16, left_chunks=None, chunk_s=0.64)
+        if chain[1].mixer == "PoM":
+            add_chunks(chain[1], "chunk8_left2", 8, chunk_frames=8, left_chunks=2, chunk_s=0.32)
+    record = collect(streaming, tmp_path)
+    rate = error_rate(record, "PoM", "finetuning", "test-clean", "chunk8_left2")
+    assert (rate.mean, rate.seeds) == (10.0, [10.0, 10.0])
+    assert error_rate(record, "regularMHA", "finetuning", "test-clean", "chunk8_left2") is None
+    text = render_section(streaming, record)
+    assert "WER (%) on test-other by chunk size and left context" in text
+    rows = text.split("| chunk ")[1].splitlines()
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows[2:5]]
+    assert [row[:2] for row in cells] == [
+        ["full context", ""],
+        ["0.64 s (16 frames)", "all"],
+        ["0.32 s (8 frames)", "0.64 s (2 chunks)"],
+    ]
+    assert [row[2].split(" ")[0] for row in cells] == ["2.50", "5.00", "10.00"]
+    assert cells[2][3] == ""
 
 
 def test_pictures(protocol, record, tmp_path):
