@@ -6,6 +6,7 @@ from pathlib import Path
 from speechbrain_pom.cli.parser import add_job_arguments
 from speechbrain_pom.data.audio.pcm import PCM_FORMATS
 from speechbrain_pom.inference.jobs.pool import choose_device, find_audio
+from speechbrain_pom.inference.jobs.serving import DEFAULT_ADDRESS, serve_streams
 from speechbrain_pom.inference.jobs.streaming import (
     STDIN,
     STREAM_FORMATS,
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     add = parser.add_argument
     add("model", metavar="MODEL", help="run of fine-tuning, checkpoint in it, or exported folder")
-    add("files", metavar="FILE", nargs="+", help="audio files and folders")
+    files = add("files", metavar="FILE", nargs="+", help="audio files and folders")
     add("--out", metavar="DIR", help="folder to write to (default: stdout)")
     add("--format", nargs="+", choices=TRANSCRIPT_FORMATS, default=["text"], help="(default: text)")
     add("--lm", metavar="ARPA", help="n-gram of words: an ARPA file (.gz too) or KenLM binary")
@@ -61,11 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="longer files are encoded in windows of this length (default: %(default)s)",
     )
-    _add_stream_arguments(parser)
+    _add_stream_arguments(parser, files)
     add_job_arguments(parser)
 
 
-def _add_stream_arguments(parser):
+def _add_stream_arguments(parser, files):
     group = parser.add_argument_group("streams")
     add = group.add_argument
     add("--stream", action="store_true", help="recognise FILE, or raw PCM on stdin (-), as heard")
@@ -76,12 +77,24 @@ def _add_stream_arguments(parser):
     add("--rate", type=int, metavar="HZ", help="sample rate on stdin (default: 16000)")
     add("--channels", type=int, metavar="N", help="interleaved on stdin (default: 1)")
     add("--state", metavar="FILE", help="go on from this file if it is there, and save to it")
+    add(
+        "--serve",
+        action=_Serve,
+        files=files,
+        nargs="?",
+        const=DEFAULT_ADDRESS,
+        metavar="HOST:PORT",
+        help="in place of FILE: a web page with a microphone and its transcript (default: "
+        f"{DEFAULT_ADDRESS}; extra [serve])",
+    )
     add("--finish", action="store_true", help="with --state: end the stream, remove the file")
 
 
 def run(args: argparse.Namespace) -> int:
     """Transcribe the files, and name those that failed."""
     _check(args)
+    if args.serve is not None:
+        return _serve(args)
     if args.stream:
         return _stream(args)
     files = find_audio(args.files)
@@ -106,7 +119,7 @@ def _check(args):
         path = getattr(args, name)
         if path is not None and not Path(path).is_file():
             raise UserError(f"--{name}: no such file: '{path}'")
-    if not args.stream:
+    if not args.stream and args.serve is None:
         _refuse_stream_options(args)
     if not args.window_s > 0:
         raise UserError(f"--window_s is {args.window_s}: give seconds, more than 0")
@@ -120,6 +133,30 @@ def _refuse_stream_options(args):
     for name in _STREAM_OPTIONS:
         if getattr(args, name):
             raise UserError(f"--{name} is for streams: call with --stream")
+
+
+class _Serve(argparse.Action):
+    """--serve stands in place of the files."""
+
+    def __init__(self, files, **options):
+        super().__init__(**options)
+        self._files = files
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Note the address, and that there need not be any files."""
+        self._files.required = False
+        setattr(namespace, self.dest, values)
+
+
+def _serve(args):
+    """Serve streams."""
+    if args.files or args.stream:
+        raise UserError("--serve stands in place of files and --stream: leave them out")
+    for name in (*_STDIN_OPTIONS, "state", "finish", "out"):
+        if getattr(args, name):
+            raise UserError(f"--{name} is not for --serve: leave it out")
+    options = Streaming(STDIN, args.chunk_s, args.left_s, args.pause_s, _beam(args), "json")
+    return serve_streams(args.model, choose_device(args.device), args.serve, options)
 
 
 def _stream(args):

@@ -24,7 +24,7 @@ from speechbrain_pom.data.audio.files import SAMPLE_RATE
 from speechbrain_pom.data.audio.pcm import PcmReader
 from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.encoder.streaming.geometry import DEFAULT_CHUNK_S
-from speechbrain_pom.inference.recogniser import load_recogniser
+from speechbrain_pom.inference.recogniser import SpeechRecogniser, load_recogniser
 from speechbrain_pom.inference.streaming.events import Event, Final, event_record
 from speechbrain_pom.inference.streaming.stream import RecognitionStream
 from speechbrain_pom.utils.errors import UserError
@@ -93,8 +93,7 @@ def stream_to_stdout(model: str | Path, device: str, options: Streaming) -> int:
         If the model, the source or the state cannot be used.
     """
     recogniser = load_recogniser(model, device)
-    if recogniser.encoder.sample_rate != SAMPLE_RATE:
-        raise UserError(f"the model reads {recogniser.encoder.sample_rate} Hz: only 16 kHz streams")
+    check_rate(recogniser)
     state = _read_state(options.state_file)
     stream = _open_stream(recogniser, options, state)
     printer, lag = _Printer(options.form), _Lag(stream)
@@ -108,6 +107,16 @@ def stream_to_stdout(model: str | Path, device: str, options: Streaming) -> int:
                 break
         _end(stream, source, printer, options)
     return 0
+
+
+def check_rate(recogniser: SpeechRecogniser) -> None:
+    """Refuse a model of another sample rate than that to which PCM is converted."""
+    rate = recogniser.encoder.sample_rate
+    if rate != SAMPLE_RATE:
+        raise UserError(
+            f"the model reads {rate} Hz, and PCM is converted to {SAMPLE_RATE} Hz: resample it "
+            "yourself, and call recogniser.stream"
+        )
 
 
 def _open_stream(recogniser, options, state):
