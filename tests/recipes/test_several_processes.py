@@ -69,6 +69,22 @@ def test_pretraining(recipes, corpus, tmp_path):
     assert (checkpoint / "optimizer.ckpt").is_file()
 
 
+def test_each_process_draws_its_own_chunks(recipes, corpus, tmp_path):
+    """And still all processes take the same steps; both stages, one from the other."""
+    chunks = {"streaming": True, "chunk_size_range": "[2, 6]", "data_folder": corpus}
+    folders = [tmp_path / stage for stage in ("bestrq", "ctc")]
+    for folder in folders:
+        folder.mkdir()
+    train(recipes, "bestrq", folders[0], number_of_epochs=1, **chunks)
+    options = {"test_chunks": "[null, [4, 1]]", "pretrained": folders[0] / "run", **chunks}
+    _, ranks = train(recipes, "ctc", folders[1], number_of_epochs=1, **options)
+    check_batches(ranks, folders[1] / "run/manifests/train.csv", num_epochs=1)
+    results = json.loads((folders[1] / "run/results.json").read_text())
+    assert results["test-clean"].keys() == {"no_lm", "chunk4_left1"}
+    weights = recipes.tensors(folders[1] / "run", "model", "head")
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
 def test_wav2vec2_drops_other_layers_in_each_process(recipes, corpus, tmp_path):
     """And still all processes take the same steps, with the same weights."""
     options = {"layerdrop_prob": 0.5, "grad_accumulation_factor": 1, "data_folder": corpus}
