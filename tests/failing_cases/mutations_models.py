@@ -9,11 +9,12 @@ from speechbrain.nnet.quantisers import RandomProjectionQuantizer
 
 from speechbrain_pom.attention import masks as attention_masks
 from speechbrain_pom.attention import patches
-from speechbrain_pom.encoder import features
+from speechbrain_pom.encoder import encoder, features
 from speechbrain_pom.nnet import PolynomialMixer
 from speechbrain_pom.objectives.bestrq import masks
 from speechbrain_pom.training.sums import EpochSums
 
+CHUNKS = "unit/training/test_chunks.py::"
 FEATURES = "unit/encoder/test_features.py::"
 HYPERMIXING = "unit/attention/test_hypermixing_refusal.py::"
 MASKS = "unit/objectives/bestrq/test_masks.py::"
@@ -191,3 +192,9 @@ def hypermixing_sees_the_future():
     """`hypermixing` drops causal and chunk masks without a word."""
     patches._refuse_mask = lambda layer, args, kwargs: None
     attention_masks._warn_of_hypermixing = lambda masked: None
+
+
+@mutation(14, CHUNKS + "test_encoders_that_would_not_stream_are_refused")
+def any_model_is_trained_with_chunks():
+    """SpeechBrain trains any model with dynamic chunks, also one that ignores the masks."""
+    encoder.SpeechEncoder.obstacle_to_chunks = lambda self, left_context_chunks=None: None

@@ -12,6 +12,7 @@ import torch
 from behaviours import mutation, replace
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfigRandomSampler
 from speechbrain.utils.run_opts import RunOptions
 
 from speechbrain_pom.runs import checkpoints
@@ -21,6 +22,7 @@ from speechbrain_pom.runs.options import RunRequest
 from speechbrain_pom.runs.values import RUN_OPTION_TYPES
 from speechbrain_pom.training import sampler
 from speechbrain_pom.training.brain import ExactBrain
+from speechbrain_pom.training.chunks import ChunkSampler
 from speechbrain_pom.training.sampler import BucketBatchSampler
 from speechbrain_pom.training.stopping import StopRequest
 from speechbrain_pom.utils.files import flush_to_disk
@@ -281,3 +283,19 @@ def first_step_at_peak_rate():
         self.on_optimizer_step_start()
 
     ExactBrain.optimizers_step = step_then_schedule
+
+
+@mutation(
+    3,
+    "unit/training/test_chunks.py::test_a_draw_depends_on_seed_epoch_step_and_process_alone",
+    "unit/objectives/test_pretraining.py::test_the_objective_is_told_the_chunks_of_the_step",
+)
+def chunks_from_the_shared_generator():
+    """SpeechBrain draws dynamic chunks from PyTorch's generator: what was drawn before counts."""
+
+    def draw(self, seed, epoch, step, rank=0):
+        theirs = (self.chunkwise_prob, *self.sizes, self.limited_prob, *self.lefts)
+        config = DynChunkTrainConfigRandomSampler(*theirs)(sb.Stage.TRAIN)
+        return config and (config.chunk_size, config.left_context_size)
+
+    ChunkSampler.draw = draw
