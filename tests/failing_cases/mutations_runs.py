@@ -295,7 +295,7 @@ def chunks_from_the_shared_generator():
 
     def draw(self, seed, epoch, step, rank=0):
         theirs = (self.chunkwise_prob, *self.sizes, self.limited_prob, *self.lefts)
-        config = DynChunkTrainConfigRandomSampler(*theirs)(sb.Stage.TRAIN)
-        return config and (config.chunk_size, config.left_context_size)
+        found = DynChunkTrainConfigRandomSampler(*theirs)(sb.Stage.TRAIN)
+        return found and (found.chunk_size, found.left_context_size)
 
     ChunkSampler.draw = draw
