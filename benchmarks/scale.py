@@ -123,6 +123,7 @@ def measure(index):
     figures["copied_by_worker_mb"] = copied_mb(read_rows)
     figures["set_epoch_s"] = {}
     for world_size in RANKS:
+        sampler = batches = None  # one at a time
         sampler = make_sampler(dataset, **options, world_size=world_size)
         start = clock()
         sampler.set_epoch(1)

@@ -123,7 +123,10 @@ def _arrange(ranking, durations_s, how, bits):
     position = np.cumsum(sizes)
     del sizes
     window = max(position[-1] / how.num_buckets, 2 * limit)
-    position += window * uniform(bits, len(position))
+    noise = uniform(bits, len(position))
+    noise *= window
+    position += noise
+    del noise
     return ranking[np.argsort(position, kind="stable")]
 
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+_BLOCK = 2**20
+
 
 def derive_seed(*parts: int | str) -> int:
     """Hash integers and strings to a 63-bit seed, the same in every process and version.
@@ -63,7 +65,11 @@ def uniform(bits: np.random.Philox, size: int) -> np.ndarray:
     >>> bool(((numbers >= 0) & (numbers < 1)).all())
     True
     """
-    return (bits.random_raw(size) >> np.uint64(11)) * 2.0**-53
+    numbers = np.empty(size)
+    for start in range(0, size, _BLOCK):  # no raw numbers beside all of them
+        block = numbers[start : start + _BLOCK]
+        block[:] = (bits.random_raw(len(block)) >> np.uint64(11)) * 2.0**-53
+    return numbers
 
 
 def permutation(bits: np.random.Philox, size: int) -> np.ndarray:
