@@ -58,6 +58,10 @@ COMMANDS = {
         "speechbrain_pom.cli.check",
         "decode all audio of a corpus or manifest, and list what is wrong with it",
     ),
+    "pack": Command(
+        "speechbrain_pom.cli.pack",
+        "pack audio into shards with an index, for training on millions of utterances",
+    ),
     "summary": Command(
         "speechbrain_pom.cli.summary",
         "say what runs have reached, and where their files are",

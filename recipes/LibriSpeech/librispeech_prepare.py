@@ -14,7 +14,7 @@ from speechbrain_pom.data.audio.files import CHECKS
 from speechbrain_pom.data.audio_folder import prepare_audio_folder
 from speechbrain_pom.data.librispeech import prepare_librispeech
 from speechbrain_pom.data.manifest import merge_manifests
-from speechbrain_pom.data.prepare import OPTIONS, Manifests
+from speechbrain_pom.data.prepare import OPTIONS, Manifests, prepare_shards
 from speechbrain_pom.utils.errors import UserError, exit_on_user_error
 
 
@@ -69,7 +69,8 @@ def prepare_pretraining(hparams, manifest_folder):
     hparams : dict
         Of the recipe. With ``data_layout: librispeech``, ``data_folder`` holds ``train_splits``
         and ``valid_split``; with ``folder``, it holds audio files of any format, sample rate and
-        nesting, of which ``valid_share`` are for validation.
+        nesting, of which ``valid_share`` are for validation; with ``shards``, what
+        ``python -m speechbrain_pom pack`` has made of either.
     manifest_folder : pathlib.Path
         What is there and up to date is kept.
 
@@ -84,8 +85,10 @@ def prepare_pretraining(hparams, manifest_folder):
             hparams["data_folder"], manifest_folder, valid_share=hparams["valid_share"], **options
         )
         return Manifests(paths["train"], paths["valid"], {})
+    if layout == "shards":
+        return prepare_shards(hparams, manifest_folder, train_splits, hparams["valid_split"])
     if layout != "librispeech":
-        raise UserError(f"data_layout is {layout!r}: choose librispeech or folder")
+        raise UserError(f"data_layout is {layout!r}: choose librispeech, folder or shards")
     if "valid" in train_splits:
         raise UserError(
             f"training splits {train_splits}: the manifest of 'valid' would be that of "

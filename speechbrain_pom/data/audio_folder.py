@@ -4,9 +4,12 @@ import hashlib
 import logging
 import os
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+
+import numpy as np
 
 from speechbrain_pom.data.audio.files import (
     SAMPLE_RATE,
@@ -26,6 +29,7 @@ from speechbrain_pom.data.manifest import COLUMNS, read_manifest, write_manifest
 from speechbrain_pom.data.records import (
     BadUtterance,
     check_options,
+    inspection_s,
     sort_out,
     update_manifest,
 )
@@ -110,8 +114,7 @@ def prepare_audio_folder(
     16001
     """
     data_folder, manifest_folder = Path(data_folder), Path(manifest_folder)
-    if not isinstance(valid_share, (int, float)) or not 0 < valid_share < 1:
-        raise UserError(f"valid_share is {valid_share!r}: it must be a share, 0 < x < 1")
+    check_share(valid_share)
     num_workers = check_options(max_bad_share, check_data, num_workers)
     check_is_folder(data_folder, "the folder that holds your audio files")
 
@@ -127,8 +130,18 @@ def prepare_audio_folder(
     manifest = manifest_folder / "audio.csv"
     title = data_folder.name if show_progress else None
     read = partial(read_files, data_folder, files, check_data, num_workers, title)
-    update_manifest(manifest, source, read, max_bad_share)
+    expected_s = inspection_s(len(files), check_data, num_workers)
+    update_manifest(manifest, source, read, max_bad_share, expected_s)
     return _split(manifest, valid_share)
+
+
+def check_share(valid_share: float) -> None:
+    """Refuse a share for validation that leaves nothing for it, or nothing else.
+
+    >>> check_share(0.01)
+    """
+    if not isinstance(valid_share, (int, float)) or not 0 < valid_share < 1:
+        raise UserError(f"valid_share is {valid_share!r}: it must be a share, 0 < x < 1")
 
 
 def scan_folder(data_folder: Path) -> FolderScan:
@@ -199,7 +212,7 @@ def read_files(
 
 def _read_file(data_folder, check_data, file):
     """The manifest row of a file, or None, and a bad utterance, or None."""
-    utterance = _utterance_id(file)
+    utterance = utterance_id(file)
     facts = inspect_audio(os.path.join(data_folder, file), check_data)
     problems = facts.problems | path_problems(file)
     if facts.sample_rate:
@@ -212,7 +225,12 @@ def _read_file(data_folder, check_data, file):
     return row | {"sample_rate": facts.sample_rate}, None
 
 
-def _utterance_id(file):
+def utterance_id(file: str) -> str:
+    """The ID of a file by its path in the folder.
+
+    >>> utterance_id("deep/a.wav"), utterance_id("a b.wav")
+    ('deep/a.wav', 'a_b-7301eec9d260')
+    """
     safe = _UNSAFE.sub("_", file)
     if safe == file:
         return file
@@ -228,11 +246,25 @@ def _split(manifest, valid_share):
             f"'{manifest}' holds {len(rows)} audio file: training and validation need one each, "
             "at least; add files"
         )
-    rows.sort(key=lambda row: _position(row["ID"]))
-    num_valid = sum(_position(row["ID"]) < valid_share for row in rows)
-    num_valid = min(max(1, num_valid), len(rows) - 1)
-    parts = {"train": rows[num_valid:], "valid": rows[:num_valid]}
+    valid = choose_valid([row["ID"] for row in rows], valid_share)
+    parts = {
+        name: [row for row, side in zip(rows, valid, strict=True) if side == (name == "valid")]
+        for name in ("train", "valid")
+    }
     return {name: write_manifest(manifest.with_name(f"{name}.csv"), parts[name]) for name in parts}
+
+
+def choose_valid(ids: Sequence[str], valid_share: float) -> np.ndarray:
+    """Which utterances are for validation: at least one, and not all; (num_utterances,) booleans.
+
+    >>> choose_valid(["a", "b", "c"], 0.5).tolist()
+    [False, True, True]
+    """
+    positions = np.fromiter(map(_position, ids), dtype=np.float64, count=len(ids))
+    num_valid = min(max(1, int((positions < valid_share).sum())), len(ids) - 1)
+    valid = np.zeros(len(ids), dtype=bool)
+    valid[np.argsort(positions, kind="stable")[:num_valid]] = True
+    return valid
 
 
 def _position(utterance):

@@ -117,7 +117,7 @@ def read_chapters(
 def _read_chapter(data_folder, need_transcripts, check_data, chapter):
     """Return the chapter's manifest rows and its bad utterances."""
     speaker = chapter.folder.split("/")[-2]
-    texts, absent = _read_transcripts(data_folder, chapter) if need_transcripts else ({}, "")
+    texts, absent = read_transcripts(data_folder, chapter) if need_transcripts else ({}, "")
     rows, bad = [], []
     for name in chapter.audio:
         utterance, file = name.removesuffix(".flac"), f"{chapter.folder}/{name}"
@@ -140,8 +140,8 @@ def _read_chapter(data_folder, need_transcripts, check_data, chapter):
     return rows, bad
 
 
-def _read_transcripts(data_folder, chapter):
-    """Return {utterance: [each transcript given for it]}, and why one that is absent is so."""
+def read_transcripts(data_folder: str, chapter: Chapter) -> tuple[dict[str, list[str]], str]:
+    """{utterance: [each transcript given for it]}, and why one that is absent is so."""
     if not chapter.transcripts:
         name = "-".join(chapter.folder.split("/")[-2:]) + ".trans.txt"
         return {}, f"no transcript: {chapter.folder}/{name} is missing, restore it"

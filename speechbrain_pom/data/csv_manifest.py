@@ -20,7 +20,13 @@ from speechbrain_pom.data.audio.files import (
     resampled_length,
     resampling_problems,
 )
-from speechbrain_pom.data.records import BadUtterance, check_options, sort_out, update_manifest
+from speechbrain_pom.data.records import (
+    BadUtterance,
+    check_options,
+    inspection_s,
+    sort_out,
+    update_manifest,
+)
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.processes import map_in_processes
 
@@ -182,7 +188,8 @@ def prepare_csv(
             map_in_processes(read_row, rows, num_workers, bar_title=title, chunksize=16)
         )
 
-    update_manifest(manifest, source, read, max_bad_share)
+    expected_s = inspection_s(len(rows), check_data, num_workers)
+    update_manifest(manifest, source, read, max_bad_share, expected_s)
     return manifest
 
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechbrain_pom.data.table import Column, Table, read_csv
+from speechbrain_pom.data.audio.files import SAMPLE_RATE
+from speechbrain_pom.data.shards import PackedTable
+from speechbrain_pom.data.table import Column, Seconds, Table, read_csv
 from speechbrain_pom.data.texts import Texts, compact
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import publish_file, temporary_beside
@@ -101,7 +103,10 @@ def write_index(
     if not _texts(table["ID"]).is_increasing:
         table = table.sort_by("ID")
     _check(table)
-    record = json.dumps({"version": _VERSION, "ids": "sorted, each once", **(facts or {})})
+    facts = {"version": _VERSION, "ids": "sorted, each once", **(facts or {})}
+    if (table["duration"].to_numpy() == table["num_samples"].to_numpy() / SAMPLE_RATE).all():
+        facts["sample_rate"] = SAMPLE_RATE  # durations need not be read
+    record = json.dumps(facts)
     table = table.replace_schema_metadata({_KEY: record.encode()})
     temporary = temporary_beside(path, "part")
     pa.parquet.write_table(
@@ -109,6 +114,18 @@ def write_index(
     )
     publish_file(temporary, path)
     return path
+
+
+def rewrite_index(
+    source: Path, target: Path, facts: Mapping[str, Any], chosen: np.ndarray | None = None
+) -> Path:
+    """Write some rows of an index as another one, with more facts."""
+    kept = read_facts(source) | dict(facts)
+    with _opened(source) as file:
+        table = file.read()
+    if chosen is not None:
+        table = table.filter(import_pyarrow().array(chosen))
+    return write_index(target, table, kept)
 
 
 def _check(table):
@@ -172,7 +189,8 @@ def read_index(path: str | Path, data_folder: str | Path | None = None) -> Table
     Returns
     -------
     Table
-        With an attribute `facts`: what the index records of itself.
+        A `PackedTable` if the audio is in shards; these are in the folder of the index, or where
+        it says.
 
     Raises
     ------
@@ -182,12 +200,18 @@ def read_index(path: str | Path, data_folder: str | Path | None = None) -> Table
     facts = read_facts(path)
     with _opened(path) as file:
         names = [name for name in file.schema_arrow.names if name not in NOT_LOADED]
-        columns = {name: _read_column(file, name) for name in names}
+        sample_rate = facts.get("sample_rate")
+        read = {n: _read_column(file, n) for n in names if n != "duration" or not sample_rate}
+    if sample_rate:
+        read["duration"] = Seconds(read["num_samples"], sample_rate)
+    columns = {name: read[name] for name in names}
+    del read
     import_pyarrow().default_memory_pool().release_unused()
     root = str(_file(path).parent if data_folder is None else data_folder)
     ids = columns.pop("ID").trust_order()  # checked when it was written
     table = Table(ids, columns, {"data_root": root})
-    table.facts = facts
+    if "shard" in columns:
+        table = PackedTable(table, facts.get("root", _file(path).parent))
     return table
 
 

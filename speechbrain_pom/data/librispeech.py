@@ -6,7 +6,7 @@ from pathlib import Path
 
 from speechbrain_pom.data.chapters import describe_unread_in_layout, read_chapters, scan_split
 from speechbrain_pom.data.layout import check_data_folder, check_splits
-from speechbrain_pom.data.records import check_options, update_manifest
+from speechbrain_pom.data.records import check_options, inspection_s, update_manifest
 from speechbrain_pom.utils.errors import UserError
 
 _RECORD_VERSION = 2  # raise it when the same folder would give another manifest
@@ -102,8 +102,10 @@ def prepare_librispeech(
         title = split if show_progress else None
         read = partial(read_chapters, data_folder, scan.chapters, *options, title)
         fingerprint = {"fingerprint": scan.fingerprint}
+        num_files = sum(len(chapter.audio) for chapter in scan.chapters)
+        expected_s = inspection_s(num_files, check_data, num_workers)
         try:
-            update_manifest(manifests[split], source | fingerprint, read, max_bad_share)
+            update_manifest(manifests[split], source | fingerprint, read, max_bad_share, expected_s)
         except UserError as error:  # the other splits' problems belong in the same message
             errors.append(str(error))
     if errors:

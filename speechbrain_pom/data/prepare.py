@@ -9,6 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speechbrain_pom.data.csv_manifest import CsvSource, parse_sources, prepare_csv
+from speechbrain_pom.data.index_source import (
+    divide_index,
+    fetch_index,
+    has_index,
+    index_of,
+    prepare_index,
+)
 from speechbrain_pom.data.trials import prepare_trial_lists
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
@@ -152,9 +159,7 @@ def prepare_csvs(
     options = {key: hparams[key] for key in OPTIONS}
     options |= {"need_transcripts": need_transcripts, "label_columns": label_columns}
     paths = {
-        name: prepare_csv(
-            name, group, manifest_folder, data_folder=hparams["data_folder"], **options
-        )
+        name: _prepare_part(name, group, manifest_folder, hparams, options)
         for name, group in named.items()
     }
     train, valid = paths.pop("train"), paths.pop("valid")
@@ -164,6 +169,53 @@ def prepare_csvs(
             sources[TRIALS], paths, manifest_folder, data_folder=hparams["data_folder"]
         )
     return Manifests(train, valid, paths, trial_lists=lists)
+
+
+def _prepare_part(name, group, manifest_folder, hparams, options):
+    """The manifest of a part: an index as it is, or one made of CSV files."""
+    index = index_of(group, hparams["data_folder"])
+    if index is None:
+        return prepare_csv(
+            name, group, manifest_folder, data_folder=hparams["data_folder"], **options
+        )
+    return prepare_index(
+        name,
+        index,
+        manifest_folder,
+        need_transcripts=options["need_transcripts"],
+        need_labels=bool(options["label_columns"]),
+        resumes=is_resumed(hparams),
+    )
+
+
+def prepare_shards(
+    hparams: Hparams, manifest_folder: Path, train_splits: Sequence[str], valid_split: str
+) -> Manifests:
+    """The manifests of `data_layout: shards`, from what `python -m speechbrain_pom pack` wrote.
+
+    `data_folder` is such a folder, or its URL, of which `valid_share` are for validation, as of a
+    folder of audio; or it holds one for each split.
+    """
+    options = {"resumes": is_resumed(hparams)}
+    folder = hparams["data_folder"]
+    if has_index(folder):
+        paths = divide_index(folder, manifest_folder, hparams["valid_share"], **options)
+        return Manifests(paths["train"], paths["valid"], {})
+    if len(train_splits) > 1:
+        raise UserError(
+            f"train_splits {list(train_splits)}: of data in shards there is one, pack them together"
+        )
+    paths = {}
+    for name, split in (("train", train_splits[0]), ("valid", valid_split)):
+        index = fetch_index(f"{folder}/{split}", manifest_folder / f"{name}.parquet")
+        paths[name] = prepare_index(name, index, manifest_folder, **options)
+    return Manifests(paths["train"], paths["valid"], {})
+
+
+def is_resumed(hparams: Hparams) -> bool:
+    """Whether the run has a checkpoint, and must go on with the data that it was begun with."""
+    has_checkpoint = any(Path(hparams["output_folder"]).glob("save/CKPT+*"))
+    return has_checkpoint and not hparams.get("resume_anyway", False)
 
 
 def check_test_names(tests: list[CsvSource], taken: Collection[str]) -> None:

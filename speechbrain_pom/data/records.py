@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from speechbrain_pom.data.audio.files import check_choice
 from speechbrain_pom.data.manifest import manifest_bytes
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
 from speechbrain_pom.utils.processes import num_processes
 
+_INSPECTION_S = {"headers": 6e-4, "decode": 3e-3}  # of a file
+_LONGEST_IN_GROUP_S = 300  # processes give up after 10 minutes (nccl)
 _MAX_LISTED = 10  # bad utterances in an error message; the file beside the manifest lists all
 
 logger = logging.getLogger(__name__)
@@ -87,14 +91,31 @@ def update_manifest(
     source: dict,
     read: Callable[[], tuple[list[dict], list[BadUtterance]]],
     max_bad_share: float = 0.0,
+    expected_s: float = 0.0,
 ) -> None:
     """Write a manifest of what `read()` finds, unless it is up to date.
 
     `read` returns the rows of the good utterances, and the bad ones, as `save_manifest` takes them.
+    It takes `expected_s` seconds, which is refused where other processes would wait for it.
     """
     if not is_up_to_date(path, source, max_bad_share):
+        if expected_s > _LONGEST_IN_GROUP_S and torch.distributed.is_initialized():
+            raise UserError(
+                f"'{path.name}' takes about {expected_s / 60:.0f} minutes to prepare, and all "
+                "processes of the run would wait for it until they time out: prepare first, with "
+                "python -m speechbrain_pom pack, and give its index as train_csv and valid_csv"
+            )
         check_writable(path.parent)
         save_manifest(path, *read(), source, max_bad_share)
+
+
+def inspection_s(num_files: int, check_data: str, num_workers: int) -> float:
+    """About how many seconds it takes to look at audio files, on a disk that keeps up.
+
+    >>> inspection_s(1_000_000, "headers", 10)
+    60.0
+    """
+    return num_files * _INSPECTION_S[check_data] / num_workers
 
 
 def sort_out(

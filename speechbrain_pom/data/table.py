@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import re
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
@@ -14,12 +15,30 @@ import numpy as np
 from speechbrain_pom.data.texts import Texts
 from speechbrain_pom.utils.errors import UserError
 
-Column: TypeAlias = np.ndarray | Texts
+Column: TypeAlias = "np.ndarray | Texts | Seconds"
 """Numbers, or strings."""
 
 _ROWS = 2**16  # of a CSV file, read at a time
 _NUMBERS = {"duration": float, "num_samples": int}
 _PLACEHOLDER = re.compile(r"\$([\w.]+)")  # as SpeechBrain finds them
+
+
+class Seconds:
+    """Durations that are numbers of samples over their rate, computed when they are asked for.
+
+    >>> Seconds(np.array([8000, 16000]), 16000)[1].item()
+    1.0
+    """
+
+    def __init__(self, num_samples: np.ndarray, sample_rate: int) -> None:
+        self._num_samples, self._sample_rate = num_samples, sample_rate
+
+    def __getitem__(self, place: int | slice | np.ndarray) -> np.ndarray:
+        return self._num_samples[place] / self._sample_rate
+
+    def take(self, positions: np.ndarray) -> np.ndarray:
+        """The durations of some rows."""
+        return self[positions]
 
 
 class Table(Mapping[str, dict]):
@@ -61,11 +80,11 @@ class Table(Mapping[str, dict]):
         """Names of the columns, without that of the IDs."""
         return list(self._columns)
 
-    def column(self, name: str) -> Column:
+    def column(self, name: str) -> np.ndarray | Texts:
         """A column, with placeholders as they are."""
         column = self._columns[name]
         if self._positions is None:
-            return column
+            return column[:] if isinstance(column, Seconds) else column
         return column.take(self._positions)
 
     def row(self, index: int) -> dict[str, Any]:
@@ -81,8 +100,10 @@ class Table(Mapping[str, dict]):
         kept = np.flatnonzero(chosen)
         if len(chosen) < 2**31:
             kept = kept.astype(np.int32)
-        rows = kept if self._positions is None else self._positions[kept]
-        return Table(self.ids.take(kept), self._columns, self._replacements, rows)
+        chosen = copy.copy(self)
+        chosen.ids = self.ids.take(kept)
+        chosen._positions = kept if self._positions is None else self._positions[kept]
+        return chosen
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -120,7 +141,11 @@ class _Items(ItemsView):
         return zip(self._mapping.ids, self._mapping.values(), strict=True)
 
 
-def read_csv(path: str | Path, replacements: Mapping[str, str] | None = None) -> Table:
+def read_csv(
+    path: str | Path,
+    replacements: Mapping[str, str] | None = None,
+    id_column: str = "ID",
+) -> Table:
     """Read a CSV manifest as SpeechBrain's `load_data_csv` does, into columns.
 
     `duration` and `num_samples` are numbers, everything else strings.
@@ -131,6 +156,8 @@ def read_csv(path: str | Path, replacements: Mapping[str, str] | None = None) ->
         Its first line names the columns, `ID` among them.
     replacements : dict of str to str, optional
         What `$name` stands for.
+    id_column : str
+        Name of the column with the IDs.
 
     Returns
     -------
@@ -151,10 +178,10 @@ def read_csv(path: str | Path, replacements: Mapping[str, str] | None = None) ->
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.reader(file, skipinitialspace=True)
         names = next(reader, [])
-        if "ID" not in names or len(set(names)) < len(names):
+        if id_column not in names or len(set(names)) < len(names):
             raise UserError(
-                f"'{path}' is no manifest: its first line must name each column once, ID among "
-                f"them (it has {', '.join(names) or 'nothing'})"
+                f"'{path}' is no manifest: its first line must name each column once, "
+                f"{id_column} among them (it has {', '.join(names) or 'nothing'})"
             )
         parts = {name: [] for name in names}
         rows = filter(None, reader)  # without empty lines
@@ -163,7 +190,7 @@ def read_csv(path: str | Path, replacements: Mapping[str, str] | None = None) ->
                 parts[name].append(_parse(name, values, path))
                 _check_placeholders(values, replacements or {}, path)
     columns = {name: _joined(name, found) for name, found in parts.items()}
-    ids = columns.pop("ID")
+    ids = columns.pop(id_column)
     repeated = ids.first_repeated()
     if repeated is not None:
         raise UserError(f"'{path}' has the ID '{repeated}' twice: keep one row")

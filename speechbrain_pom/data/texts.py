@@ -116,6 +116,13 @@ class Texts(Sequence[str]):
         arrays = [array for chunk in self._chunks for array in chunk if array.strides != (0,)]
         return sum(array.nbytes for array in arrays)
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """(num_strings,) bytes of each string."""
+        found = [np.diff(chunk.offsets) for chunk in self._chunks] or [np.zeros(0, np.int32)]
+        lengths = np.concatenate(found)
+        return lengths if self._positions is None else lengths[self._positions]
+
     def take(self, positions: np.ndarray) -> Texts:
         """Some of the strings, which share their memory with these."""
         inner = positions if self._positions is None else self._positions[positions]

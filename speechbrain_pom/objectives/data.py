@@ -74,6 +74,8 @@ def pretraining_data(
         train_data,
         max_batch_duration_s=hparams["max_batch_duration_s"],
         num_buckets=hparams["num_buckets"],
+        batches_per_step=hparams.get("batches_per_step"),
+        shard_window=hparams.get("shard_window"),
         **shared,
     )
     valid_data = usable_dataset(manifests.valid, hparams)

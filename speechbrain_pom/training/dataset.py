@@ -1,6 +1,6 @@
 """Datasets from manifests, and the samplers over them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.data.audio.reader import read_audio
 from speechbrain_pom.data.index import read_table
+from speechbrain_pom.data.shards import PackedAudio, PackedTable, read_ahead
 from speechbrain_pom.data.table import Table
 from speechbrain_pom.training.sampler import BucketBatchSampler
 from speechbrain_pom.utils.errors import UserError
@@ -88,8 +89,14 @@ class TableDataset(DynamicItemDataset):
         self.set_output_keys(["id", "sig"])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.data.row(index)
-        return self.pipeline.compute_outputs({"id": self.data_ids[index], **row})
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The utterances of a batch; a loader asks for them so."""
+        rows = [{"id": self.data_ids[index], **self.data.row(index)} for index in indices]
+        if isinstance(self.data, PackedTable) and "sig" in self.pipeline.output_mapping.values():
+            read_ahead([row["wav"] for row in rows])
+        return [self.pipeline.compute_outputs(row) for row in rows]
 
 
 def unusable(dataset: TableDataset, why: Callable[[int], str | None]) -> dict[str, str]:
@@ -121,7 +128,7 @@ def _report(bad, dataset, problem):
     return f"{len(bad)} of {len(dataset)} utterances {problem}: {named}{and_more(bad)}"
 
 
-def read_utterance(utterance: str, path: str, num_samples: int | str) -> torch.Tensor:
+def read_utterance(utterance: str, path: str | PackedAudio, num_samples: int | str) -> torch.Tensor:
     """Read an utterance: 16 kHz, mono, exactly as long as its manifest says.
 
     Other sample rates are resampled and several channels are averaged.
@@ -130,7 +137,7 @@ def read_utterance(utterance: str, path: str, num_samples: int | str) -> torch.T
     ---------
     utterance : str
         Its ID, for messages.
-    path : str
+    path : str or PackedAudio
         Audio file.
     num_samples : int or str
         Samples at 16 kHz, from the manifest.
@@ -159,7 +166,7 @@ def read_utterance(utterance: str, path: str, num_samples: int | str) -> torch.T
         "(for other layouts with --manifest) lists all such files; fix them and start again"
     )
     try:
-        signal = read_audio(path)
+        signal = read_audio(path.open() if isinstance(path, PackedAudio) else path)
     except (RuntimeError, OSError, UserError) as error:
         raise RuntimeError(
             f"utterance '{utterance}': audio file '{path}' cannot be read: {advice}"
@@ -191,6 +198,8 @@ def add_transcripts(
 def make_sampler(dataset: DynamicItemDataset, **options) -> BucketBatchSampler:
     """A `BucketBatchSampler` over a dataset with durations."""
     if isinstance(dataset, TableDataset):
+        if options.get("shard_window") is not None and isinstance(dataset.data, PackedTable):
+            options["shards"] = dataset.data.column("shard")
         return BucketBatchSampler(dataset.data.column("duration"), dataset.data_ids, **options)
     durations_s = [float(dataset.data[key]["duration"]) for key in dataset.data_ids]
     return BucketBatchSampler(durations_s, dataset.data_ids, **options)

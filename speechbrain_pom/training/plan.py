@@ -127,7 +127,9 @@ def _arrange(ranking, durations_s, how, bits):
     noise *= window
     position += noise
     del noise
-    return ranking[np.argsort(position, kind="stable")]
+    order = np.argsort(position, kind="stable")
+    del position
+    return ranking[order]
 
 
 def _cut(durations_s, how):

@@ -58,6 +58,7 @@ class Programs:
     def stop(self):
         """End the server."""
         self._pipe.close()
+        self._server.terminate()  # a loader's worker that is left over may hold the pipe open
         self._server.wait()
 
 

@@ -7,6 +7,8 @@ import re
 import pytest
 import torch
 
+from speechbrain_pom.data.packing import pack
+
 STATE = ("model", "linear", "quantizer", "optimizer", "normalize", "noam_scheduler")
 HEALTH = {
     "loss",
@@ -123,6 +125,23 @@ def test_killed_in_mid_epoch_and_resumed(recipes, pretrained, corpus, tmp_path):
     assert recipes.newest_checkpoint(folder)[1]["optimizer_step"] == steps
     printed = recipes.train("bestrq", folder, **options)
     assert f"Resumed after {steps} optimizer steps, at batch 2 of its next epoch" in printed
+    assert_equal_runs(recipes, straight, folder)
+
+
+def test_from_shards_killed_and_resumed_it_is_the_run_from_files(
+    recipes, pretrained, corpus, tmp_path
+):
+    pytest.importorskip("pyarrow", reason="indexes are Parquet files: extra [scale]")
+    straight, _ = pretrained
+    for split in ("train-clean-100", "dev-clean"):
+        packed = tmp_path / "packed" / split
+        pack(corpus, packed, splits=[split], shard_bytes=10**6, show_progress=False)
+    folder = tmp_path / "run"
+    options = {"data_folder": tmp_path / "packed", "data_layout": "shards"}
+    saving = {"ckpt_interval_steps": 1, "ckpt_interval_minutes": 0}
+    recipes.train_until_killed("bestrq", folder, epoch=2, batch=4, **options, **saving)
+    printed = recipes.train("bestrq", folder, **options, **saving)
+    assert "index.parquet' is unchanged" in printed
     assert_equal_runs(recipes, straight, folder)
 
 

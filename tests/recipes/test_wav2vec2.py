@@ -163,7 +163,7 @@ def test_bad_calls_are_one_line(recipes, corpus, tmp_path):
         ({"mask_length": 0}, "mask_length"),
         ({"mask_length": 2000}, "cannot be used by wav2vec 2.0"),
         ({"num_negatives": 0}, "num_negatives = 0: give a whole number of at least 1"),
-        ({"data_layout": "tree"}, "data_layout is 'tree': choose librispeech or folder"),
+        ({"data_layout": "tree"}, "data_layout is 'tree': choose librispeech, folder or shards"),
     ]
     commands = [
         recipes.arguments(

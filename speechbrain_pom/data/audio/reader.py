@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import soundfile
 import torch
@@ -141,12 +142,12 @@ class AudioReader:
         return self._recent[start - behind : stop - behind]
 
 
-def read_audio(path: str | bytes | Path) -> torch.Tensor:
+def read_audio(path: str | bytes | Path | BinaryIO) -> torch.Tensor:
     """Read a whole file, decoding it once: 16 kHz, mono.
 
     Arguments
     ---------
-    path : str, bytes or pathlib.Path
+    path : str, bytes, pathlib.Path or binary stream
         A file of any format that soundfile reads.
 
     Returns

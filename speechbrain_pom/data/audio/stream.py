@@ -1,6 +1,7 @@
 """Decoding: the samples of an audio file at its own sample rate, in order or from any place."""
 
 import os
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -29,7 +30,7 @@ class AudioStream:
 
     Arguments
     ---------
-    path : str, bytes or pathlib.Path
+    path : str, bytes, pathlib.Path or binary stream
         A file of any format that soundfile reads; joined MP3 or Ogg files are read to their end.
 
     Raises
@@ -49,9 +50,10 @@ class AudioStream:
     (32002, 16000, 16001)
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike | BinaryIO) -> None:
         # Without a buffer: libsndfile shares the position of the file.
-        self._stream = open(path, "rb", buffering=0)  # noqa: SIM115 (closed by `close`)
+        is_open = hasattr(path, "read")
+        self._stream = path if is_open else open(path, "rb", buffering=0)  # noqa: SIM115
         self._reader = None
         try:
             self._parts = find_parts(self._stream)

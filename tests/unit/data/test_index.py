@@ -97,6 +97,13 @@ def test_an_index_has_the_rows_of_the_manifest(pyarrow, tmp_path):
     assert read_facts(path)["source"] == "a"
 
 
+def test_durations_that_are_not_those_of_the_samples_are_kept(pyarrow, tmp_path):
+    stated = [0.1, 2.5, 3.3]
+    path = write_index(tmp_path / "a.parquet", rows(3, duration=stated))
+    assert read_index(path).column("duration").tolist() == stated
+    assert [row["duration"] for row in read_index(path).values()] == stated
+
+
 def test_batches_are_those_of_the_manifest(pyarrow, tmp_path):
     columns = rows(500)
     options = {"max_batch_duration_s": 20.0, "seed": 3}
@@ -126,8 +133,8 @@ def test_no_object_per_row(pyarrow, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,wav\nu1,a\n", "is no manifest: its first line must name each column once, ID among"),
-        ("", "is no manifest: its first line must name each column once, ID among them (it has no"),
+        ("id,wav\nu1,a\n", "is no manifest: its first line must name each column once, ID amo"),
+        ("", "is no manifest: its first line must name each column once, ID among them (it has n"),
         ("ID,wav\nu1\n", "has a row of 1 values for 2 columns (u1): correct it"),
         ("ID,duration\nu1,long\n", "column duration: could not convert string to float: 'long'"),
         ("ID,wav\nu1,a\nu2,b\nu1,c\n", "has the ID 'u1' twice: keep one row"),

@@ -5,10 +5,16 @@ import re
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from speechbrain_pom.data import records
+from speechbrain_pom.data.index import read_index
 from speechbrain_pom.data.manifest import read_manifest
+from speechbrain_pom.data.packing import pack
 from speechbrain_pom.data.prepare import Manifests, prepare_csvs, prepare_data
 from speechbrain_pom.utils.errors import UserError
+
+PACKING = {"show_progress": False, "num_workers": 1}
 
 
 @pytest.fixture
@@ -144,3 +150,52 @@ def test_an_error_in_a_preparation_keeps_its_traceback(folder):
 
     with pytest.raises(KeyError, match="corpus"):
         prepare(folder, prepare=own)
+
+
+def test_an_index_is_taken_as_it_is(folder):
+    pytest.importorskip("pyarrow", reason="indexes are Parquet files: extra [scale]")
+    for part in ("train", "dev", "test"):
+        pack(f"{folder / 'own.csv'}?split={part}", folder / part, **PACKING)
+    keys = {"train_csv": f"{folder}/train", "valid_csv": f"{folder}/dev/index.parquet"}
+    keys["test_csv"] = {"mine": str(folder / "test")}
+    made = prepare(folder, **keys)
+    assert made.train == folder / "train/index.parquet"
+    assert list(read_index(made.tests["mine"])) == ["u-test"]
+    assert prepare(folder, skip_prep=True, **keys).train.samefile(made.train)
+    (folder / "run/save/CKPT+1").mkdir(parents=True)
+    assert prepare(folder, **keys) == made
+    (folder / "dev/index.parquet").replace(folder / "train/index.parquet")
+    with pytest.raises(UserError, match="is not the index that this run was begun with: put that"):
+        prepare(folder, **{**keys, "valid_csv": f"{folder}/test"})
+    assert prepare(folder, resume_anyway=True, **{**keys, "valid_csv": f"{folder}/test"})
+    for value, message in (
+        (f"{folder / 'train/index.parquet'}?split=a", "an index stands alone, without a filter"),
+        ("none.parquet", "no such index: 'none.parquet': check the path, or pack the data first"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            prepare(folder, **{**keys, "train_csv": value})
+
+
+def test_an_index_without_what_is_needed_is_refused(folder):
+    pytest.importorskip("pyarrow", reason="indexes are Parquet files: extra [scale]")
+    (folder / "own.csv").write_text("id,path\nu1,train.flac\nu2,dev.flac\n")
+    pack(folder / "own.csv", folder / "packed", **PACKING)
+    keys = dict.fromkeys(("train_csv", "valid_csv"), f"{folder}/packed")
+    with pytest.raises(
+        UserError, match=r"train: 2 of 2 utterances in .* have no wrd, u1 among the"
+    ):
+        prepare(folder, **keys)
+    assert prepare(folder, need_transcripts=False, **keys).train.is_file()
+
+
+def test_a_long_preparation_is_refused_where_others_would_wait(folder, monkeypatch):
+    keys = {f"{part}_csv": path for part, path in parts(folder).items()}
+    monkeypatch.setattr(records, "_INSPECTION_S", {"headers": 1e4, "decode": 1e4})
+    expected = "minutes to prepare, and all processes of the run would wait for it until they time"
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.distributed, "is_initialized", lambda: True)
+        with pytest.raises(UserError, match=expected):
+            prepare(folder, **keys)
+    assert ids(prepare(folder, **keys)) == EXPECTED  # alone it may take its time
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert ids(prepare(folder, **keys)) == EXPECTED  # nothing is left to prepare

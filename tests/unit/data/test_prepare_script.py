@@ -87,7 +87,7 @@ def test_pretraining_takes_a_folder_of_audio(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data_layout": "kaldi"}, "data_layout is 'kaldi': choose librispeech or folder"),
+        ({"data_layout": "kaldi"}, "data_layout is 'kaldi': choose librispeech, folder or shards"),
         ({"train_splits": ["valid"]}, "manifest of 'valid' would be that of validation, valid.csv"),
     ],
 )
