@@ -26,6 +26,15 @@ _PLACEHOLDER = re.compile(r"\$([\w.]+)")  # as SpeechBrain finds them
 class Seconds:
     """Durations that are numbers of samples over their rate, computed when they are asked for.
 
+    Arguments
+    ---------
+    num_samples : numpy.ndarray
+        (num_rows,) integers.
+    sample_rate : int
+        In Hz.
+
+    Example
+    -------
     >>> Seconds(np.array([8000, 16000]), 16000)[1].item()
     1.0
     """
