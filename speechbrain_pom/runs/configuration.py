@@ -80,21 +80,19 @@ def _check_list(yaml_path, name, keys, tree):
             raise UserError(f"{yaml_path}, in {name}: {message}")
 
 
-def _added(yaml_path):
-    """The keys that the YAML declares as added, with the text of their values."""
-    with open(yaml_path, encoding="utf-8") as stream:
-        top = YAML().compose(stream)
-    node = next((value for key, value in top.value if key.value == ADDED), None)
-    if node is None:
+def _added(yaml_path, top):
+    """The keys that a composed YAML declares as added, with the text of their values."""
+    nodes = {key.value: value for key, value in top.value}
+    declared = nodes.get(ADDED)
+    if declared is None:
         return {}
-    keys = {key.value for key, _ in top.value}
-    if not isinstance(node, MappingNode):
+    if not isinstance(declared, MappingNode):
         raise UserError(f"{yaml_path}: {ADDED} is a mapping of keys of the file to values")
-    for key, _ in node.value:
-        if key.value not in keys:
-            message = unknown_key_message(key.value, keys, prefix="")
+    for key, _ in declared.value:
+        if key.value not in nodes:
+            message = unknown_key_message(key.value, nodes, prefix="")
             raise UserError(f"{yaml_path}, in {ADDED}: {message}")
-    return {key.value: _text(value) for key, value in node.value}
+    return {key.value: _text(value) for key, value in declared.value}
 
 
 def configuration(
@@ -106,13 +104,14 @@ def configuration(
     keys refer to them. Keys of `_added` are left out, in sections too, where they have the value
     that is declared there. The number of processes counts, as it changes the batches.
     """
-    added = _added(experiment.yaml_path)
     left_out = roles_of_keys(experiment.yaml_path).left_out | without
     blank = dict.fromkeys(left_out & read_tree(experiment.yaml_path).keys(), 0)
     resolved = resolve_references(*overlay(experiment.yaml_path, {**experiment.overrides, **blank}))
+    top = YAML().compose(resolved)
+    added = _added(experiment.yaml_path, top)  # in the same spelling as what it is compared with
     tree = {
         key.value: text
-        for key, node in YAML().compose(resolved).value
+        for key, node in top.value
         if (text := _text(node, added)) != added.get(key.value)
     }
     options = {key: value for key, value in experiment.run_opts.items() if key not in tree}

@@ -298,6 +298,4 @@ class ExactBrain(sb.Brain):
         )
 
     def _checkpoint_meta(self):
-        return {
-            "optimizer_step": self.optimizer_step,
-        }
+        return {"optimizer_step": self.optimizer_step}

@@ -6,7 +6,8 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from speechbrain_pom.runs.configuration import roles_of_keys
+from speechbrain_pom.runs.configuration import configuration, roles_of_keys
+from speechbrain_pom.runs.experiment import Experiment
 from speechbrain_pom.runs.options import node_tag, read_tree
 from tests.helpers import ROOT
 
@@ -81,6 +82,23 @@ def test_it_says_which_keys_make_a_run_another_one(path):
     assert {"data_folder", "num_workers"} <= roles.left_out
     assert {"number_of_epochs", "optimizer_step_limit"} <= roles.may_change
     assert not {"seed", "lr", "attention_type"} & (roles.left_out | roles.may_change)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "_added" in read_tree(path)], ids=name)
+def test_keys_that_came_later_change_nothing_by_themselves(path):
+    """Runs that were begun without them go on."""
+    overrides = {}
+    if path.name == "pom_ctc.yaml":
+        overrides = {"pretrained": None, "architecture": str(ROOT / "hparams/pom.yaml")}
+    run = Experiment({}, {}, overrides, {}, False, path)
+    found, added = configuration(run, 1), read_tree(path)["_added"]
+    assert {"streaming", "chunk_size_range", "valid_chunk"} <= added.keys()
+    assert not added.keys() & found.keys()
+    assert not any(f"{key}: " in text for key in added for text in found.values())
+    changed = configuration(
+        Experiment({}, {}, {**overrides, "streaming": True}, {}, False, path), 1
+    )
+    assert changed.keys() - found.keys() == {"streaming"}
 
 
 def references(node):

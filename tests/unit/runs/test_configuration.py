@@ -96,12 +96,13 @@ def test_the_lists_are_no_options(toy, capsys):
 
 
 ADDED = """
+switch: False
 chunk: [8, 32]
 floor: high
 part: !name:collections.Counter
     size: 3
     floor: !ref <floor>
-_added: {chunk: [8, 32], floor: high}
+_added: {switch: False, chunk: [8, 32], floor: high}
 """
 BEFORE = """
 part: !name:collections.Counter
