@@ -190,12 +190,26 @@ class Objective(nn.Module):
     def compile(self, *args, **kwargs) -> None:
         """Compile both halves of the encoder, and the parts beside it, as `torch.compile` does.
 
-        Features and the drawing of masks belong in no graph.
+        Features and the drawing of masks belong in no graph. Passes with dynamic chunks are not
+        compiled: each chunk size and left context would be another graph.
         """
-        for name in ("embed", "contextualise"):
-            setattr(self.encoder, name, torch.compile(getattr(self.encoder, name), *args, **kwargs))
+        encoder = self.encoder
+        encoder.embed = torch.compile(encoder.embed, *args, **kwargs)
+        plain = encoder.contextualise
+        encoder.contextualise = _without_chunks(torch.compile(plain, *args, **kwargs), plain)
         for part in self.recoverables().values():
             part.compile(*args, **kwargs)
 
     def on_optimizer_step_end(self) -> None:
         """Called after each optimizer step that was taken: the place to move an EMA teacher."""
+
+
+def _without_chunks(compiled, plain):
+    """A pass over the Transformer that is compiled where it has no chunks."""
+
+    def contextualise(*args, chunks=None, **kwargs):
+        if chunks is None:
+            return compiled(*args, **kwargs)
+        return plain(*args, chunks=chunks, **kwargs)
+
+    return contextualise

@@ -107,5 +107,11 @@ def test_compiled_it_is_the_same(objective):
     compiled.eval().compile(backend=backend)
     found = outcome(compiled, [0, 1, 2], draw)
     assert len(graphs) == 3  # front end, Transformer, linear
+    for chunks in ((4, 1), (5, None)):  # each would be another graph, of hundreds
+        chunked = Draw(7, 1, 2, training=False, chunks=chunks)
+        plain, again = (outcome(one, [0, 1, 2], chunked) for one in (objective, compiled))
+        torch.testing.assert_close(again.loss_sum, plain.loss_sum)
+        assert not torch.equal(again.loss_sum, found.loss_sum)
+    assert len(graphs) == 3
     torch.testing.assert_close(found.loss_sum, eager.loss_sum)
     assert found.sums["num_correct"] == eager.sums["num_correct"]
