@@ -29,10 +29,9 @@ from speechbrain_pom.encoder.lengths import (
     padding_mask,
     relative_lengths,
 )
+from speechbrain_pom.encoder.step_statistics import STATISTICS, StepStatistics
 from speechbrain_pom.encoder.weights import read_tensors
 from speechbrain_pom.utils.errors import UserError
-
-STATISTICS = ("count", "glob_mean", "glob_std")  # as SpeechBrain stores them
 
 
 class Waveform(nn.Module):
@@ -119,6 +118,7 @@ class FeatureExtractor(nn.Module):
         self.floor = checked_floor(floor)
         self.compute_features = compute_features
         self.norm_type = norm_type
+        self.step_statistics: StepStatistics | None = None  # where they are updated once per step
         self.normalize = normalize
         self._read_hop(compute_features)
         if self._is_global:
@@ -207,7 +207,10 @@ class FeatureExtractor(nn.Module):
         if self.norm_type == "sentence":
             return self.normalize(feats, relative_lengths(num_frames, feats.shape[1]))
         if self.training and epoch is not None:
-            self._update_statistics(feats, num_frames, epoch)
+            if self.step_statistics is None:
+                self._update_statistics(feats, num_frames, epoch)
+            else:
+                self.step_statistics.collect(feats, num_frames, epoch)
         if not self.has_statistics:
             raise UserError(
                 "the encoder has no statistics of its features: load its weights before it is used"
@@ -236,9 +239,10 @@ class FeatureExtractor(nn.Module):
         statistics = {"count": self.count, "glob_mean": self.mean, "glob_std": self.std}
         self.normalize._load_statistics_dict(statistics)
         self.normalize(feats, relative_lengths(num_frames, feats.shape[1]), epoch=epoch)
-        self._take_statistics(self.normalize._statistics_dict())
+        self.take_statistics(self.normalize._statistics_dict())
 
-    def _take_statistics(self, statistics: dict) -> None:
+    def take_statistics(self, statistics: dict) -> None:
+        """Take over statistics, by SpeechBrain's names."""
         if not statistics["count"]:
             return
         self.count = int(statistics["count"])
@@ -273,7 +277,7 @@ class FeatureExtractor(nn.Module):
                 f"{path} has no statistics of the features, and the hparams file says norm_type "
                 "global: choose a checkpoint that was trained so"
             )
-        self._take_statistics(state)
+        self.take_statistics(state)
 
     @property
     def _is_global(self) -> bool:

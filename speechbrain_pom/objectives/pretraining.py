@@ -10,6 +10,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_pom.encoder.step_statistics import StepStatistics
 from speechbrain_pom.objectives.objective import Draw, Objective, Outcome
 from speechbrain_pom.runs.experiment import Experiment
 from speechbrain_pom.runs.metrics import TaskMetrics
@@ -65,6 +66,10 @@ class PretrainingBrain(ExactBrain):
         self.task_metrics = pretraining_metrics(self.objective)
         self.train_statistics = EpochSums()
         keep_in_checkpoints(self.checkpointer, "train_statistics", self.train_statistics)
+        features = getattr(self.objective.encoder, "features", None)
+        self.step_statistics = None
+        if self.batches_per_step is not None and getattr(features, "norm_type", None) == "global":
+            self.step_statistics = StepStatistics(features)
         for name, part in self.objective.recoverables().items():
             self.checkpointer.add_recoverable(name, part)
 
@@ -77,13 +82,43 @@ class PretrainingBrain(ExactBrain):
                 dynamic=self.compile_using_dynamic_shape_tracing,
             )
 
+    def make_dataloader(
+        self, dataset: torch.utils.data.Dataset, stage: sb.Stage, *args, **kwargs
+    ) -> torch.utils.data.DataLoader:
+        """Make a loader; see `ExactBrain.make_dataloader`."""
+        if stage == sb.Stage.TRAIN:
+            self.train_dataset = dataset
+        return super().make_dataloader(dataset, stage, *args, **kwargs)
+
+    def fit_batch(self, batch: PaddedBatch) -> torch.Tensor:
+        """A batch of training; elastic runs update the statistics of the features per step."""
+        if self.step_statistics is None:
+            return super().fit_batch(batch)
+        if not self.step_statistics.features.has_statistics:
+            items = [self.train_dataset[index] for index in self.train_sampler.first_batch()]
+            with torch.no_grad():
+                waveforms = batch_waveforms(PaddedBatch(items).sig, self.device, None)
+                self.step_statistics.begin(*waveforms)
+        loss = super().fit_batch(batch)
+        if self.accumulation_window()[1]:
+            self.step_statistics.merge()
+        return loss
+
     def compute_forward(self, batch: PaddedBatch, stage: sb.Stage) -> Outcome:
         """What the objective makes of a batch."""
         training = stage == sb.Stage.TRAIN
         augment = getattr(self.hparams, "wav_augment", None) if training else None
         wavs, num_samples = batch_waveforms(batch.sig, self.device, augment)
-        place = self.hparams.seed, self.epoch, self.step, self.rank, training, self.optimizer_step
-        draw = Draw(*place, self.batch_chunks(stage))
+        step, rank = self.place if training else (self.step, self.rank)
+        draw = Draw(
+            self.hparams.seed,
+            self.epoch,
+            step,
+            rank,
+            training,
+            self.optimizer_step,
+            self.batch_chunks(stage),
+        )
         # Not every process need have a batch of the validation: none waits for the others there.
         objective = self.modules.objective if training else self.objective
         return objective(wavs, num_samples, batch.id, draw)

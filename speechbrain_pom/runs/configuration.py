@@ -115,6 +115,9 @@ def configuration(
         if (text := _text(node, added)) != added.get(key.value)
     }
     options = {key: value for key, value in experiment.run_opts.items() if key not in tree}
+    if tree.get("batches_per_step", "null") != "null":  # a step is the same for any number
+        left_out = left_out | {"grad_accumulation_factor"}
+        world_size = "any number"
     no_values = {*VALUES_OF_CASES, *DECLARATIONS}
     return {
         **{key: text for key, text in tree.items() if key not in left_out | no_values},

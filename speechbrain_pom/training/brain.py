@@ -16,6 +16,7 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.runs.metrics import TaskMetrics
 from speechbrain_pom.training.chunks import Chunks, ChunkSampler
+from speechbrain_pom.training.elastic import batch_number, note_batches, noted_batches
 from speechbrain_pom.training.layer_statistics import LayerStatistics
 from speechbrain_pom.training.progress import (
     EpochProgress,
@@ -34,6 +35,7 @@ from speechbrain_pom.utils.seeding import seed_step
 logger = get_logger(__name__)
 
 
+@sb.utils.checkpoints.register_checkpoint_hooks
 class ExactBrain(sb.Brain):
     """A `speechbrain.Brain` that can be stopped and resumed anywhere without changing the run.
 
@@ -69,6 +71,10 @@ class ExactBrain(sb.Brain):
         self.world_size = (
             torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
         )
+        #: Of elastic runs: batches of a step over all processes, whatever their number.
+        self.batches_per_step = getattr(self.hparams, "batches_per_step", None)
+        if self.batches_per_step is not None:
+            self.grad_accumulation_factor = self.batches_per_step // self.world_size
         self.sums = EpochSums()
         if self.checkpointer is not None:
             keep_in_checkpoints(self.checkpointer, "sums", self.sums)
@@ -147,13 +153,23 @@ class ExactBrain(sb.Brain):
     def batch_chunks(self, stage: sb.Stage) -> Chunks:
         """The chunks that a batch of a stage is encoded with; None: the full context."""
         if stage == sb.Stage.TRAIN:
-            return self.chunks.draw(self.hparams.seed, self.epoch, self.step, self.rank)
+            return self.chunks.draw(self.hparams.seed, self.epoch, *self.place)
         return self.chunks.valid if stage == sb.Stage.VALID else self.tested_chunks
 
     def batch_audio_s(self, batch: PaddedBatch) -> float:
         """Seconds of audio in a batch, without padding; override for other batches than `sig`."""
         num_samples = (batch.sig.lengths * batch.sig.data.shape[1]).round().sum()
         return float(num_samples) / self.hparams.sample_rate
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Step and rank of a batch, of which its random choices are a function.
+
+        Of elastic runs: the batch's number in the epoch over all processes, and 0.
+        """
+        if self.batches_per_step is None:
+            return self.step, self.rank
+        return batch_number(self.step, self.rank, self.world_size), 0
 
     def accumulation_window(self) -> tuple[int, bool]:
         """How many batches the current optimizer step collects, and whether this is the last."""
@@ -171,7 +187,7 @@ class ExactBrain(sb.Brain):
             The detached loss, on the CPU.
         """
         window, should_step = self.accumulation_window()
-        seed_step(self.hparams.seed, self.epoch, self.step, self.rank)
+        seed_step(self.hparams.seed, self.epoch, *self.place)
         self.on_fit_batch_start(batch, should_step)
         looked_at = self.layer_statistics.of_batch(
             self.optimizer_step, is_first=(self.step - 1) % self.grad_accumulation_factor == 0
@@ -296,6 +312,18 @@ class ExactBrain(sb.Brain):
             num_to_keep=self.hparams.num_checkpoints_to_keep,
             best_by=self.task_metrics.checkpoint_key(),
         )
+
+    @sb.utils.checkpoints.mark_as_saver
+    def _save_place(self, path):
+        self._save(path)
+        if self.batches_per_step is not None:
+            note_batches(path, self.step * self.world_size)
+
+    @sb.utils.checkpoints.mark_as_loader
+    def _load_place(self, path, end_of_epoch):
+        self._recover(path, end_of_epoch)
+        if self.batches_per_step is not None:
+            self.step = noted_batches(path) // self.world_size
 
     def _checkpoint_meta(self):
         return {"optimizer_step": self.optimizer_step}

@@ -71,7 +71,7 @@ def plan_epoch(
         raise UserError(
             f"{len(durations_s)} utterances, one per batch, cannot be shared out"
             f" evenly among {how.num_columns} processes: allow larger batches"
-            " (max_batch_duration_s or batch_size) or use fewer processes"
+            " (max_batch_duration_s or batch_size), fewer batches_per_step or fewer processes"
         )
     padded_s = padded_durations(durations_s, bounds)
     return Plan(sequence, bounds, _share_out(padded_s, how, bits), float(padded_s.sum()))

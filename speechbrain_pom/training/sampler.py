@@ -160,6 +160,11 @@ class BucketBatchSampler(torch.utils.data.Sampler[list[int]]):
         mine = self._batches[start:, self._rank].tolist()
         return (sequence[bounds[b] : bounds[b + 1]].tolist() for b in mine)
 
+    def first_batch(self) -> list[int]:
+        """The utterances of the first batch of the epoch, that of rank 0, on every rank."""
+        batch = self._batches[0, 0]
+        return self._plan.sequence[slice(*self._plan.bounds[batch : batch + 2])].tolist()
+
     def summary(self) -> dict[str, float | int]:
         """Describe the batches of the current epoch.
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask a run to save and end; a second Ctrl-C ends it at once."""
+"""Ctrl-C, SIGTERM and SIGUSR1 ask a run to save and end; a second Ctrl-C ends it at once."""
 
 import multiprocessing
 import os
@@ -11,7 +11,11 @@ from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Slurm warns of the end of a job's time by a signal of one's choice, often SIGUSR1.
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+_WARNINGS = SIGNALS[2:]  # which children ignore
 _active = []  # requests whose handlers are installed
 _guarded = set()  # pid of this process, once it obeys its parent only
 _quiet_ends = set()  # pid of this process, if it then ends with code 0
@@ -101,10 +105,11 @@ def _obey_only(parent):
         os.kill(os.getpid(), signal.SIGTERM)
 
     _guarded.add(os.getpid())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, *_WARNINGS):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # left to the thread
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, *_WARNINGS})
     threading.Thread(target=wait, daemon=True).start()
 
 
@@ -143,7 +148,8 @@ def _forget_in_child():
         _obey_only(os.getppid())
     else:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, *_WARNINGS):
+            signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 

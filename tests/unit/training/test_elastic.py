@@ -1,0 +1,128 @@
+"""Elastic runs: a step is the same for any number of processes, also when it changes."""
+
+import os
+import signal
+import socket
+
+import pytest
+import torch
+
+from speechbrain_pom.training.brain import ExactBrain
+from speechbrain_pom.training.sampler import BucketBatchSampler
+from speechbrain_pom.utils.errors import UserError
+from tests.helpers import recipes
+from tests.helpers.pretraining import Pretraining
+
+OPTIONS = {"batches_per_step": 4, "mask_scope": "batch", "valid_split": "train-clean-100"}
+
+
+def train(pretraining, folder, tmp_path, world_size, stop_after=None, **options):
+    """Train with several processes; the exit codes, and what the first one printed."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    pids, ranks = [], range(world_size)
+    runs = [Pretraining(pretraining.data_folder, tmp_path / f"printed-{rank}") for rank in ranks]
+    for rank, run in enumerate(runs):
+        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size}
+        group |= {"LOCAL_WORLD_SIZE": world_size, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
+
+        def prepare(group=group, rank=rank):
+            if world_size > 1:
+                os.environ.update({key: str(value) for key, value in group.items()})
+
+            def stop(brain):
+                brain.objective.on_optimizer_step_end()
+                if brain.optimizer_step == stop_after and rank == 0:
+                    signal.raise_signal(signal.SIGUSR1)
+
+            if stop_after is not None:
+                from speechbrain_pom.objectives.pretraining import PretrainingBrain
+
+                PretrainingBrain.on_optimizer_step_end = stop
+
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            values = {**OPTIONS, **options}
+            if world_size > 1:
+                values["distributed_backend"] = "gloo"
+            run._become(folder, prepare, values)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    return codes, runs[0].log_path.read_text()
+
+
+def losses(folder):
+    return [
+        [line[part][name] for part in ("train", "valid") for name in ("loss", "accuracy")]
+        for line in recipes.history(folder)
+    ]
+
+
+def test_four_two_and_one_process_in_mid_epoch_are_one_run(pretraining, tmp_path):
+    straight, changing = tmp_path / "straight", tmp_path / "changing"
+    codes, printed = train(pretraining, straight, tmp_path, 1)
+    assert codes == [0], printed
+    steps = recipes.history(straight)[0]["steps"]
+    assert steps >= 2
+    saved = 128 + signal.SIGUSR1
+    codes, printed = train(pretraining, changing, tmp_path, 4, stop_after=1)
+    assert codes == [saved] * 4, printed
+    assert "Ended by SIGUSR1 after 1 optimizer steps; the same command resumes" in printed
+    codes, printed = train(pretraining, changing, tmp_path, 2, stop_after=steps + 1)
+    assert codes == [saved] * 2, printed
+    assert "Resumed after 1 optimizer steps, at batch 2 of its next epoch" in printed
+    codes, printed = train(pretraining, changing, tmp_path, 1)
+    assert codes == [0], printed
+    assert f"Resumed after {steps + 1} optimizer steps, at batch 4 of its next epoch" in printed
+    for first, second in zip(losses(straight), losses(changing), strict=True):
+        assert first == pytest.approx(second, rel=1e-5)
+    first, second = (
+        recipes.tensors(folder, "model", "normalize") for folder in (straight, changing)
+    )
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-3, atol=2e-5, msg=name)
+    other = tmp_path / "other"
+    codes, _ = train(pretraining, other, tmp_path, 2, batches_per_step="null")
+    assert codes == [0, 0]
+    apart = max(
+        abs(a - b) / abs(a)
+        for lines in zip(losses(straight), losses(other), strict=True)
+        for a, b in zip(*lines, strict=True)
+    )
+    assert apart > 1e-4  # the guard: runs of other steps do not agree to 1e-5
+    codes, printed = train(pretraining, other, tmp_path, 1)
+    assert codes == [2]
+    assert "holds a run that was begun with" in printed
+    assert "processes 2 (now any number)" in printed
+
+
+def test_the_plan_belongs_to_the_step_and_not_to_the_processes():
+    durations_s = torch.linspace(1, 9, 100).tolist()
+    ids = [f"u{number:03d}" for number in range(100)]
+    options = {"max_batch_duration_s": 20.0, "seed": 1, "batches_per_step": 8}
+    plans = []
+    for world_size in (1, 2, 4, 8):
+        ranks = [
+            BucketBatchSampler(durations_s, ids, rank=rank, world_size=world_size, **options)
+            for rank in range(world_size)
+        ]
+        first = ranks[0].first_batch()
+        assert all(sampler.first_batch() == first for sampler in ranks)
+        plans.append([batch for step in zip(*ranks, strict=True) for batch in step])
+        assert plans[-1][0] == first
+        assert sorted(index for batch in plans[-1] for index in batch) == list(range(100))
+    assert plans[0] == plans[1] == plans[2] == plans[3]
+    with pytest.raises(UserError, match="batches_per_step = 8 cannot be shared out evenly among 3"):
+        BucketBatchSampler(durations_s, ids, world_size=3, **options)
+    with pytest.raises(UserError, match="batches_per_step = 0 must be above 0"):
+        BucketBatchSampler(durations_s, ids, **{**options, "batches_per_step": 0})
+    with pytest.raises(UserError, match="shard_window = 2 needs data in shards and random order"):
+        BucketBatchSampler(durations_s, ids, shard_window=2, **options)
+
+
+def test_a_checkpoint_that_is_not_elastic_is_refused(tmp_path):
+    brain = ExactBrain.__new__(ExactBrain)
+    vars(brain).update(step=3, avg_train_loss=0.0, optimizer_step=1, batches_per_step=None)
+    brain._save_place(tmp_path / "brain.ckpt")
+    vars(brain).update(batches_per_step=4, world_size=1)
+    with pytest.raises(UserError, match="this run was begun without batches_per_step: continue it"):
+        brain._load_place(tmp_path / "brain.ckpt", False)
