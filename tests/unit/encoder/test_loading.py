@@ -424,7 +424,7 @@ def test_a_model_is_loaded_with_the_floor_of_its_features(make_run, tmp_path):
     make_run(tmp_path / "run")
     assert load_encoder(tmp_path / "run").features.floor == "utterance"
     text = (tmp_path / "run" / "hyperparams.yaml").read_text()
-    named = re.sub(r"\n( +)padding:", r"\n\1feature_floor: running\n\1padding:", text)
+    named = re.sub(r"(\n +feature_floor:) utterance", r"\1 running", text)
     (tmp_path / "running.yaml").write_text(named)
     encoder = load_encoder(tmp_path / "run", hparams_file=tmp_path / "running.yaml")
     assert encoder.features.floor == "running"
