@@ -123,6 +123,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"'{name}' has moved: in a checkout, call python -m {_MOVED[name]}")
         parser = build_parser(name)
         args, unknown = parser.parse_known_args(argv)
+        args.argv = argv
         command = COMMANDS[args.command]
         if command.takes_overrides:
             args.overrides = unknown

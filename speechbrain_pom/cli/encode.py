@@ -2,11 +2,14 @@
 
 import argparse
 import math
+from functools import partial
 from pathlib import Path
 
+from speechbrain_pom.cli.cluster import add_part_arguments, part_of, submit
 from speechbrain_pom.cli.parser import add_job_arguments
 from speechbrain_pom.inference.jobs.encoding import MANIFEST_FILE, FrameOptions, encode_into_folder
 from speechbrain_pom.inference.jobs.frame_files import DTYPES, FRAME_FORMATS
+from speechbrain_pom.inference.jobs.parts import frozen_files
 from speechbrain_pom.inference.jobs.pool import choose_device, find_audio
 from speechbrain_pom.utils.errors import UserError
 
@@ -53,14 +56,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--overlap_s", type=float, metavar="S", help="of windows (default: a sixth of them)")
     add_job_arguments(parser)
+    add_part_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Encode the files, and name those that failed."""
-    options = _options(args)
-    files = find_audio(args.files)
+    options, out = _options(args), Path(args.out)
+    if args.on is not None:
+        return submit(args, out)
+    part = part_of(args)
+    files = frozen_files(out, part, args.files, partial(find_audio, args.files))
     device = choose_device(args.device)
-    return encode_into_folder(args.model, files, Path(args.out), options, device, args.jobs)
+    return encode_into_folder(args.model, files, out, options, device, args.jobs, part)
 
 
 def _options(args):

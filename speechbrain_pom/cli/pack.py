@@ -3,10 +3,11 @@
 import argparse
 import logging
 
+from speechbrain_pom.cli.cluster import add_part_arguments, part_of, submit
 from speechbrain_pom.data.audio.files import CHECKS
 from speechbrain_pom.data.packing import pack
 from speechbrain_pom.utils.errors import UserError
-from speechbrain_pom.utils.parts import WHOLE, parse_part
+from speechbrain_pom.utils.parts import WHOLE
 
 EPILOG = """\
   python -m speechbrain_pom pack /path/to/LibriSpeech packed/train --splits train-clean-100
@@ -33,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--need_transcripts", action="store_true", help="an utterance without one is bad")
     add("--check_data", choices=CHECKS, default="headers", help="how deeply (%(default)s)")
     add("--max_bad_share", type=float, default=0.0, metavar="X", help="left out, 0 <= X < 1")
-    add("--part", default="1/1", metavar="I/N", help="of the shards; auto in a job array")
     add("--num_workers", type=int, metavar="N", help="processes (default: CPU cores)")
+    add_part_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.shard_mb < 1:
         raise UserError(f"--shard_mb is {args.shard_mb}: give at least 1")
-    part = parse_part(args.part)
+    if args.on is not None:
+        return submit(args, args.out)
+    part = part_of(args)
     names = ("splits", "index_only", "need_transcripts", "check_data", "max_bad_share")
     options = {name: getattr(args, name) for name in names}
     index = pack(

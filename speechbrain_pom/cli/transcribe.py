@@ -1,10 +1,13 @@
 """`transcribe`: what is said in audio files, as text, JSON with word times, or captions."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
+from speechbrain_pom.cli.cluster import add_part_arguments, part_of, submit
 from speechbrain_pom.cli.parser import add_job_arguments
 from speechbrain_pom.data.audio.pcm import PCM_FORMATS
+from speechbrain_pom.inference.jobs.parts import frozen_files
 from speechbrain_pom.inference.jobs.pool import choose_device, find_audio
 from speechbrain_pom.inference.jobs.serving import DEFAULT_ADDRESS, serve_streams
 from speechbrain_pom.inference.jobs.streaming import (
@@ -64,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_stream_arguments(parser, files)
     add_job_arguments(parser)
+    add_part_arguments(parser)
 
 
 def _add_stream_arguments(parser, files):
@@ -97,7 +101,12 @@ def run(args: argparse.Namespace) -> int:
         return _serve(args)
     if args.stream:
         return _stream(args)
-    files = find_audio(args.files)
+    if args.out is None and (args.on is not None or args.part != "1/1"):
+        raise UserError("--part and --on need --out, a folder that all parts write to")
+    if args.on is not None:
+        return submit(args, args.out)
+    part, find = part_of(args), partial(find_audio, args.files)
+    files = find() if args.out is None else frozen_files(Path(args.out), part, args.files, find)
     formats = list(dict.fromkeys(args.format))
     if args.out is None and (len(formats) > 1 or (formats[0] in ("srt", "vtt") and len(files) > 1)):
         raise UserError(
@@ -107,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     settings = Transcribing(args.model, choose_device(args.device), _beam(args), args.window_s)
     if args.out is None:
         return transcribe_to_stdout(files, formats[0], settings, args.jobs)
-    return transcribe_into_folder(files, formats, settings, Path(args.out), args.jobs)
+    return transcribe_into_folder(files, formats, settings, Path(args.out), args.jobs, part)
 
 
 def _check(args):

@@ -24,6 +24,7 @@ from speechbrain_pom.inference.jobs.ledger import Ledger, run_into_folder
 from speechbrain_pom.inference.jobs.outputs import output_names, own_folder
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import sha256_of
+from speechbrain_pom.utils.parts import WHOLE, Part
 
 MANIFEST_FILE = "manifest.jsonl"
 
@@ -58,24 +59,27 @@ def encode_into_folder(
     options: FrameOptions,
     device: str,
     num_jobs: int = 1,
+    part: Part = WHOLE,
 ) -> int:
     """Write the frames of audio files into a folder, with a ledger; return the exit code.
 
     A model may be given as `load_encoder` takes it. Files that a former call finished are skipped.
+    Of `files`, those of `part` are worked on.
     """
     model, digest = _identify(model)
     settings = asdict(options) | {"model": model, "model_sha256": digest}
-    with own_folder(out):
-        ledger = Ledger(out, MANIFEST_FILE, "encode", settings)
+    with own_folder(out, part):
+        ledger = Ledger(out, MANIFEST_FILE, "encode", settings, part)
         _check_settings(ledger)
         names = {
             file: ledger.output_of(file) or f"{name}.{options.format}"
             for file, name in output_names(files).items()
         }
+        mine = part.of(files)
         return run_into_folder(
-            files,
+            mine,
             ledger,
-            {file: [name] for file, name in names.items()},
+            {file: [names[file]] for file in mine},
             _Encoding(model, digest, device, out, options, names),
             num_jobs,
             "encoded",

@@ -16,6 +16,7 @@ from speechbrain_pom.inference.jobs.pool import Worker, report_failures, run_job
 from speechbrain_pom.utils.disks import why_not_written
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
+from speechbrain_pom.utils.parts import WHOLE, Part
 
 # Where the model was found is recorded, but the same model may be found elsewhere.
 _NOT_COMPARED = {"model"}
@@ -34,6 +35,8 @@ class Ledger:
         The command that writes to the folder, for messages.
     settings : dict
         What the outputs depend on besides the audio; part of each line.
+    part : Part
+        Each part of a call has lines of its own; a call that is not divided takes over all.
 
     Example
     -------
@@ -49,18 +52,34 @@ class Ledger:
     []
     """
 
-    def __init__(self, folder: Path, name: str, command: str, settings: dict):
-        self.folder, self.path = folder, folder / name
+    def __init__(
+        self, folder: Path, name: str, command: str, settings: dict, part: Part = WHOLE
+    ) -> None:
+        self.folder = folder
+        self.path = folder / (name if part == WHOLE else f"{part.name}.{name}")
         self.command, self.settings = command, settings
-        self.is_new = not self.path.is_file()
-        lines = [] if self.is_new else self.path.read_text(encoding="utf-8").splitlines()
+        of_parts = sorted(folder.glob(f"part-*-of-*.{name}"))
+        self._taken_over = of_parts if part == WHOLE else []
+        self.is_new = not (of_parts or (folder / name).is_file())
+        files = [*self._taken_over, folder / name] if part == WHOLE else [folder / name, self.path]
+        lines = [
+            line
+            for path in files
+            if path.is_file()
+            for line in path.read_text(encoding="utf-8").splitlines()
+        ]
         self.entries = {entry["output"]: entry for entry in _parse(lines)}
         self._outputs, self._stamps = {}, {}
+        self._names: dict[str, str] | None = None  # of outputs, by file
+        self._is_part = part != WHOLE
 
     def output_of(self, file: Path) -> str | None:
         """The name of an output that is recorded for a file."""
-        path = os.path.abspath(file)
-        return next((out for out, entry in self.entries.items() if entry["file"] == path), None)
+        if self._names is None:
+            self._names = {}
+            for name, entry in self.entries.items():
+                self._names.setdefault(entry["file"], name)
+        return self._names.get(os.path.abspath(file))
 
     def plan(self, outputs: dict[Path, list[str]]) -> list[Path]:
         """The files whose outputs have to be made.
@@ -123,7 +142,12 @@ class Ledger:
     def write(self) -> None:
         """Write all lines sorted by output, in place of those that killed processes left."""
         with self._errors():
-            write_atomically(self.path, _lines(self.entries[name] for name in sorted(self.entries)))
+            names = self.entries.keys()
+            if self._is_part:
+                names &= {name for outputs in self._outputs.values() for name in outputs}
+            write_atomically(self.path, _lines(self.entries[name] for name in sorted(names)))
+            while self._taken_over:
+                self._taken_over.pop().unlink()
 
     @contextmanager
     def _errors(self):

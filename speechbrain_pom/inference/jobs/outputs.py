@@ -18,6 +18,7 @@ from speechbrain_pom.utils.locks import (
     is_held,
     release,
 )
+from speechbrain_pom.utils.parts import WHOLE, Part
 
 LOCK_FILE = ".writing.lock"
 
@@ -88,11 +89,17 @@ def _folding(folder):
 
 
 @contextmanager
-def own_folder(out: Path) -> Iterator[None]:
-    """Context manager: make a folder, to which no other process of these commands may write."""
-    lock = out / LOCK_FILE
+def own_folder(out: Path, part: Part = WHOLE) -> Iterator[None]:
+    """Context manager: make a folder, to which no other process of these commands may write.
+
+    The parts of a call may write to it side by side, each once.
+    """
+    lock = out / (LOCK_FILE if part == WHOLE else f".{part.name}.lock")
     try:
         out.mkdir(parents=True, exist_ok=True)
+        for other in out.glob(".part-*.lock") if part == WHOLE else [out / LOCK_FILE]:
+            acquire(other)  # nobody has it
+            release(other)
         acquire(lock)
     except LockTakenError:
         raise UserError(

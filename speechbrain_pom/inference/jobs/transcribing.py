@@ -22,6 +22,7 @@ from speechbrain_pom.inference.transcript_files import TRANSCRIPT_FORMATS, as_js
 from speechbrain_pom.inference.transcription import Transcript, transcribe
 from speechbrain_pom.utils.disks import explain_full_disk
 from speechbrain_pom.utils.files import write_atomically
+from speechbrain_pom.utils.parts import WHOLE, Part
 
 LEDGER_FILE = "transcribed.jsonl"
 
@@ -96,21 +97,28 @@ def _name(file):
 
 
 def transcribe_into_folder(
-    files: list[Path], formats: list[str], settings: Transcribing, out: Path, num_jobs: int = 1
+    files: list[Path],
+    formats: list[str],
+    settings: Transcribing,
+    out: Path,
+    num_jobs: int = 1,
+    part: Part = WHOLE,
 ) -> int:
     """Write transcripts into a folder, in several formats and with a ledger; return the exit code.
 
-    Files that a former call finished with the same settings are skipped.
+    Files that a former call finished with the same settings are skipped. Of `files`, those of
+    `part` are worked on.
     """
     outputs = {
         file: {format_: f"{name}{TRANSCRIPT_FORMATS[format_][0]}" for format_ in formats}
         for file, name in output_names(files).items()
     }
-    with own_folder(out):
+    mine = part.of(files)
+    with own_folder(out, part):
         return run_into_folder(
-            files,
-            Ledger(out, LEDGER_FILE, "transcribe", {"made_with": settings.fingerprint()}),
-            {file: list(names.values()) for file, names in outputs.items()},
+            mine,
+            Ledger(out, LEDGER_FILE, "transcribe", {"made_with": settings.fingerprint()}, part),
+            {file: list(outputs[file].values()) for file in mine},
             partial(settings.worker, partial(_save, out=out, outputs=outputs)),
             num_jobs,
             "transcribed",
