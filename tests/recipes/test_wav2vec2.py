@@ -152,7 +152,8 @@ def test_probes_and_heads_on_the_pretrained_encoder(recipes, wav2vec2, corpus, t
         commands.append([script, yaml, *words])
     for code, stderr in recipes.call_all(commands):
         assert code == 0, stderr[-3000:]
-    speechbrain_pom(recipes, "compare", tmp_path / "trained", tmp_path / "random")
+    pair = [tmp_path / "trained", tmp_path / "random"]
+    speechbrain_pom(recipes, "compare", *pair, "--out", tmp_path / "curves.png")
     results = {name: json.loads((tmp_path / name / "results.json").read_text()) for name in runs}
     assert len(results["head"]["layer_weights"]) == 1 + recipes.ENCODER["num_encoder_layers"]
     assert results["trained"] != results["random"]
