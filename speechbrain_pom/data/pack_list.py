@@ -26,6 +26,7 @@ COLUMNS = ("ID", "path", "spk_id", "wrd", "label")
 """What is listed of an utterance."""
 
 _BLOCK = 2**16
+_MOST_IN_SHARD = 50_000  # utterances, however small
 
 
 class Item(NamedTuple):
@@ -137,6 +138,7 @@ def freeze_list(folder: Path, items: Iterator[Item], shard_bytes: int) -> int:
         raise UserError(f"the ID '{repeated}' occurs twice in the source: IDs must be unique")
     order = np.argsort(np.fromiter(map(_position, ids), np.int64, len(ids)), kind="stable")
     sizes = np.fromiter(map(_size, columns["path"]), np.int64, len(ids))[order]
+    sizes = np.maximum(sizes, shard_bytes // _MOST_IN_SHARD)
     shards = (np.cumsum(sizes) - sizes) // shard_bytes
     starts = np.flatnonzero(np.diff(shards, prepend=-1))
     for shard, rows in enumerate(np.split(order, starts[1:])):

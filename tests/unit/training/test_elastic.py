@@ -1,8 +1,6 @@
 """Elastic runs: a step is the same for any number of processes, also when it changes."""
 
-import os
 import signal
-import socket
 
 import pytest
 import torch
@@ -11,43 +9,15 @@ from speechbrain_pom.training.brain import ExactBrain
 from speechbrain_pom.training.sampler import BucketBatchSampler
 from speechbrain_pom.utils.errors import UserError
 from tests.helpers import recipes
-from tests.helpers.pretraining import Pretraining
+from tests.helpers.processes import train_together
 
 OPTIONS = {"batches_per_step": 4, "mask_scope": "batch", "valid_split": "train-clean-100"}
 
 
 def train(pretraining, folder, tmp_path, world_size, stop_after=None, **options):
     """Train with several processes; the exit codes, and what the first one printed."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    pids, ranks = [], range(world_size)
-    runs = [Pretraining(pretraining.data_folder, tmp_path / f"printed-{rank}") for rank in ranks]
-    for rank, run in enumerate(runs):
-        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size}
-        group |= {"LOCAL_WORLD_SIZE": world_size, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
-
-        def prepare(group=group, rank=rank):
-            if world_size > 1:
-                os.environ.update({key: str(value) for key, value in group.items()})
-
-            def stop(brain):
-                brain.objective.on_optimizer_step_end()
-                if brain.optimizer_step == stop_after and rank == 0:
-                    signal.raise_signal(signal.SIGUSR1)
-
-            if stop_after is not None:
-                from speechbrain_pom.objectives.pretraining import PretrainingBrain
-
-                PretrainingBrain.on_optimizer_step_end = stop
-
-        pids.append(os.fork())
-        if pids[-1] == 0:
-            values = {**OPTIONS, **options}
-            if world_size > 1:
-                values["distributed_backend"] = "gloo"
-            run._become(folder, prepare, values)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    return codes, runs[0].log_path.read_text()
+    options = {**OPTIONS, **options}
+    return train_together(pretraining, folder, tmp_path, world_size, stop_after, **options)
 
 
 def losses(folder):

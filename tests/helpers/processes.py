@@ -1,0 +1,76 @@
+"""Runs of several gloo processes, forked from the tests."""
+
+import os
+import signal
+import socket
+import time
+
+from tests.helpers.pretraining import Pretraining
+
+_PATIENCE_S = 5
+
+
+def train_together(
+    pretraining, folder, tmp_path, world_size, stop_after=None, kill_after=None, **options
+):
+    """Pretrain with several processes of this machine.
+
+    After `stop_after` optimizer steps the first process is sent SIGUSR1; after `kill_after` steps
+    the last one is killed, and the others follow.
+
+    Returns
+    -------
+    tuple of (list of int, str)
+        Exit codes (negative: signals), and what the first process printed.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    if world_size > 1:
+        options["distributed_backend"] = "gloo"
+    pids, runs = [], []
+    for rank in range(world_size):
+        runs.append(Pretraining(pretraining.data_folder, tmp_path / f"printed-{rank}"))
+        of_rank = {**group, "RANK": rank, "LOCAL_RANK": rank} if world_size > 1 else {}
+        number = signal.SIGUSR1 if stop_after is not None and rank == 0 else None
+        if kill_after is not None and rank == world_size - 1:
+            number = signal.SIGKILL
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            prepare = _preparation(of_rank, stop_after or kill_after, number)
+            runs[-1]._become(folder, prepare, dict(options))
+    return _codes(pids), runs[0].log_path.read_text(encoding="utf-8")
+
+
+def _preparation(environment, last_step, number):
+    def prepare():
+        from speechbrain_pom.objectives.pretraining import PretrainingBrain
+
+        os.environ.update({key: str(value) for key, value in environment.items()})
+
+        def follow(brain):
+            brain.objective.on_optimizer_step_end()
+            if brain.optimizer_step == last_step:
+                os.kill(os.getpid(), number)
+
+        if number is not None:
+            PretrainingBrain.on_optimizer_step_end = follow
+
+    return prepare
+
+
+def _codes(pids):
+    """Exit codes; when a process was killed, the others end some seconds later, as by torchrun."""
+    codes, end_at = {}, float("inf")
+    while len(codes) < len(pids):
+        for pid in set(pids) - codes.keys():
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                codes[pid] = os.waitstatus_to_exitcode(status)
+                if codes[pid] == -signal.SIGKILL:
+                    end_at = min(end_at, time.time() + _PATIENCE_S)
+            elif time.time() > end_at:
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    return [codes[pid] for pid in pids]
