@@ -14,7 +14,9 @@ Bounds, with --check (exit code 1): a chunk of PoM after an hour takes as long a
 a limited left context as long as with all of the past, and as long as one pass over its frames
 (each at most 1.1 times); PoM's state is under 0.6 MB.
 
-Besides: 1 to 64 streams of PoM in a pool, from samples on. `--report` writes the tables of
+Besides: 1 to 64 streams of PoM in a pool, from samples on. With `--recogniser RUN --audio FILE` the
+latency of words too: how long after the end of a word, by alignment, it is among the stable words
+of an event, if nothing takes any time. `--report` writes the tables of
 docs/streaming.md from the record.
 """
 
@@ -35,7 +37,10 @@ from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
 from speechbrain_pom.attention.contexts import ChunkContext
+from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.encoder.encoder import SpeechEncoder
+from speechbrain_pom.inference import load_recogniser
+from speechbrain_pom.inference.streaming import Final
 from speechbrain_pom.ops.common.running_sums import RingSums, RunningSums
 from speechbrain_pom.utils.files import replace_section
 
@@ -49,6 +54,7 @@ SUMS = ("PoM", "SummaryMixing")
 LEFT_S = (None, 10, 40)
 TOLERANCE = 1e-4
 LIMIT = 1.1
+PACKET = 320  # samples: 20 ms
 STATE_LIMIT_BYTES = 600_000
 HOUR = 3600 * FRAMES_PER_SECOND
 
@@ -65,10 +71,15 @@ def parse_arguments(words=None):
     add("--repeats", type=whole_number, default=15, help="timed chunks: %(default)s")
     add("--threads", type=whole_number, default=torch.get_num_threads(), help="%(default)s")
     add("--out", type=Path, default=RESULTS / "streaming_cpu.json", metavar="FILE.json")
+    add("--recogniser", metavar="RUN", help="a fine-tuned model, for the latency of words")
+    add("--audio", nargs="+", default=[], metavar="FILE", help="what it hears")
     add("--document", type=Path, default=DOCUMENT, metavar="FILE.md", help="of --report")
     add("--check", action="store_true", help="exit code 1 if a bound is exceeded")
     add("--report", action="store_true", help="measure nothing, write the tables of the record")
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    if (args.recogniser is None) != (not args.audio):
+        parser.error("--recogniser and --audio belong together: give both or none")
+    return args
 
 
 def left_chunks(left_s, chunk):
@@ -276,6 +287,48 @@ def measure_pool(args, chunk=16):
     return points
 
 
+def word_latencies(recogniser, path, chunk_s):
+    """Seconds from the end of each word to the audio with which it became stable."""
+    stream, finals, heard = recogniser.stream(chunk_s), [], []
+    with AudioReader(path) as reader:
+        for start in range(0, reader.num_samples, PACKET):
+            packet = reader.read(start, min(start + PACKET, reader.num_samples))
+            note(stream.accept(packet), stream, finals, heard)
+    note(stream.finish(), stream, finals, heard)
+    ends_s = [word.end_s for final in finals for word in final.words]
+    return [told_s - end_s for told_s, end_s in zip(heard, ends_s, strict=True)]
+
+
+def note(events, stream, finals, heard):
+    """When each word, counted from the start of the stream, was stable for the first time."""
+    for event in events:
+        is_final = isinstance(event, Final)
+        finals += [event] if is_final else []
+        words = sum(len(final.words) for final in finals)
+        words += 0 if is_final else len(event.stable.split())
+        heard += [stream.duration_s] * (words - len(heard))
+
+
+def measure_latency(args):
+    """The latency of words, by the size of chunks."""
+    if args.recogniser is None:
+        return []
+    recogniser, points = load_recogniser(args.recogniser, "cpu"), []
+    frame_s = recogniser.encoder.samples_per_frame / recogniser.encoder.sample_rate
+    for chunk in args.chunks:
+        found = [
+            latency_s
+            for path in args.audio
+            for latency_s in word_latencies(recogniser, path, chunk * frame_s)
+        ]
+        if not found:
+            raise SystemExit("error: the recogniser heard no word: give another --audio")
+        p50, p95 = (percentile(found, share) for share in (0.5, 0.95))
+        points.append({"chunk_s": chunk * frame_s, "words": len(found), "p50_s": p50, "p95_s": p95})
+        print(f"words, chunks of {chunk * frame_s:.2f} s: p50 {p50:.2f} s, p95 {p95:.2f} s")
+    return points
+
+
 def report(args):
     """Write the tables of a record between the markers of the document."""
     record = json.loads(args.out.read_text(encoding="utf-8"))
@@ -293,6 +346,16 @@ def report(args):
         f"| {point['streams']} | {point['ms_per_step']:.1f} | {point['real_time_streams']:.1f} |"
         for point in record["pool"]
     ]
+    if record["word_latency"]:
+        lines += [
+            "",
+            "| chunks of | words | stable after: median | p95 |",
+            "| --- | --- | --- | --- |",
+        ]
+        lines += [
+            f"| {p['chunk_s']:.2f} s | {p['words']} | {p['p50_s']:.2f} s | {p['p95_s']:.2f} s |"
+            for p in record["word_latency"]
+        ]
     machine, versions = record["machine"], record["versions"]
     lines += [
         "",
@@ -317,7 +380,8 @@ def main():
         points, bounds = points + more, bounds + limits
     record = {"what": "streaming", **describe_run("cpu", args.threads), "size": args.size}
     record |= {"repeats": args.repeats, "points": points, "bounds": bounds}
-    write_json(args.out, {**record, "pool": measure_pool(args)})
+    record |= {"pool": measure_pool(args), "word_latency": measure_latency(args)}
+    write_json(args.out, record)
     return int(args.check and not all(bound["met"] for bound in bounds))
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import soundfile
 import torch
 from torch import nn
 
@@ -414,8 +415,11 @@ def test_report_finds_edits_and_missing_markers(bench, tmp_path, capsys):
     assert "mixer_op_cpu.json is not JSON: measure it again" in capsys.readouterr().err
 
 
-def test_streaming(run, tmp_path, programs):
+def test_streaming(run, tmp_path, programs, finetuned_run):
     options = ["--size", "small", "--mixers", "PoM,RoPEMHA", "--chunks", "8", "--streams", "1,2"]
+    noise = 0.1 * torch.randn(40_000)
+    soundfile.write(tmp_path / "noise.wav", noise.numpy(), 16000)
+    options += ["--recogniser", finetuned_run, "--audio", tmp_path / "noise.wav"]
     done, record = run("streaming.py", *options, *TINY)
     assert done.returncode == 0, done.stderr
     assert_says_where_it_ran(record)
@@ -431,6 +435,9 @@ def test_streaming(run, tmp_path, programs):
     assert sizes["RoPEMHA", 10, "start"] > 4 * 250 * 144 * 4  # all frames of 10 s in 4 layers
     assert [point["streams"] for point in record["pool"]] == [1, 2]
     assert len(record["bounds"]) == 5
+    (latency,) = record["word_latency"]
+    assert latency["words"] > 0
+    assert -0.01 <= latency["p50_s"] <= latency["p95_s"] < 2.5
     document = tmp_path / "streaming.md"
     begin = "<!-- STREAMING: written by benchmarks/streaming.py --report -->"
     document.write_text(f"# Streams\n{begin}\n<!-- /STREAMING -->\n")

@@ -173,6 +173,12 @@ def test_an_address_that_is_taken(address, recogniser):
         serving.make_server(recogniser, host, port, OPTIONS)
 
 
+def test_a_model_of_another_sample_rate(recogniser, connect):
+    recogniser.encoder.features.sample_rate = 8000
+    with pytest.raises(UserError, match="the model reads 8000 Hz, and PCM is converted to 16000"):
+        serving.make_server(recogniser, "127.0.0.1", 0, OPTIONS)
+
+
 def test_without_the_package(recogniser, monkeypatch):
     monkeypatch.setitem(sys.modules, "websockets.sync.server", None)
     with pytest.raises(UserError, match=r'pip install "speechbrain-pom\[serve\]"'):
