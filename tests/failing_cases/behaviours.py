@@ -17,7 +17,13 @@ import pytest
 
 VARIABLE = "BEHAVIOUR_PUT_BACK"  # for processes that tests start
 BEHAVIOURS = {}
-MODULES = ("mutations_data", "mutations_models", "mutations_runs", "mutations_wav2vec2")
+MODULES = (
+    "mutations_data",
+    "mutations_models",
+    "mutations_runs",
+    "mutations_wav2vec2",
+    "mutations_streams",
+)
 
 
 @dataclass(frozen=True)
