@@ -3,10 +3,12 @@
 import importlib.util
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 
+ROOT = Path(__file__).parent
 if not torch.cuda.is_available():  # the kernels are interpreted; before anything imports triton
     os.environ.setdefault("TRITON_INTERPRET", "1")
 # Files of kernels cannot be imported without Triton, so they have no doctests either.
@@ -17,6 +19,8 @@ collect_ignore = [] if importlib.util.find_spec("triton") else KERNELS
 # Doctests of what reads Parquet, without pyarrow.
 PARQUET = [f"speechbrain_pom/data/{name}.py" for name in ("index", "packing", "shards")]
 collect_ignore += [] if importlib.util.find_spec("pyarrow") else PARQUET
+if not importlib.util.find_spec("transformers"):  # the extra [hf]
+    collect_ignore += [str(path) for path in ROOT.glob("speechbrain_pom/hf/*.py")]
 collect_ignore.append("tests/helpers/program_server.py")  # a program, with imports of one
 
 

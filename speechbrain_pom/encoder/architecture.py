@@ -52,6 +52,8 @@ ALLOWED = (
 )
 # Of functions only the one that the recipe's head needs: arithmetic.
 ALLOWED_CALL = "!apply:speechbrain_pom.ctc.tokenizer_store.num_outputs"
+_YAML_TAG = "tag:yaml.org,2002:"
+_PLAIN_TAGS = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
 # Names of version 0.1, in the files of its runs and exports: read for one version more.
 FORMER_NAMES = {
     "!apply:speechbrain_pom.ctc.unit_store.num_outputs": ALLOWED_CALL,
@@ -97,17 +99,20 @@ def read_architecture(hparams_file: str | Path, overrides: Mapping | None = None
     sections = {"encoder": _encoder_section(tree, hparams_file)}
     sections |= {key: tree[key] for key in OPTIONAL_SECTIONS if key in tree}
     for key, node in sections.items():
-        sections[key] = node = _with_sizes(node, sections["encoder"])
-        _check(node, f"{hparams_file}: {key}")
+        sections[key] = _with_sizes(node, sections["encoder"])
     chunks = trained_chunks(tree)
-    return as_text(sections if chunks is None else {TRAINED: chunks, **sections})
+    text = as_text(sections if chunks is None else {TRAINED: chunks, **sections})
+    return checked_architecture(text, hparams_file)
 
 
 def as_text(tree: Mapping) -> str:
     """A YAML tree as text, without its comments, which may say anything of where it comes from."""
     stream = io.StringIO()
     YAML().dump(tree, stream)
-    node = yaml.compose(stream.getvalue(), Loader=yaml.SafeLoader)
+    return _serialised(yaml.compose(stream.getvalue(), Loader=yaml.SafeLoader))
+
+
+def _serialised(node):
     return yaml.serialize(node, Dumper=yaml.SafeDumper, width=4096, allow_unicode=True)
 
 
@@ -187,18 +192,53 @@ def _argument(node: CommentedMap, name: str) -> object:
     return node[name] if name in node else arguments_of(located(node))[0][name].default
 
 
-def _check(section: object, where: str) -> None:
-    """Refuse a section that names anything but what is allowed."""
-    for node in _nodes(section):
-        tag = node_tag(node)
-        if not tag.startswith("!") or tag in ("!tuple", ALLOWED_CALL):
-            continue
-        kind, _, name = tag.partition(":")
-        if kind not in ("!new", "!name") or not _is_module_class(name):
-            raise UserError(
-                f"{where} has {tag}: from a saved model only torch modules are made, of "
-                f"{', '.join(prefix.rstrip('.') for prefix in ALLOWED)}"
-            )
+def checked_architecture(text: str, where: str | Path) -> str:
+    """Text that `read_architecture` wrote at another time, if it still names only what is allowed.
+
+    Every node is looked at, as a YAML parser without any types sees it, keys and all. A `UserError`
+    that begins with `where` if there is anything else in it.
+
+    >>> text = read_architecture("hparams/pom.yaml")
+    >>> checked_architecture(text, "a") == text
+    True
+    >>> checked_architecture("head: !!python/name:os.system", "a")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    speechbrain_pom.utils.errors.UserError: a: head has !!python/name:os.system: from a saved ...
+    """
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: the architecture is no YAML: {one_line(error)}") from error
+    if not isinstance(tree, yaml.MappingNode):
+        raise UserError(f"{where}: the architecture has no sections, such as encoder")
+    for key, section in tree.value:
+        for node in (key, *_composed(section)):
+            _check_tag(node.tag, f"{where}: {key.value}")
+    return _serialised(tree)
+
+
+def _composed(node):
+    """A node of PyYAML and all that is in it, the keys of mappings too."""
+    yield node
+    if isinstance(node, yaml.ScalarNode):
+        return
+    for child in node.value:
+        for part in child if isinstance(child, tuple) else (child,):
+            yield from _composed(part)
+
+
+def _check_tag(tag, where):
+    """Refuse a node that is neither plain nor allowed."""
+    name = tag.removeprefix(_YAML_TAG)
+    if tag in ("!tuple", ALLOWED_CALL) or (name != tag and name in _PLAIN_TAGS):
+        return
+    kind, _, path = tag.partition(":")
+    if kind not in ("!new", "!name") or not _is_module_class(path):
+        shown = tag if name == tag else f"!!{name}"
+        raise UserError(
+            f"{where} has {shown}: from a saved model only torch modules are made, of "
+            f"{', '.join(prefix.rstrip('.') for prefix in ALLOWED)}"
+        )
 
 
 def _nodes(node: object) -> Iterator[object]:

@@ -336,6 +336,30 @@ class SpeechEncoder(Streams, nn.Module):
             return self.layer_sum(states)
         return states[layers] if isinstance(layers, int) else [states[i] for i in layers]
 
+    def output(
+        self, states: list[torch.Tensor], num_frames: torch.Tensor | None = None
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """What `forward` returns, from all hidden states, for who needs both in one pass.
+
+        Arguments
+        ---------
+        states : list of torch.Tensor
+            (B, T, d_model), one more than layers.
+        num_frames : torch.Tensor, optional
+            (B,) integers; all frames are valid when not given.
+
+        Returns
+        -------
+        torch.Tensor or list of torch.Tensor
+            (B, T, d_model), exactly zero in padding.
+        """
+        if self.layers != "last":
+            return self.choose(states, self.layers)
+        frames = self.transformer.encoder.norm(states[-1])
+        if num_frames is None:
+            return frames
+        return frames.masked_fill(padding_mask(num_frames, frames.shape[1]).unsqueeze(-1), 0.0)
+
     def encode_file(
         self,
         path: str | Path,

@@ -222,6 +222,11 @@ class FeatureExtractor(nn.Module):
         """Whether global normalisation knows a mean; True for what needs none."""
         return not self._is_global or self.count > 0
 
+    def trust_statistics(self) -> None:
+        """Say that the buffers hold statistics, where something else than this module set them."""
+        if self._is_global:
+            self.count = max(self.count, 1)
+
     def _hold_statistics(self) -> None:
         """Take over the statistics of SpeechBrain's module, which has them as plain attributes."""
         known = bool(self.normalize.count)
@@ -292,4 +297,4 @@ def _note_statistics(features: FeatureExtractor, incompatible_keys) -> None:
     """A state dict does not say of how many frames its statistics are, but they are there."""
     missing = {key.rpartition(".")[2] for key in incompatible_keys.missing_keys}
     if not missing & {"mean", "std"}:
-        features.count = max(features.count, 1)
+        features.trust_statistics()

@@ -16,13 +16,15 @@ from speechbrain_pom.encoder.architecture import build_parts, read_architecture
 from speechbrain_pom.encoder.encoder import Layers, SpeechEncoder
 from speechbrain_pom.encoder.weights import (
     WEIGHTS_SUFFIX,
-    load_weights,
+    file_of_part,
+    load_part,
     read_tensors,
     strict_load,
 )
 from speechbrain_pom.runs.checkpoints import CHECKSUMS_FILE, HPARAMS_FILE, find_damage
 from speechbrain_pom.runs.metrics import TaskMetrics, read_metrics
 from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.hub import fetch_model, is_address
 
 logger = get_logger(__name__)
 
@@ -66,7 +68,9 @@ class Saved(NamedTuple):
     @property
     def encoder_file(self) -> Path:
         """The file with the weights of the encoder."""
-        return self.checkpoint / (ENCODER_FILE if self.is_export else MODEL_FILE)
+        if self.is_export:
+            return file_of_part(self.checkpoint, "encoder")
+        return self.checkpoint / MODEL_FILE
 
 
 def load_encoder(
@@ -86,8 +90,9 @@ def load_encoder(
     ---------
     path : str or pathlib.Path
         A run's folder (the newest checkpoint of pretraining, or the one with the best WER of
-        fine-tuning), one CKPT+... folder, or an exported folder. Runs of SpeechBrain's own BEST-RQ
-        recipe and checkpoints with the published parameter names are read alike.
+        fine-tuning), one CKPT+... folder, an exported folder, or hf://ORG/NAME@REVISION, an export
+        on the Hugging Face hub. Runs of SpeechBrain's own BEST-RQ recipe and checkpoints with the
+        published parameter names are read alike.
     device : str or torch.device, optional
     dtype : torch.dtype, optional
         Of the weights; features are computed in fp32 all the same.
@@ -139,7 +144,7 @@ def load_parts(saved: Saved, layers: Layers | None = None) -> dict:
 def fill_encoder(encoder: SpeechEncoder, saved: Saved) -> None:
     """Load all weights of an encoder and the statistics of its features, in place."""
     if saved.is_export:
-        load_weights(encoder, saved.encoder_file)
+        load_part(encoder, "encoder", saved.encoder_file)
         return
     tensors = read_tensors(saved.encoder_file)
     strict_load(encoder.checkpoint_modules, tensors, str(saved.encoder_file))
@@ -161,7 +166,8 @@ def is_export(folder: str | Path) -> bool:
     >>> is_export("hparams")
     False
     """
-    return all((Path(folder) / name).is_file() for name in (HPARAMS_FILE, ENCODER_FILE))
+    parts = Path(folder, HPARAMS_FILE), file_of_part(folder, "encoder")
+    return all(part.is_file() for part in parts)
 
 
 def find_saved(path: str | Path, hparams_file: str | Path | None = None) -> Saved:
@@ -170,7 +176,7 @@ def find_saved(path: str | Path, hparams_file: str | Path | None = None) -> Save
     Arguments
     ---------
     path : str or pathlib.Path
-        A run's folder, one CKPT+... folder or an export.
+        A run's folder, one CKPT+... folder, an export, or hf://ORG/NAME@REVISION.
     hparams_file : str or pathlib.Path, optional
         In place of the hyperparams.yaml of the run.
 
@@ -183,7 +189,7 @@ def find_saved(path: str | Path, hparams_file: str | Path | None = None) -> Save
     UserError
         If there is none, it is damaged, or its hparams file is missing.
     """
-    path = Path(path)
+    path = fetch_model(path) if is_address(path) else Path(path)
     if is_export(path):
         if hparams_file is not None:
             raise UserError(

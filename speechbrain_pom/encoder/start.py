@@ -16,6 +16,7 @@ from speechbrain_pom.runs.checkpoints import HPARAMS_FILE
 from speechbrain_pom.runs.record import check_fingerprint, read_fingerprint, record_fingerprint
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import sha256_of
+from speechbrain_pom.utils.hub import is_address
 
 logger = get_logger(__name__)
 
@@ -141,7 +142,7 @@ def start_encoder(
     folder's run began with.
     """
     folder = Path(output_folder)
-    source = FROM_SCRATCH if pretrained is None else str(Path(pretrained).resolve())
+    source = _source(pretrained)
     resumed = any(folder.glob("save/CKPT+*"))
     if resumed and read_fingerprint(folder, "pretrained_from") == source:
         logger.info("The encoder is in this run's checkpoints (begun: %s)", source)
@@ -157,3 +158,9 @@ def start_encoder(
     if resumed:
         check_fingerprint(folder, pretrained=fingerprint)
     record_fingerprint(folder, pretrained=fingerprint, pretrained_from=source)
+
+
+def _source(pretrained):
+    if pretrained is None:
+        return FROM_SCRATCH
+    return str(pretrained if is_address(pretrained) else Path(pretrained).resolve())

@@ -11,6 +11,7 @@ from torch import nn
 from speechbrain_pom.utils.errors import UserError, one_line
 
 WEIGHTS_SUFFIX = ".safetensors"
+SHARED_FILE = "model" + WEIGHTS_SUFFIX  # of an export for transformers: all parts in one
 FORMAT_KEY = "speechbrain_pom_export"
 FORMAT_VERSION = "1"
 _LAYER_SUM = "layer_sum."
@@ -126,7 +127,22 @@ def _likely_cause(missing, unexpected, mismatched, module):
     return "another architecture"
 
 
-def load_weights(module: nn.Module, path: str | Path) -> None:
+def file_of_part(folder: str | Path, part: str) -> Path:
+    """The file of an export with the weights of a part, encoder or head.
+
+    >>> file_of_part("exported", "head").as_posix()
+    'exported/head.safetensors'
+    """
+    own, shared = Path(folder, part + WEIGHTS_SUFFIX), Path(folder, SHARED_FILE)
+    return shared if shared.is_file() and not own.is_file() else own
+
+
+def load_part(module: nn.Module, part: str, path: str | Path) -> None:
+    """Load a part of an export, encoder or head, from `file_of_part`, as `load_weights` does."""
+    load_weights(module, path, f"{part}." if Path(path).name == SHARED_FILE else "")
+
+
+def load_weights(module: nn.Module, path: str | Path, prefix: str = "") -> None:
     """Load a safetensors file of an export into a module: every tensor, none left over.
 
     The weights of a sum of layers are the exception, since every user of an encoder chooses what
@@ -136,6 +152,8 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     ---------
     module : torch.nn.Module
     path : str or pathlib.Path
+    prefix : str
+        Of the names of the module's tensors in the file; others are not the module's.
 
     Raises
     ------
@@ -152,7 +170,8 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     >>> head.weight.data
     tensor([[1., 1.]])
     """
-    state, _ = read_weights(path)
+    found, _ = read_weights(path)
+    state = {key[len(prefix) :]: found[key] for key in found if key.startswith(prefix)}
     own = {key: value for key, value in module.state_dict().items() if key.startswith(_LAYER_SUM)}
     if own:
         state = {**own, **state}

@@ -7,6 +7,7 @@ model card.
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -14,13 +15,21 @@ from ruamel.yaml.comments import TaggedScalar
 from ruamel.yaml.tag import Tag
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import nn
 
 from speechbrain_pom._version import __version__
 from speechbrain_pom.ctc import tokenizers as units
 from speechbrain_pom.encoder.architecture import as_text
 from speechbrain_pom.encoder.encoder import SpeechEncoder
 from speechbrain_pom.encoder.loading import ENCODER_FILE, is_export
-from speechbrain_pom.encoder.weights import FORMAT_KEY, FORMAT_VERSION, read_weights
+from speechbrain_pom.encoder.weights import (
+    FORMAT_KEY,
+    FORMAT_VERSION,
+    SHARED_FILE,
+    WEIGHTS_SUFFIX,
+    file_of_part,
+    read_weights,
+)
 from speechbrain_pom.inference.recogniser import EXPORTED_HEAD_FILE, SpeechRecogniser
 from speechbrain_pom.runs.checkpoints import HPARAMS_FILE
 from speechbrain_pom.utils.disks import check_name, why_not_written
@@ -36,6 +45,8 @@ ENCODER_HPARAMS_FILE = "encoder.yaml"
 CARD_FILE = "README.md"
 FILES = {HPARAMS_FILE, ENCODER_HPARAMS_FILE, ENCODER_FILE, EXPORTED_HEAD_FILE, CARD_FILE}
 FILES |= {units.UNITS_FILE, units.MODEL_FILE}
+# For transformers: all weights in one file, and what its classes read.
+FILES |= {SHARED_FILE, "config.json", "preprocessor_config.json", "tokenizer_config.json"}
 RUN_KEY = "run"
 
 _OPENING = """\
@@ -89,11 +100,14 @@ def write_export(
     run: str,
     commit: str | None = None,
     overwrite: bool = False,
+    write_config: Callable[[Path, nn.Module, str], None] | None = None,
 ) -> list[Path]:
     """Write a model as a folder that can be loaded, moved and shared; whole or not at all.
 
     `architecture` is YAML text, `card` the README.md; `run` identifies the run that is exported: an
-    export of the same run is replaced with `overwrite`, and anything else never. Returns the files.
+    export of the same run is replaced with `overwrite`, and anything else never. With
+    `write_config`, which writes what another library reads besides, given the folder, the model and
+    its architecture, all weights are in one file. Returns the files.
     """
     out = Path(out).resolve()
     check_name(out)
@@ -105,7 +119,7 @@ def write_export(
     hidden = temporary_beside(out, f"{os.getpid()}.tmp")
     try:
         hidden.mkdir(parents=True)
-        _write_files(hidden, model, architecture, metadata)
+        _write_files(hidden, model, architecture, metadata, write_config)
         write_atomically(hidden / CARD_FILE, card)
         publish_folder(hidden, out)
     except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
@@ -124,7 +138,7 @@ def _check_place(out, run, overwrite):
     names = {path.name for path in out.iterdir()} if out.exists() else set()
     if not names:
         return
-    if not is_export(out) or read_weights(out / ENCODER_FILE)[1].get(RUN_KEY) != run:
+    if not is_export(out) or _run_of(out) != run:
         raise UserError(f"'{out}' is not empty, and holds no export of this run: give another one")
     others = sorted(names - FILES)
     if others:
@@ -138,37 +152,57 @@ def _check_place(out, run, overwrite):
         )
 
 
-def _write_files(folder, model, architecture, metadata):
+def _run_of(out):
+    return read_weights(file_of_part(out, "encoder"))[1].get(RUN_KEY)
+
+
+def _write_files(folder, model, architecture, metadata, write_config):
     """All but the model card; the YAMLs last, with the checksums of the others."""
     tuned = isinstance(model, SpeechRecogniser)
-    encoder = model.encoder if tuned else model
-    _save_weights(encoder, folder / ENCODER_FILE, metadata)
+    parts = {"encoder": model.encoder, "head": model.head} if tuned else {"encoder": model}
+    encoder = parts["encoder"]
+    _save_weights(parts, folder, metadata, in_one_file=write_config is not None)
     if tuned:
-        _save_weights(model.head, folder / EXPORTED_HEAD_FILE, metadata)
         model.units.save(folder)
     files = sorted(folder.iterdir())
     checksums = {path.name: f"    {path.name}: {sha256_of(path)}\n" for path in files}
-    opening = _opening("WaveformEncoder", architecture, encoder, tuned=False)
-    encoder_yaml = f"{opening}{_EMBEDDINGS}{checksums[ENCODER_FILE]}"
+    opening = _opening("WaveformEncoder", _model_tree(architecture, encoder, False), encoder)
+    encoder_yaml = f"{opening}{_EMBEDDINGS}{checksums[file_of_part(folder, 'encoder').name]}"
     write_atomically(folder / ENCODER_HPARAMS_FILE, encoder_yaml)
-    hparams = encoder_yaml
+    hparams, tree = encoder_yaml, _model_tree(architecture, encoder, tuned)
+    if write_config is not None:
+        write_config(folder, model, as_text(tree))
     if tuned:
-        opening = _opening("EncoderASR", architecture, encoder, tuned=True)
+        opening = _opening("EncoderASR", tree, encoder)
         hparams = f"{opening}{_LOG_PROBS}{''.join(checksums.values())}"
     write_atomically(folder / HPARAMS_FILE, hparams)
 
 
-def _save_weights(module, path, metadata):
-    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    save_file(state, path, metadata=metadata)
+def _save_weights(parts, folder, metadata, in_one_file):
+    """Each part's tensors in a file of its own, or all in one under the names of the parts."""
+    states = {
+        part: {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+        for part, module in parts.items()
+    }
+    if in_one_file:
+        tensors = {f"{part}.{key}": states[part][key] for part in states for key in states[part]}
+        save_file(tensors, folder / SHARED_FILE, metadata=metadata)
+        return
+    for part, state in states.items():
+        save_file(state, folder / f"{part}{WEIGHTS_SUFFIX}", metadata=metadata)
 
 
-def _opening(door, architecture, encoder, tuned):
+def _model_tree(architecture, encoder, tuned):
+    """The sections of the model as they are loaded again."""
     tree = YAML().load(architecture)
     tree["encoder"]["padding"] = encoder.padding
-    tree["encoder"]["layers"] = TaggedScalar("<layers>", tag=Tag(suffix="!ref"))
     if not tuned:
         tree.pop("head", None)
+    return tree
+
+
+def _opening(door, tree, encoder):
+    tree["encoder"]["layers"] = TaggedScalar("<layers>", tag=Tag(suffix="!ref"))
     # Of hidden states that were chosen for one use, an export knows nothing.
     layers = "sum" if encoder.layers == "sum" else "last"
     return (

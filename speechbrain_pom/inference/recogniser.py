@@ -9,7 +9,13 @@ from speechbrain_pom.ctc.tokenizer_store import load_units
 from speechbrain_pom.ctc.tokenizers import Units
 from speechbrain_pom.encoder.lengths import padding_mask
 from speechbrain_pom.encoder.loading import HEAD_FILE, find_saved, load_parts, ready
-from speechbrain_pom.encoder.weights import WEIGHTS_SUFFIX, load_weights, read_tensors, strict_load
+from speechbrain_pom.encoder.weights import (
+    WEIGHTS_SUFFIX,
+    file_of_part,
+    load_part,
+    read_tensors,
+    strict_load,
+)
 from speechbrain_pom.inference.streaming.methods import RecognitionStreams
 from speechbrain_pom.utils.errors import UserError
 
@@ -73,15 +79,34 @@ class SpeechRecogniser(RecognitionStreams, nn.Module):
         frames, num_frames = self.encoder(wavs, lengths, **options)
         log_probs = self.classify(frames)
         if lengths is not None:
-            padding = padding_mask(num_frames, log_probs.shape[1])
-            blank = torch.full_like(log_probs[0, 0], -torch.inf)
-            blank[self.units.blank_index] = 0.0
-            log_probs = torch.where(padding.unsqueeze(-1), blank, log_probs)
+            log_probs = only_blank(log_probs, num_frames, self.units.blank_index)
         return log_probs, num_frames
 
     def classify(self, frames: torch.Tensor) -> torch.Tensor:
         """Log-probabilities (B, T, outputs) in fp32 of the encoder's frames (B, T, d_model)."""
-        return self.head(frames).float().log_softmax(-1)
+        return classify(self.head, frames)
+
+
+def classify(head: nn.Module, frames: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (B, T, outputs) in fp32, by a head, of frames (B, T, d_model).
+
+    >>> classify(torch.nn.Identity(), torch.zeros(1, 1, 2)).exp()
+    tensor([[[0.5000, 0.5000]]])
+    """
+    return head(frames).float().log_softmax(-1)
+
+
+def only_blank(log_probs: torch.Tensor, num_frames: torch.Tensor, blank_index: int) -> torch.Tensor:
+    """Log-probabilities (B, T, outputs) in which all padding is blank beyond doubt.
+
+    >>> only_blank(torch.zeros(1, 2, 2), torch.tensor([1]), 0)
+    tensor([[[0., 0.],
+             [0., -inf]]])
+    """
+    padding = padding_mask(num_frames, log_probs.shape[1])
+    blank = torch.full_like(log_probs[0, 0], -torch.inf)
+    blank[blank_index] = 0.0
+    return torch.where(padding.unsqueeze(-1), blank, log_probs)
 
 
 def load_recogniser(
@@ -94,7 +119,7 @@ def load_recogniser(
     Arguments
     ---------
     path : str or pathlib.Path
-        A run's folder, one CKPT+... folder in it, or an exported folder.
+        A run's folder, one CKPT+... folder in it, an exported folder, or hf://ORG/NAME@REVISION.
     device : str or torch.device, optional
     dtype : torch.dtype, optional
         Dtype of the weights.
@@ -124,7 +149,7 @@ CKPT+... folder or an exported folder
             raise UserError(
                 f"'{path}' is an export without a CTC head: export a run of train_ctc.py"
             )
-        load_weights(parts["head"], saved.checkpoint / EXPORTED_HEAD_FILE)
+        load_part(parts["head"], "head", file_of_part(saved.checkpoint, "head"))
         units = load_units(saved.checkpoint)
     else:
         head_file = saved.checkpoint / HEAD_FILE

@@ -15,7 +15,7 @@ from torch import nn
 
 from speechbrain_pom.ctc.tokenizer_store import load_units
 from speechbrain_pom.ctc.tokenizers import UNITS_FILE, Units
-from speechbrain_pom.encoder.weights import WEIGHTS_SUFFIX, load_weights
+from speechbrain_pom.encoder.weights import SHARED_FILE, WEIGHTS_SUFFIX, load_part
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import sha256_of
@@ -104,7 +104,8 @@ class SafePretrainer(Pretrainer):
     Arguments
     ---------
     loadables : dict
-        Name to module, whose weights are in `<name>.safetensors`, or to `Tokenizer`.
+        Name to module, whose weights are in `<name>.safetensors` (or with those of all others in
+        `model.safetensors`), or to `Tokenizer`.
     sha256 : dict of str to str
         Files of the export, and what they must be: SpeechBrain takes files that a `savedir`
         already has, whatever model they are of.
@@ -145,4 +146,5 @@ class SafePretrainer(Pretrainer):
             if isinstance(loadable, Tokenizer):
                 loadable.load(self.collected[UNITS_FILE].parent)
             else:
-                load_weights(loadable, self.collected[name + WEIGHTS_SUFFIX])
+                own = self.collected.get(name + WEIGHTS_SUFFIX)
+                load_part(loadable, name, own or self.collected[SHARED_FILE])

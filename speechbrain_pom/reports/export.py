@@ -1,7 +1,9 @@
 """Exports a trained model with its card, for SpeechBrain and for model hubs."""
 
 import hashlib
+import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from speechbrain_pom.encoder.architecture import read_architecture
@@ -13,7 +15,10 @@ from speechbrain_pom.reports.model_card import (
     write_card,
 )
 from speechbrain_pom.runs.record import read_fingerprint, read_run
+from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import sha256_of
+
+FORMS = ("speechbrain", "transformers")
 
 
 def describe_choice(saved: Saved) -> str:
@@ -36,11 +41,14 @@ def export_model(
     licence: str | None = None,
     language: str | None = None,
     overwrite: bool = False,
+    form: str = "speechbrain",
 ) -> list[Path]:
     """Export the model of a checkpoint to a folder, whose name is the title of the model card.
 
-    Returns the files. `overwrite` replaces an export of the same run.
+    Returns the files. `overwrite` replaces an export of the same run. With the form "transformers"
+    the folder is for `AutoModel` too.
     """
+    write_config = config_writer(form)
     load = load_recogniser if is_finetuned(saved) else load_encoder
     model = load(saved.checkpoint)
     name = Path(out).resolve().name
@@ -48,11 +56,28 @@ def export_model(
         out,
         model,
         read_architecture(saved.hparams_file),
-        write_card(name, model, saved, licence, language),
+        write_card(name, model, saved, licence, language, form),
         run=run_identity(saved),
         commit=read_environment(saved.run_folder)[0],
         overwrite=overwrite,
+        write_config=write_config,
     )
+
+
+def config_writer(form: str) -> Callable | None:
+    """What writes the files that a form needs besides SpeechBrain's, if there are any.
+
+    A `UserError` for an unknown form, or if its package is not installed.
+    """
+    if form not in FORMS:
+        raise UserError(f"--format is {form!r}: choose {' or '.join(FORMS)}")
+    if form == "speechbrain":
+        return None
+    if importlib.util.find_spec("transformers") is None:
+        raise UserError(
+            "--format transformers needs transformers: pip install 'speechbrain-pom[hf]'"
+        )
+    return importlib.import_module("speechbrain_pom.hf.files").write_config
 
 
 def run_identity(saved: Saved) -> str:

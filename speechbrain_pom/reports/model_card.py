@@ -14,16 +14,14 @@ from speechbrain_pom.encoder.encoder import SpeechEncoder
 from speechbrain_pom.encoder.loading import MODEL_FILE, Saved, find_saved
 from speechbrain_pom.encoder.start import FROM_SCRATCH
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
+from speechbrain_pom.reports.card_metadata import front_matter
 from speechbrain_pom.runs.documents import git_revision
 from speechbrain_pom.runs.logs import EpochHistory
 from speechbrain_pom.runs.metrics import interval
 from speechbrain_pom.runs.options import read_tree
 from speechbrain_pom.runs.record import finished_configuration, read_fingerprint
-from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import sha256_of
 
-_LICENCE = r"[a-z0-9][a-z0-9.+-]*"
-_LANGUAGE = r"[a-z]{2,3}(-[A-Za-z0-9]+)*"
 _PACKAGES = ("speechbrain-pom", "speechbrain", "torch")
 _HOW_LONG = ("number_of_epochs", "optimizer_step_limit")
 _SYNTHETIC = (
@@ -55,8 +53,8 @@ def read_environment(folder: Path | None) -> tuple[str | None, dict[str, str]]:
     return git_revision(folder), versions if _PACKAGES[0] in versions else {}
 
 
-def loading_snippet(tuned: bool, source: str | Path) -> str:
-    """Python code that loads an export in all ways; `tuned` if it has a CTC head.
+def loading_snippet(tuned: bool, source: str | Path, form: str = "speechbrain") -> str:
+    """Python code that loads an export in all ways of its form; `tuned` if it has a CTC head.
 
     >>> "EncoderASR" in loading_snippet(True, "exported")
     True
@@ -80,7 +78,13 @@ def loading_snippet(tuned: bool, source: str | Path) -> str:
             "",
             *lines,
         ]
-    return "\n".join([*imports, "from speechbrain_pom import load_encoder", "", *lines])
+    imports.append("from speechbrain_pom import load_encoder")
+    if form == "transformers":
+        name = "AutoModelForCTC" if tuned else "AutoModel"
+        imports += ["import speechbrain_pom.hf  # its models, for transformers"]
+        imports += [f"from transformers import {name}"]
+        lines += ["", f"model = {name}.from_pretrained({source})"]
+    return "\n".join([*imports, "", *lines])
 
 
 def write_card(
@@ -89,50 +93,37 @@ def write_card(
     saved: Saved,
     licence: str | None = None,
     language: str | None = None,
+    form: str = "speechbrain",
 ) -> str:
     """The model card of an export, in Markdown with the front matter of model hubs.
 
     What the run folder of the checkpoint does not say, the card does not say either, and it names
-    no path of this machine. Licence and language are identifiers, as model hubs know them.
+    no path of this machine. Licence and language are identifiers, as model hubs know them; `form`
+    is that of the export.
     """
     tuned = isinstance(model, SpeechRecogniser)
     options = read_tree(saved.hparams_file)
+    synthetic = _is_synthetic(options)
+    found = _find_tests(saved, options)
+    tests = [] if synthetic else found  # a hub compares what it reads with real speech
     sections = [
-        _front_matter(tuned, saved.task.task, licence, language),
+        front_matter(name, tuned, licence, language, saved.task, tests),
         f"# {name}",
         _opening(tuned, saved.task.task),
         _table(_model_rows(model)),
         "## How to load it",
         f"With `speechbrain-pom` {__version__} and SpeechBrain installed; "
-        "`MODEL` is this folder or, for `from_hparams`, its name on a model hub.",
-        f"```python\n{loading_snippet(tuned, 'MODEL')}\n```",
+        "`MODEL` is this folder or, on a model hub, its name, for `load_encoder` with `hf://` "
+        "before it.",
+        f"```python\n{loading_snippet(tuned, 'MODEL', form)}\n```",
         "## Training",
-        _SYNTHETIC if _is_synthetic(options) else "",
+        _SYNTHETIC if synthetic else "",
         _table([*_data_rows(saved, options), *_course_rows(saved), *_origin_rows(saved)]),
-        *_tests(saved, options),
+        *_tests(saved, found),
         "## Licence",
         f"`{licence}`" if licence else "Not stated.",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _front_matter(tuned, task, licence, language):
-    """What a model hub reads."""
-    if licence is not None and not re.fullmatch(_LICENCE, licence):
-        raise UserError(
-            f"--licence is {licence!r}: give an identifier such as apache-2.0, cc-by-4.0 or other"
-        )
-    if language is not None and not re.fullmatch(_LANGUAGE, language):
-        raise UserError(f"--language is {language!r}: give a code such as en, fr or pt-BR")
-    lines = [
-        f"license: {licence or 'unknown'}",
-        "library_name: speechbrain",
-        *([f"language: {language}"] if language else []),
-        f"pipeline_tag: {'automatic-speech-recognition' if tuned else 'feature-extraction'}",
-        "tags:",
-        *(f"- {tag}" for tag in ("speechbrain", "speechbrain-pom", "speech", task) if tag),
-    ]
-    return "\n".join(["---", *lines, "---"])
 
 
 def _opening(tuned, task):
@@ -231,13 +222,17 @@ def _is_synthetic(options):
     return True
 
 
-def _tests(saved, options):
-    """The results of the run's tests, if they are of this checkpoint."""
+def _find_tests(saved, options):
+    """Names and results of the run's tests, if they are of this checkpoint."""
     folder = saved.run_folder
     path = folder / "results.json" if folder else None
     if path is None or not path.is_file() or not _is_tested(saved, options):
-        return
-    found = list(saved.task.find_results(json.loads(path.read_text(encoding="utf-8"))))
+        return []
+    return list(saved.task.find_results(json.loads(path.read_text(encoding="utf-8"))))
+
+
+def _tests(saved, found):
+    """The section of the tests, if there are any."""
     if not found:
         return
     yield "## Tests"

@@ -17,10 +17,13 @@ KERNELS = {
     f"speechbrain_pom.ops.polynomial.kernels_{name}" for name in ("common", "select", "sums")
 }
 WITHOUT_TRITON = set() if importlib.util.find_spec("triton") else KERNELS
+WITHOUT_TRANSFORMERS = importlib.util.find_spec("transformers") is None
 MODULES = sorted(
     info.name
     for info in pkgutil.walk_packages(speechbrain_pom.__path__, "speechbrain_pom.")
-    if not info.name.endswith("__main__") and info.name not in WITHOUT_TRITON
+    if not info.name.endswith("__main__")
+    and info.name not in WITHOUT_TRITON
+    and not (WITHOUT_TRANSFORMERS and info.name.startswith("speechbrain_pom.hf"))
 )
 PACKAGES = [
     "speechbrain_pom",

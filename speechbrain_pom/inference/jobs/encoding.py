@@ -18,6 +18,7 @@ from speechbrain_pom.encoder.loading import (
     find_saved,
     load_encoder,
 )
+from speechbrain_pom.encoder.weights import SHARED_FILE
 from speechbrain_pom.encoder.windows.overlapping import encode_windows, windows_are_exact
 from speechbrain_pom.inference.jobs.frame_files import new_frames
 from speechbrain_pom.inference.jobs.ledger import Ledger, run_into_folder
@@ -103,7 +104,7 @@ def _identify(path):
     # Every process loads the same checkpoint of a run that is not finished.
     folder, hparams_file, *_ = find_saved(path)
     digest = hashlib.sha256(read_architecture(hparams_file).encode())
-    for name in (ENCODER_FILE, MODEL_FILE, NORMALIZE_FILE, LAYER_SUM_FILE):
+    for name in (ENCODER_FILE, SHARED_FILE, MODEL_FILE, NORMALIZE_FILE, LAYER_SUM_FILE):
         if (folder / name).is_file():
             digest.update(f"{name} {sha256_of(folder / name)}\n".encode())
     return os.path.abspath(folder), digest.hexdigest()

@@ -24,7 +24,7 @@ def test_the_best_checkpoint_is_exported(run_folder, capsys):
     assert 'WaveformEncoder.from_hparams(source="out", hparams_file="encoder.yaml")' in printed
     assert 'load_encoder("out")' in printed
     card = (run_folder.parents[2] / "out" / "README.md").read_text()
-    assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: speechbrain\nlanguage: en\n")
+    assert card.startswith("---\nlanguage: en\nlibrary_name: speechbrain\nlicense: apache-2.0\n")
     assert "\n# out\n" in card
     assert main(["export", "ctc", "out", "--overwrite"]) == 0
     with pytest.raises(SystemExit):

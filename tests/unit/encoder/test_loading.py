@@ -11,6 +11,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.checkpoints import Checkpointer
 
 import speechbrain_pom
+from speechbrain_pom.encoder.architecture import checked_architecture
 from speechbrain_pom.encoder.loading import find_saved
 from speechbrain_pom.encoder.weights import strict_load
 from speechbrain_pom.inference import load_encoder, load_recogniser
@@ -279,6 +280,8 @@ def test_a_malicious_pickle(tmp_path, make_run, name):
         "!new:torch.nn.functional.gelu",
         "!applyref:os.mkdir [{path}]",
         "!include:other.yaml",
+        "!!python/object/apply:os.mkdir [{path}]",
+        "!<tag:yaml.org,2002:python/object/apply:os.mkdir> [{path}]",
     ],
 )
 def test_a_malicious_hparams_file(tmp_path, make_run, evil):
@@ -298,6 +301,26 @@ def test_a_malicious_hparams_file(tmp_path, make_run, evil):
     message = refusal(checkpoint, hparams_file=given)
     assert "from a saved model only torch modules are made" in message or "in reading" in message
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_malicious_tag_would_run(tmp_path):
+    """The loader of HyperPyYAML makes any Python object: only the check stands before it."""
+    load_hyperpyyaml(f"head: !!python/object/apply:os.mkdir [{tmp_path / 'owned'}]")
+    assert (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "the architecture is no YAML: while parsing"),
+        ("[1]", "has no sections, such as"),
+        ("head: {? !!python/name:os.mkdir : 1}", "head has !!python/name:os.mkdir: from a saved"),
+        ("!!python/name:os.mkdir : 1", "has !!python/name:os.mkdir: from a saved"),
+    ],
+)
+def test_an_architecture_that_is_none(text, message):
+    with pytest.raises(UserError, match=f"config.json: .*{message}"):
+        checked_architecture(text, "config.json")
 
 
 def test_damage_and_what_is_not_there(tmp_path, make_run, pretrained_run):

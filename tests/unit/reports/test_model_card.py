@@ -1,6 +1,7 @@
 """Model cards say what is found in a run's folder, and nothing else."""
 
 import hashlib
+import importlib.util
 import json
 import shutil
 
@@ -20,6 +21,9 @@ from speechbrain_pom.runs.metrics import Metric, TaskMetrics, store_metrics
 from speechbrain_pom.runs.record import record_fingerprint, record_run
 from speechbrain_pom.utils.errors import UserError
 
+NEEDS_TRANSFORMERS = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None, reason="the extra [hf] is not installed"
+)
 ENVIRONMENT = """\
 Installed Python packages:
 speechbrain==1.1.2
@@ -161,6 +165,11 @@ def test_finetuning(finetuning):
     assert front["language"] == "en"
     assert front["pipeline_tag"] == "automatic-speech-recognition"
     assert "CTC" in front["tags"]
+    (entry,) = front["model-index"]
+    assert entry["name"] == "model"
+    metrics = [(m["type"], m["name"], m["value"]) for m in entry["results"][0]["metrics"]]
+    assert metrics[:2] == [("wer", "WER, without LM", 50.0), ("cer", "CER, without LM", 50.0)]
+    assert entry["results"][0]["dataset"] == {"name": "test-clean", "type": "test-clean"}
     rows = rows_of(card)
     assert rows["units"] == "29 characters, the blank included"
     assert rows["validation"] == "loss 1.500 nats, greedy WER 12.50 %"
@@ -216,15 +225,34 @@ def test_a_language_is_a_code(pretrained_run, language):
         card_of(pretrained_run, language=language)
 
 
+def test_results_on_synthetic_data_are_not_for_hubs(finetuning, tmp_path):
+    corpus = make_mini_corpus(tmp_path / "mini", 0.5, show_progress=False)
+    saved = find_saved(finetuning)
+    for path in (saved.hparams_file, finetuning / "hyperparams.yaml"):
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines if not line.startswith("data_folder:")]
+        path.write_text("\n".join([*kept, f"data_folder: {corpus}"]))
+    (saved.checkpoint / "checksums.json").unlink()
+    card = write_card("model", load_recogniser(finetuning), find_saved(finetuning))
+    assert "**The training data are synthetic**" in card
+    assert "| test-clean, without LM |" in card
+    assert "model-index" not in card
+
+
+FORMS = ["speechbrain", pytest.param("transformers", marks=NEEDS_TRANSFORMERS)]
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("tuned", [False, True])
-def test_the_snippet_runs(tuned, pretrained_run, finetuned_run, tmp_path, monkeypatch):
+def test_the_snippet_runs(tuned, form, pretrained_run, finetuned_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     saved = find_saved(finetuned_run if tuned else pretrained_run)
-    export_model(saved, "MODEL")
+    export_model(saved, "MODEL", form=form)
     audio_io.save("speech.flac", 0.1 * torch.randn(1, 8000), 16000)
     names = {}
-    snippet = loading_snippet(tuned, "MODEL")
+    snippet = loading_snippet(tuned, "MODEL", form)
     assert snippet in (tmp_path / "MODEL" / "README.md").read_text()
     exec(snippet, names)
     assert names["frames"].shape == (13, 16)
     assert isinstance(names.get("text"), str) == tuned
+    assert ("model" in names) == (form == "transformers")
