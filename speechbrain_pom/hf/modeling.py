@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ class PoMSpeechPreTrainedModel(PreTrainedModel):
     config_class = PoMSpeechConfig
     base_model_prefix = "model"  # of no part: the encoder has one name in both models
     main_input_name = "input_values"
-    _keep_in_fp32_modules_strict = ["features"]
+    _keep_in_fp32_modules_strict: ClassVar = ["features"]
     _supports_sdpa = _supports_flash_attn = False
 
     def __init__(self, config: PoMSpeechConfig) -> None:
@@ -141,7 +141,7 @@ class PoMSpeechModel(PoMSpeechPreTrainedModel):
     (torch.Size([2, 26, 16]), 3)
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^head\."]
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"^head\."]
 
     def forward(
         self,

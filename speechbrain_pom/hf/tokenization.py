@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 from pathlib import Path
+from typing import ClassVar
 
 from transformers import PreTrainedTokenizer
 
@@ -39,8 +40,8 @@ class PoMSpeechTokenizer(PreTrainedTokenizer):
     'HELLO'
     """
 
-    vocab_files_names = {"units_file": UNITS_FILE, "pieces_file": MODEL_FILE}
-    model_input_names = ["input_ids", "attention_mask"]
+    vocab_files_names: ClassVar = {"units_file": UNITS_FILE, "pieces_file": MODEL_FILE}
+    model_input_names: ClassVar = ["input_ids", "attention_mask"]
 
     def __init__(self, units_file: str, pieces_file: str | None = None, **options) -> None:
         if pieces_file is not None and Path(pieces_file).parent != Path(units_file).parent:

@@ -1,6 +1,7 @@
 """What the documents show exists and does what they say."""
 
 import doctest
+import importlib.util
 import re
 
 import pytest
@@ -12,6 +13,7 @@ from speechbrain_pom.__main__ import main
 from speechbrain_pom.attention import parse_spec
 from tests.helpers import ROOT
 
+TRANSFORMERS = importlib.util.find_spec("transformers")  # the extra [hf]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/LibriSpeech/README.md"]
 DOCUMENTS += ["speechbrain_pom/ops/README.md", "tests/data/golden/README.md"]
 DOCUMENTS += ["recipes/Probe/README.md", "recipes/MP3S/README.md"]
@@ -72,6 +74,9 @@ def demo(tmp_path, monkeypatch, make_run):
     make_run(tmp_path / "results/demo/bestrq_pom", **size)
     make_run(tmp_path / "results/demo/ctc_pom", "ctc", dnn_neurons=256, **size)
     main(["export", str(tmp_path / "results/demo/ctc_pom"), str(tmp_path / "exported/ctc_pom")])
+    if TRANSFORMERS:
+        out = str(tmp_path / "exported/ctc_pom_hf")
+        main(["export", str(tmp_path / "results/demo/ctc_pom"), out, "--format", "transformers"])
     noise = 0.1 * torch.randn(2 * 44100, 2)
     soundfile.write(tmp_path / "speech.flac", noise.numpy(), 44100)
     monkeypatch.chdir(tmp_path)
@@ -83,6 +88,8 @@ def test_python_examples_run(name):
     blocks = fences(name, "python")
     assert blocks
     for block in blocks:
+        if "speechbrain_pom.hf" in block and not TRANSFORMERS:
+            continue
         example = doctest.DocTestParser().get_doctest(block, {}, name, name, 0)
         assert example.examples
         report = []

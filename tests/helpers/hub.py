@@ -66,14 +66,17 @@ def _handler(hub):
                 if found:
                     repository, revision, *rest = found.groups()
                     if repository not in hub.commits:
-                        return self.missing("RepoNotFound")
+                        self.missing("RepoNotFound")
+                        return
                     commit = hub.files(repository, revision or "main")
                     if commit is None and hub.commits[repository]:
-                        return self.missing("RevisionNotFound")
-                    return call(repository, commit or ("0" * 40, {}), *rest)
-            return self.missing("EntryNotFound")
+                        self.missing("RevisionNotFound")
+                        return
+                    call(repository, commit or ("0" * 40, {}), *rest)
+                    return
+            self.missing("EntryNotFound")
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
 
         def info(self, repository, commit):
             names = [{"rfilename": name} for name in commit[1]]
@@ -88,7 +91,8 @@ def _handler(hub):
 
         def file(self, repository, commit, name):
             if name not in commit[1]:
-                return self.missing("EntryNotFound")
+                self.missing("EntryNotFound")
+                return
             data = commit[1][name]
             self.answer(200, data, ETag=f'"{_blob(data)}"', X_Repo_Commit=commit[0])
 
@@ -96,33 +100,38 @@ def _handler(hub):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             hub.requests.append((self.command, self.path))
             if self.headers.get("Authorization") != "Bearer hf_token":
-                return self.answer(401, {"error": "Invalid username or password."})
-            if self.path == "/api/repos/create":
-                wanted = json.loads(body)
-                name = f"{wanted['organization']}/{wanted['name']}"
-                exists = name in hub.commits
-                hub.commits.setdefault(name, [])
-                status = 409 if exists else 200
-                return self.answer(status, {"url": f"{hub.endpoint}/{name}", "id": name})
-            if self.path == "/api/validate-yaml":
-                return self.answer(200, {"errors": [], "warnings": []})
-            repository, action = re.match(r"/api/models/([^/]+/[^/]+)/(\w+)", self.path).groups()
-            if action == "preupload":
+                self.answer(401, {"error": "Invalid username or password."})
+            elif self.path == "/api/repos/create":
+                self.create(json.loads(body))
+            elif self.path == "/api/validate-yaml":
+                self.answer(200, {"errors": [], "warnings": []})
+            elif "/preupload/" in self.path:
                 files = [
                     {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}
                     for one in json.loads(body)["files"]
                 ]
-                return self.answer(200, {"files": files})
+                self.answer(200, {"files": files})
+            else:
+                repository = re.match(r"/api/models/([^/]+/[^/]+)/commit/", self.path)[1]
+                self.commit(repository, [json.loads(line) for line in body.splitlines()])
+
+        def create(self, wanted):
+            name = f"{wanted['organization']}/{wanted['name']}"
+            exists = name in hub.commits
+            hub.commits.setdefault(name, [])
+            self.answer(409 if exists else 200, {"url": f"{hub.endpoint}/{name}", "id": name})
+
+        def commit(self, repository, entries):
             files = dict((hub.files(repository) or ("", {}))[1])
-            for line in body.splitlines():
-                entry = json.loads(line)
+            for entry in entries:
+                value = entry["value"]
                 if entry["key"] == "file":
-                    files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+                    files[value["path"]] = base64.b64decode(value["content"])
                 elif entry["key"] == "deletedFile":
-                    del files[entry["value"]["path"]]
+                    del files[value["path"]]
             digest = hub.commit(repository, files)
             url = f"{hub.endpoint}/{repository}/commit/{digest}"
-            return self.answer(200, {"commitUrl": url, "commitOid": digest})
+            self.answer(200, {"commitUrl": url, "commitOid": digest})
 
     return Handler
 

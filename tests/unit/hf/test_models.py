@@ -125,7 +125,7 @@ def test_extractor_tokenizer_and_pipeline(exports, finetuned_run):
     assert tokenizer.pad_token_id == 0
     model = transformers.AutoModelForCTC.from_pretrained(folder)
     with torch.no_grad():
-        log_probs, num_frames = load_recogniser(finetuned_run)(torch.as_tensor(wavs[1])[None])
+        log_probs, _ = load_recogniser(finetuned_run)(torch.as_tensor(wavs[1])[None])
         logits = model(**batch).logits
     (expected,) = greedy_decode(log_probs, torch.ones(1), units)
     assert tokenizer.batch_decode(logits.argmax(-1))[1] == expected
@@ -157,16 +157,16 @@ def test_pieces(make_run, tmp_path):
         tmp_path / "again", config=transformers.AutoConfig.from_pretrained(tmp_path / "out")
     )
     assert again("TWO").input_ids == units.encode("TWO")
-    with pytest.raises(UserError, match="filename_prefix is 'a': the files keep their names"):
+    with pytest.raises(UserError, match=r"filename_prefix is 'a': the files keep their names"):
         tokenizer.save_vocabulary(tmp_path, "a")
-    with pytest.raises(UserError, match="'b/pieces.model' is not beside '"):
+    with pytest.raises(UserError, match=r"'b/pieces.model' is not beside '"):
         hf.PoMSpeechTokenizer(str(tmp_path / "out" / "units.json"), "b/pieces.model")
 
 
 def test_a_head_is_fine_tuned(exports, batch, tmp_path):
     """From a pretrained encoder, by transformers' rules; saved and loaded again."""
     load = transformers.AutoModelForCTC.from_pretrained
-    with pytest.raises(UserError, match="no CTC head and vocab_size is not given"):
+    with pytest.raises(UserError, match=r"no CTC head and vocab_size is not given"):
         load(exports / "encoder")
     model = load(exports / "encoder", vocab_size=11).train()
     assert 0 < float(model.head.weight.std()) < 0.1
@@ -192,10 +192,10 @@ def test_a_head_is_fine_tuned(exports, batch, tmp_path):
     model.config.ctc_loss_reduction = "sum"
     assert float(model(*batch, labels=labels).loss) > 2 * losses[-1]
     model.config.ctc_loss_reduction = "none"
-    with pytest.raises(UserError, match="ctc_loss_reduction is 'none': choose mean or sum"):
+    with pytest.raises(UserError, match=r"ctc_loss_reduction is 'none': choose mean or sum"):
         model(*batch, labels=labels)
     model.config.ctc_loss_reduction = "mean"
-    with pytest.raises(UserError, match="labels go up to 11, and the head has 11 outputs"):
+    with pytest.raises(UserError, match=r"labels go up to 11, and the head has 11 outputs"):
         model(*batch, labels=torch.full((4, 1), 11))
 
 
@@ -212,9 +212,9 @@ def test_the_loss_is_that_of_each_utterance_alone(exports, batch):
 
 def test_masks_that_cannot_be(exports, batch):
     model = transformers.AutoModel.from_pretrained(exports / "encoder")
-    with pytest.raises(UserError, match="attention_mask has zeros before ones: pad utterances on"):
+    with pytest.raises(UserError, match=r"attention_mask has zeros before ones: pad utterances on"):
         model(batch[0], batch[1].flip(1))
-    with pytest.raises(UserError, match="attention_mask is .4, 9. for input_values"):
+    with pytest.raises(UserError, match=r"attention_mask is .4, 9. for input_values"):
         model(batch[0], batch[1][:, :9])
 
 
@@ -224,7 +224,7 @@ def test_every_weight_has_to_be_there(exports, tmp_path):
     state = load_file(folder / "model.safetensors")
     del state["encoder.features.mean"]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="has no encoder.features.mean .missing: 1.: export it"):
+    with pytest.raises(UserError, match=r"has no encoder.features.mean .missing: 1.: export it"):
         transformers.AutoModel.from_pretrained(folder)
     model, info = transformers.AutoModel.from_pretrained(
         exports / "encoder", output_loading_info=True
@@ -240,7 +240,7 @@ def test_a_config_runs_no_code(exports, tmp_path):
     code = f"!!python/object/apply:os.mkdir [{tmp_path / 'owned'}]"
     config["architecture"] += f"head: {code}\n"
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="config.json: head has !!python/object/apply:os.mkdir"):
+    with pytest.raises(UserError, match=r"config.json: head has !!python/object/apply:os.mkdir"):
         transformers.AutoModel.from_pretrained(folder)
     assert not (tmp_path / "owned").exists()
 
@@ -259,9 +259,9 @@ def test_a_learnt_sum_is_the_output(make_run, tmp_path, batch):
 
 
 def test_what_is_not_there(finetuned_run, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="--format is 'keras': choose speechbrain or transformers"):
+    with pytest.raises(UserError, match=r"--format is 'keras': choose speechbrain or transformers"):
         export_model(find_saved(finetuned_run), tmp_path / "out", form="keras")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs transformers: pip install 'speechbrain-pom"):
+    with pytest.raises(UserError, match=r"needs transformers: pip install 'speechbrain-pom"):
         export_model(find_saved(finetuned_run), tmp_path / "out", form="transformers")
     assert not (tmp_path / "out").exists()

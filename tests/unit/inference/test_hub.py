@@ -119,7 +119,7 @@ def test_addresses_that_lead_nowhere(hub, address, message):
 
 def test_a_model_that_is_none(hub):
     hub.commit("org/model", {"README.md": b"card"})
-    with pytest.raises(UserError, match="holds no CKPT.yaml"):
+    with pytest.raises(UserError, match=r"holds no CKPT.yaml"):
         load_encoder("hf://org/model")
 
 
@@ -140,6 +140,6 @@ def test_pushes_that_are_refused(pretrained_run, hub, tmp_path, monkeypatch, cap
 def test_paths_never_ask_the_hub(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ("org/model", "hf", tmp_path / "hf:", "hf/org/model"):
-        with pytest.raises(UserError, match="does not exist: give a run's folder"):
+        with pytest.raises(UserError, match=r"does not exist: give a run's folder"):
             load_encoder(path)
     assert hub.requests == []
