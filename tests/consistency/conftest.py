@@ -48,15 +48,19 @@ def _check(line):
         _check(shlex.join(words[:place]))
         words = words[place + 1 :]
     program = Path(words[0]).name
-    known = {"hf": _hf, "make": _make, "python": _python, "torchrun": _torchrun, "ffmpeg": _elsewhere}
+    known = {
+        "hf": _hf,
+        "make": _make,
+        "python": _python,
+        "torchrun": _torchrun,
+        "ffmpeg": _elsewhere,
+    }
     assert program in known, f"no check for {line!r}"
     known[program](words[1:])
 
 
 def _elsewhere(words):
     """A program of others: its options are theirs."""
-def _hf(words):
-    assert words == ["auth", "login"], words
 
 
 def _make(words):
