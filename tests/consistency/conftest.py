@@ -49,7 +49,7 @@ def _check(line):
         words = words[place + 1 :]
     program = Path(words[0]).name
     known = {
-        "hf": _hf,
+        "hf": _elsewhere,
         "make": _make,
         "python": _python,
         "torchrun": _torchrun,
