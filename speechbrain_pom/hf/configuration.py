@@ -57,7 +57,20 @@ class PoMSpeechConfig(PretrainedConfig):
     def of(
         cls, encoder: SpeechEncoder, architecture: str, vocab_size: int | None = None
     ) -> PoMSpeechConfig:
-        """The config of an encoder; arguments as for the class."""
+        """The config of an encoder.
+
+        Arguments
+        ---------
+        encoder : SpeechEncoder
+        architecture : str
+            As for the class.
+        vocab_size : int, optional
+            Outputs of the head, if there is one.
+
+        Returns
+        -------
+        PoMSpeechConfig
+        """
         return cls(
             architecture=architecture,
             layers="sum" if encoder.layers == "sum" else "last",
