@@ -69,6 +69,7 @@ def test_make_bench_runs_the_commands_of_the_report(bench):
         assert f"benchmarks/{script}.py {options}".rstrip() + "\n" in makefile
 
 
+@pytest.mark.slow
 def test_mixer_scaling(run, tmp_path):
     options = ["--size", "small", "--lengths", "1,2", "--mode", "infer", "--mixers", "PoM"]
     done, record = run("mixer_scaling.py", *options, *TINY)
@@ -82,6 +83,7 @@ def test_mixer_scaling(run, tmp_path):
     assert "<svg" in (tmp_path / "out.svg").read_text()
 
 
+@pytest.mark.slow
 def test_training_and_the_floor(run):
     options = ["--size", "small", "--lengths", "2", "--batch", "6", "--mode", "train"]
     done, record = run("mixer_scaling.py", *options, "--mixers", "PoM(degree=3)", "none", *TINY)
@@ -104,6 +106,7 @@ def test_mixer_op(run):
     assert record["limits"].keys() == {"gflops", "gbytes_per_s"}
 
 
+@pytest.mark.slow
 def test_long_audio(run):
     options = ["--small", "10,20", "--base", "none", "--fit_from", "10", "--keep_memory"]
     done, record = run("long_audio.py", *options, *TINY)

@@ -128,6 +128,7 @@ AUGMENT = """fea_augment: !new:speechbrain.augment.augmenter.Augmenter
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "augmentations"), [("bestrq", ["fea_augment: null", AUGMENT]), ("ctc", [AUGMENT])]
 )

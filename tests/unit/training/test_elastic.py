@@ -27,6 +27,7 @@ def losses(folder):
     ]
 
 
+@pytest.mark.slow
 def test_four_two_and_one_process_in_mid_epoch_are_one_run(pretraining, tmp_path):
     straight, changing = tmp_path / "straight", tmp_path / "changing"
     codes, printed = train(pretraining, straight, tmp_path, 1)

@@ -143,6 +143,7 @@ def wait_to_be_ended():
     time.sleep(30)
 
 
+@pytest.mark.slow
 def test_forked_processes_end_whenever_they_are_told():
     """In their first moments signals are easily lost."""
     fork = multiprocessing.get_context("fork")
