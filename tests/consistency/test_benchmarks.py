@@ -94,6 +94,7 @@ def test_training_and_the_floor(run):
     assert record["mixers"][1]["parameters"] < record["mixers"][0]["parameters"]
 
 
+@pytest.mark.slow
 def test_mixer_op(run):
     done, record = run("mixer_op.py", "--frames", "63", "--mode", "infer", *TINY)
     assert done.returncode == 0, done.stderr

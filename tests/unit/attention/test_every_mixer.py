@@ -178,6 +178,7 @@ def test_dtypes_without_autocast(spec, dtype):
     assert (output - expected).abs().max() < tolerance * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @every_mixer
 def test_autocast_on_long_audio(spec, dtype):

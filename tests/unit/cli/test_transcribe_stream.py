@@ -179,6 +179,7 @@ def test_audio_files_on_stdin_and_other_rates(model, talk, capsys, give_stdin):
     assert "as a WAV file does, and raw PCM is read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_a_closed_stdout(model, pcm):
     """Of real programs: bytes split inside of a sample, SIGINT, and nobody who reads."""
     command = [sys.executable, "-m", "speechbrain_pom", "transcribe", model, "--stream", "-"]

@@ -21,6 +21,7 @@ from speechbrain_pom.data.prepare import prepare_shards
 from speechbrain_pom.data.shards import ShardReader, open_store, shard_name
 from speechbrain_pom.training.dataset import audio_dataset, make_sampler
 from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.utils.locks import locked
 from speechbrain_pom.utils.parts import Part, parse_part
 from tests.helpers.range_server import RangeServer
 
@@ -255,6 +256,25 @@ def test_sources_that_cannot_be_packed(source, tmp_path, change, message):
     path = tmp_path / change.get("source", "own.csv")
     with pytest.raises(UserError, match=re.escape(message)):
         pack(path, tmp_path / "packed", splits=change.get("splits"), **OPTIONS)
+
+
+def test_an_id_of_two_splits_is_refused(tmp_path):
+    for split in ("a", "b"):
+        chapter = tmp_path / split / "1" / "2"
+        chapter.mkdir(parents=True)
+        soundfile.write(chapter / "1-2-0000.flac", np.ones(800) / 2, 16000)
+        (chapter / "1-2.trans.txt").write_text("1-2-0000 GO\n")
+    with pytest.raises(UserError, match="the ID '1-2-0000' occurs twice in the source"):
+        pack(tmp_path, tmp_path / "packed", splits=["a", "b"], **OPTIONS)
+
+
+def test_a_part_is_packed_by_one_process(source, tmp_path):
+    part = Part(1, 2)
+    pack(source, tmp_path / "packed", part=part, **OPTIONS)
+    with locked(tmp_path / f"packed/.{part.name}.lock"):
+        with pytest.raises(UserError, match=f"another process packs {part.name}: wait for it"):
+            pack(source, tmp_path / "packed", part=part, **OPTIONS)
+        assert pack(source, tmp_path / "packed", part=Part(2, 2), **OPTIONS)
 
 
 def test_a_folder_of_other_options_is_left_alone(source, tmp_path):

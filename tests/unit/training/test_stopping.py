@@ -344,6 +344,7 @@ def die_before_saving(epoch):
     return prepare
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_and_resumed_is_the_straight_run(pretraining, tmp_path):
     pytest.importorskip("torch.utils.tensorboard")  # here, and so in all of the processes at once
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
