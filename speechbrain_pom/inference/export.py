@@ -42,9 +42,10 @@ from speechbrain_pom.utils.files import (
 )
 
 ENCODER_HPARAMS_FILE = "encoder.yaml"
+STREAMING_HPARAMS_FILE = "streaming.yaml"
 CARD_FILE = "README.md"
 FILES = {HPARAMS_FILE, ENCODER_HPARAMS_FILE, ENCODER_FILE, EXPORTED_HEAD_FILE, CARD_FILE}
-FILES |= {units.UNITS_FILE, units.MODEL_FILE}
+FILES |= {units.UNITS_FILE, units.MODEL_FILE, STREAMING_HPARAMS_FILE}
 # For transformers: all weights in one file, and what its classes read.
 FILES |= {SHARED_FILE, "config.json", "preprocessor_config.json", "tokenizer_config.json"}
 RUN_KEY = "run"
@@ -84,6 +85,23 @@ recogniser: !new:speechbrain_pom.inference.speechbrain_interface.LogProbs
 modules: {encoder: !ref <recogniser>}
 decoding_function: !name:speechbrain_pom.inference.speechbrain_interface.greedy_labels
   blank_index: 0
+
+pretrainer: !new:speechbrain_pom.inference.speechbrain_interface.SafePretrainer
+  loadables: {encoder: !ref <encoder>, head: !ref <head>, tokenizer: !ref <tokenizer>}
+  sha256:
+"""
+_STREAMING = """\
+tokenizer: !new:speechbrain_pom.inference.speechbrain_interface.Tokenizer
+chunked_encoder: !new:speechbrain_pom.inference.speechbrain_streaming.ChunkedEncoder
+  encoder: !ref <encoder>
+modules: {enc: !ref <chunked_encoder>, proj_enc: !ref <head>}
+fea_streaming_extractor: !new:speechbrain_pom.inference.speechbrain_streaming.Samples
+  samples_per_frame: SAMPLES_PER_FRAME
+make_decoder_streaming_context: !name:speechbrain_pom.inference.speechbrain_streaming.LastLabels
+decoding_function: !name:speechbrain_pom.inference.speechbrain_streaming.new_labels
+  blank_index: 0
+make_tokenizer_streaming_context: !name:speechbrain_pom.inference.speechbrain_streaming.OpenWord
+tokenizer_decode_streaming: !name:speechbrain_pom.inference.speechbrain_streaming.new_text
 
 pretrainer: !new:speechbrain_pom.inference.speechbrain_interface.SafePretrainer
   loadables: {encoder: !ref <encoder>, head: !ref <head>, tokenizer: !ref <tokenizer>}
@@ -173,8 +191,12 @@ def _write_files(folder, model, architecture, metadata, write_config):
     if write_config is not None:
         write_config(folder, model, as_text(tree))
     if tuned:
-        opening = _opening("EncoderASR", tree, encoder)
-        hparams = f"{opening}{_LOG_PROBS}{''.join(checksums.values())}"
+        sums = "".join(checksums.values())
+        hparams = f"{_opening('EncoderASR', tree, encoder)}{_LOG_PROBS}{sums}"
+        if encoder.can_stream() is None or encoder.can_stream(left_s=0) is None:
+            parts = _STREAMING.replace("SAMPLES_PER_FRAME", str(encoder.samples_per_frame))
+            streaming = f"{_opening('StreamingASR', tree, encoder)}{parts}{sums}"
+            write_atomically(folder / STREAMING_HPARAMS_FILE, streaming)
     write_atomically(folder / HPARAMS_FILE, hparams)
 
 

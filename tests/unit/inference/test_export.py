@@ -21,7 +21,7 @@ from speechbrain_pom.runs.record import record_run
 from speechbrain_pom.utils.errors import UserError
 
 PRETRAINED = {"README.md", "encoder.safetensors", "encoder.yaml", "hyperparams.yaml"}
-FINETUNED = PRETRAINED | {"head.safetensors", "units.json"}
+FINETUNED = PRETRAINED | {"head.safetensors", "units.json", "streaming.yaml"}
 LENGTHS = [399, 10000, 16000]  # samples: the first is one frame
 
 
