@@ -7,6 +7,7 @@ from pathlib import Path
 
 from speechbrain_pom.cli.cluster import add_part_arguments, part_of, submit
 from speechbrain_pom.cli.parser import add_job_arguments
+from speechbrain_pom.inference.jobs.batches import check_batch_s
 from speechbrain_pom.inference.jobs.encoding import MANIFEST_FILE, FrameOptions, encode_into_folder
 from speechbrain_pom.inference.jobs.frame_files import DTYPES, FRAME_FORMATS
 from speechbrain_pom.inference.jobs.parts import frozen_files
@@ -61,13 +62,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode the files, and name those that failed."""
+    check_batch_s(args.batch_s)
     options, out = _options(args), Path(args.out)
     if args.on is not None:
         return submit(args, out)
     part = part_of(args)
     files = frozen_files(out, part, args.files, partial(find_audio, args.files))
     device = choose_device(args.device)
-    return encode_into_folder(args.model, files, out, options, device, args.jobs, part)
+    how = args.jobs, part, args.batch_s
+    return encode_into_folder(args.model, files, out, options, device, *how)
 
 
 def _options(args):

@@ -40,3 +40,9 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
         "variable OMP_NUM_THREADS says (default: %(default)s)",
     )
     parser.add_argument("--device", help="such as cuda:1 (default: cuda if there is one, or cpu)")
+    parser.add_argument(
+        "--batch_s",
+        type=float,
+        metavar="S",
+        help="several files at a time, of so many seconds together, for GPUs (default: one file)",
+    )

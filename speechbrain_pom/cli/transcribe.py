@@ -7,6 +7,7 @@ from pathlib import Path
 from speechbrain_pom.cli.cluster import add_part_arguments, part_of, submit
 from speechbrain_pom.cli.parser import add_job_arguments
 from speechbrain_pom.data.audio.pcm import PCM_FORMATS
+from speechbrain_pom.inference.jobs.batches import check_batch_s
 from speechbrain_pom.inference.jobs.parts import frozen_files
 from speechbrain_pom.inference.jobs.pool import choose_device, find_audio
 from speechbrain_pom.inference.jobs.serving import DEFAULT_ADDRESS, serve_streams
@@ -113,7 +114,8 @@ def run(args: argparse.Namespace) -> int:
             f"--format {' '.join(formats)} of {len(files)} file(s) cannot all go to stdout: give "
             "--out, a folder"
         )
-    settings = Transcribing(args.model, choose_device(args.device), _beam(args), args.window_s)
+    how = choose_device(args.device), _beam(args), args.window_s, args.batch_s
+    settings = Transcribing(args.model, *how)
     if args.out is None:
         return transcribe_to_stdout(files, formats[0], settings, args.jobs)
     return transcribe_into_folder(files, formats, settings, Path(args.out), args.jobs, part)
@@ -130,6 +132,7 @@ def _check(args):
             raise UserError(f"--{name}: no such file: '{path}'")
     if not args.stream and args.serve is None:
         _refuse_stream_options(args)
+    check_batch_s(args.batch_s)
     if not args.window_s > 0:
         raise UserError(f"--window_s is {args.window_s}: give seconds, more than 0")
 
@@ -161,7 +164,7 @@ def _serve(args):
     """Serve streams."""
     if args.files or args.stream:
         raise UserError("--serve stands in place of files and --stream: leave them out")
-    for name in (*_STDIN_OPTIONS, "state", "finish", "out"):
+    for name in (*_STDIN_OPTIONS, "state", "finish", "out", "batch_s"):
         if getattr(args, name):
             raise UserError(f"--{name} is not for --serve: leave it out")
     options = Streaming(STDIN, args.chunk_s, args.left_s, args.pause_s, _beam(args), "json")
@@ -173,8 +176,10 @@ def _stream(args):
     source, *others = args.files
     if others:
         raise UserError(f"--stream is of one source, and '{others[0]}' is another: leave it out")
-    if args.out is not None or args.jobs != 1:
-        name = "--out" if args.out is not None else "--jobs"
+    for_files = {"--out": args.out is not None, "--jobs": args.jobs != 1}
+    for_files["--batch_s"] = args.batch_s is not None
+    if any(for_files.values()):
+        name = next(name for name, given in for_files.items() if given)
         raise UserError(f"{name} is for files: a stream goes to stdout, in one process")
     if len(args.format) > 1 or args.format[0] not in STREAM_FORMATS:
         formats = " ".join(args.format)

@@ -25,6 +25,8 @@ from speechbrain_pom.inference.segments import Segment as Segment  # its place i
 from speechbrain_pom.utils.disks import explain_full_disk, reserve
 from speechbrain_pom.utils.errors import UserError
 
+PAUSE_S = 0.6
+MAX_SEGMENT_S = 30.0
 _BLOCK = 4096  # frames that the head gets at a time
 _ELSEWHERE = "set TMPDIR to a folder on another disk"
 
@@ -35,8 +37,8 @@ def transcribe(
     *,
     decode: Callable[[Tensor, Tensor], list[str]] | None = None,
     window_s: float = 30.0,
-    pause_s: float = 0.6,
-    max_segment_s: float = 30.0,
+    pause_s: float = PAUSE_S,
+    max_segment_s: float = MAX_SEGMENT_S,
 ) -> Transcript:
     """Transcribe an audio file, with the times of its words.
 
@@ -94,22 +96,39 @@ def transcribe(
     """
     if recogniser.training:
         raise UserError("the recogniser is in training mode: call recogniser.eval() before files")
-    units = recogniser.units
-    if decode is None:
-        decode = partial(greedy_decode, units=units)
-    frame_s = recogniser.encoder.samples_per_frame / recogniser.encoder.sample_rate
     with ExitStack() as stack:
         reader = source
         if not isinstance(source, AudioReader):
             reader = stack.enter_context(AudioReader(source))
         log_probs = _outputs(recogniser, reader, window_s, stack)
-        spans = split_at_pauses(
-            log_probs.argmax(-1), units, round(pause_s / frame_s), round(max_segment_s / frame_s)
+        return transcript_of(
+            recogniser, log_probs, reader.duration_s, decode, pause_s, max_segment_s
         )
-        # Feature frames are centred at multiples of their hop: the first one starts before 0.
-        clock = Clock(frame_s, recogniser.encoder.hop_ms / 2000, reader.duration_s)
-        segments = [decode_segment(log_probs[a:b], a, decode, units, clock) for a, b in spans]
-        return Transcript([one for one in segments if one is not None], reader.duration_s)
+
+
+def transcript_of(
+    recogniser: SpeechRecogniser,
+    log_probs: Tensor,
+    duration_s: float,
+    decode: Callable[[Tensor, Tensor], list[str]] | None = None,
+    pause_s: float = PAUSE_S,
+    max_segment_s: float = MAX_SEGMENT_S,
+) -> Transcript:
+    """The transcript of a file of some duration from its outputs (T, num_outputs).
+
+    Arguments and errors are those of `transcribe`.
+    """
+    units, encoder = recogniser.units, recogniser.encoder
+    if decode is None:
+        decode = partial(greedy_decode, units=units)
+    frame_s = encoder.samples_per_frame / encoder.sample_rate
+    spans = split_at_pauses(
+        log_probs.argmax(-1), units, round(pause_s / frame_s), round(max_segment_s / frame_s)
+    )
+    # Feature frames are centred at multiples of their hop: the first one starts before 0.
+    clock = Clock(frame_s, encoder.hop_ms / 2000, duration_s)
+    segments = [decode_segment(log_probs[a:b], a, decode, units, clock) for a, b in spans]
+    return Transcript([one for one in segments if one is not None], duration_s)
 
 
 def _outputs(recogniser, reader, window_s, stack):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from speechbrain_pom.encoder.loading import (
 )
 from speechbrain_pom.encoder.weights import SHARED_FILE
 from speechbrain_pom.encoder.windows.overlapping import encode_windows, windows_are_exact
+from speechbrain_pom.inference.jobs.batches import GROUP_SIZE, BatchWorker
 from speechbrain_pom.inference.jobs.frame_files import new_frames
 from speechbrain_pom.inference.jobs.ledger import Ledger, run_into_folder
 from speechbrain_pom.inference.jobs.outputs import output_names, own_folder
@@ -61,11 +63,12 @@ def encode_into_folder(
     device: str,
     num_jobs: int = 1,
     part: Part = WHOLE,
+    batch_s: float | None = None,
 ) -> int:
     """Write the frames of audio files into a folder, with a ledger; return the exit code.
 
     A model may be given as `load_encoder` takes it. Files that a former call finished are skipped.
-    Of `files`, those of `part` are worked on.
+    Of `files`, those of `part` are worked on; with `batch_s` several at a time.
     """
     model, digest = _identify(model)
     settings = asdict(options) | {"model": model, "model_sha256": digest}
@@ -81,9 +84,10 @@ def encode_into_folder(
             mine,
             ledger,
             {file: [names[file]] for file in mine},
-            _Encoding(model, digest, device, out, options, names),
+            _Encoding(model, digest, device, out, options, names, batch_s),
             num_jobs,
             "encoded",
+            None if batch_s is None else GROUP_SIZE,
         )
 
 
@@ -120,6 +124,7 @@ class _Encoding:
     out: Path
     options: FrameOptions
     outputs: dict
+    batch_s: float | None
 
     def __call__(self):
         layers = self.options.layers
@@ -128,27 +133,43 @@ class _Encoding:
             raise UserError(
                 f"--layers sum: '{self.model}' has learnt no sum of layers: give last or numbers"
             )
-        return lambda file: self._encode(encoder, file)
+        if self.batch_s is not None:
+            alone, together = partial(self._encode, encoder), partial(self._together, encoder)
+            longest_s = min(self.options.window_s, self.batch_s)
+            return BatchWorker(encoder, alone, together, longest_s, self.batch_s)
 
-    def _encode(self, encoder, file):
+        def work(file):
+            with AudioReader(file) as reader:
+                return self._encode(encoder, file, reader)
+
+        return work
+
+    def _encode(self, encoder, file, reader):
         """Write the frames of a file; return what the manifest says about them."""
+        return self._write(encoder, file, reader, partial(_fill, encoder, reader, self.options))
+
+    @torch.inference_mode()
+    def _together(self, encoder, files, readers, wavs, num_samples):
+        found, num_frames = encoder(wavs, num_samples)
+        records = []
+        for row, (file, reader) in enumerate(zip(files, readers, strict=True)):
+            count = int(num_frames[row])
+            several = isinstance(found, list)
+            own = [one[row, :count] for one in found] if several else found[row, :count]
+            records.append(self._write(encoder, file, reader, partial(_copy, own)))
+        return records
+
+    def _write(self, encoder, file, reader, fill):
         options = self.options
         path = self.out / self.outputs[file]
         path.parent.mkdir(parents=True, exist_ok=True)
         several = isinstance(options.layers, list)
-        with AudioReader(file) as reader:
-            num_frames = encoder.num_frames(reader.num_samples)
-            shape = (num_frames, encoder.d_model)
-            shape = (len(options.layers), *shape) if several else shape
-            with new_frames(
-                path, options.format, options.dtype, shape, self._metadata(encoder)
-            ) as frames:
-                windows = _fill(encoder, reader, list(frames) if several else frames, options)
-            return {
-                "num_frames": num_frames,
-                "duration_s": reader.duration_s,
-                "windows": windows,
-            }
+        shape = (encoder.num_frames(reader.num_samples), encoder.d_model)
+        shape = (len(options.layers), *shape) if several else shape
+        how = options.format, options.dtype, shape, self._metadata(encoder)
+        with new_frames(path, *how) as frames:
+            windows = fill(list(frames) if several else frames)
+        return {"num_frames": shape[-2], "duration_s": reader.duration_s, "windows": windows}
 
     def _metadata(self, encoder):
         return {
@@ -160,7 +181,7 @@ class _Encoding:
         }
 
 
-def _fill(encoder, reader, target, options):
+def _fill(encoder, reader, options, target):
     """Encode into one fp32 tensor, or a list of them; return which windows were used, if any."""
     if reader.duration_s > options.window_s:
         how = {"window_s": options.window_s, "overlap_s": options.overlap_s}
@@ -169,7 +190,12 @@ def _fill(encoder, reader, target, options):
     with torch.inference_mode():
         wav = reader.read(0, reader.num_samples).to(encoder.device)
         found, _ = encoder(wav.unsqueeze(0))
-        found, target = (one if isinstance(one, list) else [one] for one in (found, target))
-        for part, frames in zip(target, found, strict=True):
-            part.copy_(frames[0])
-    return None
+        several = isinstance(found, list)
+        return _copy([one[0] for one in found] if several else found[0], target)
+
+
+def _copy(found, target):
+    """Frames (T, d_model), or a list of them, into as many tensors."""
+    found, target = (one if isinstance(one, list) else [one] for one in (found, target))
+    for part, frames in zip(target, found, strict=True):
+        part.copy_(frames)

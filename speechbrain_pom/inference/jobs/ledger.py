@@ -181,14 +181,16 @@ def run_into_folder(
     make_worker: Callable[[], Worker],
     num_jobs: int,
     done: str,
+    group_size: int | None = None,
 ) -> int:
     """Make the outputs that are not finished yet; return the exit code.
 
     The folder is that of `own_folder`; `done` says what was done to the files, as in "3 of 4 files
-    encoded".
+    encoded"; `group_size` as for `run_jobs`.
     """
     todo = ledger.plan(outputs)
-    failures = run_jobs(todo, make_worker, num_jobs, ledger.command, on_result=ledger.add)
+    how = {"on_result": ledger.add, "group_size": group_size}
+    failures = run_jobs(todo, make_worker, num_jobs, ledger.command, **how)
     ledger.write()
     skipped = f", {len(files) - len(todo)} were finished before" if len(todo) < len(files) else ""
     print(f"{ledger.folder}: {len(todo) - len(failures)} of {len(files)} files {done}{skipped}")

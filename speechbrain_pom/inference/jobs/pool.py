@@ -24,8 +24,8 @@ _PLAIN_ERRORS = (UserError, OSError, RuntimeError)  # soundfile's are RuntimeErr
 
 logger = logging.getLogger(__name__)
 
-Worker: TypeAlias = Callable[[Path], Any]
-"""Works on one file, with a model that is loaded."""
+Worker: TypeAlias = Callable[[Any], Any]
+"""Works on one file, or on a group of files, with a model that is loaded."""
 
 
 def choose_device(name: str | None) -> str:
@@ -70,13 +70,15 @@ def run_jobs(
     description: str,
     show_progress: bool = True,
     on_result: Callable[[Path, Any], None] | None = None,
+    group_size: int | None = None,
 ) -> list[tuple[Path, str]]:
     """Work on files, in several processes if wanted; return those that failed, and why.
 
     `make_worker` is called once in each process, where it loads the model; it returns
     `work(file)`. With several processes it can be pickled, and so can what `work` returns, which
     is handed to `on_result(file, result)` in this process as soon as it is there. With one job,
-    or one file, everything happens in this process.
+    or one file, everything happens in this process. With `group_size` a worker gets so many files
+    at a time, and returns (file, result, error in words or None) of each.
 
     Ctrl-C and SIGTERM end all processes, with exit code 130 or 143. Each process has as many CPU
     threads as OMP_NUM_THREADS says, one by default, and never a share of the cores: results would
@@ -88,20 +90,29 @@ def run_jobs(
     if num_jobs < 1:
         raise UserError(f"--jobs is {num_jobs}: give at least 1")
     failures = {}
-    num_jobs = min(num_jobs, len(files))
+    items = files
+    if group_size is not None:
+        items = [files[i : i + group_size] for i in range(0, len(files), group_size)]
+    num_jobs = min(num_jobs, len(items))
     work = _in_processes if num_jobs > 1 else _in_this_process
     with (
         ended_by_signals(),
         tqdm(total=len(files), desc=description, unit="file", disable=not show_progress) as bar,
-        closing(work(files, make_worker, num_jobs)) as outcomes,
+        closing(work(items, make_worker, num_jobs)) as outcomes,
     ):
-        for file, result, error in outcomes:
+        for file, result, error in outcomes if group_size is None else _of_groups(outcomes):
             if error is not None:
-                failures[file] = _in_words(error)
+                failures[file] = error if isinstance(error, str) else in_words(error)
             elif on_result is not None:
                 on_result(file, result)
             bar.update()
     return [(file, failures[file]) for file in files if file in failures]
+
+
+def _of_groups(outcomes):
+    """What became of each file of groups; what ends a group is an error of all its files."""
+    for files, results, error in outcomes:
+        yield from results if error is None else [(file, None, error) for file in files]
 
 
 def _in_processes(files, make_worker, num_jobs):
@@ -133,7 +144,12 @@ def _load(make_worker):
     return make_worker()
 
 
-def _in_words(error):
+def in_words(error: Exception) -> str:
+    """An error as a line, with its kind where the message alone would not say enough.
+
+    >>> in_words(KeyError("wav")), in_words(UserError("no such file"))
+    ("KeyError: 'wav'", 'no such file')
+    """
     kind = "" if isinstance(error, _PLAIN_ERRORS) else f"{type(error).__name__}: "
     return kind + one_line(error)
 

@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from speechbrain_pom._version import __version__
 from speechbrain_pom.ctc.decoding import make_beam_searcher
 from speechbrain_pom.data.layout import file_stamp
 from speechbrain_pom.encoder.loading import find_saved
+from speechbrain_pom.inference.jobs.batches import GROUP_SIZE, BatchWorker
 from speechbrain_pom.inference.jobs.ledger import Ledger, run_into_folder
 from speechbrain_pom.inference.jobs.outputs import output_names, own_folder
 from speechbrain_pom.inference.jobs.pool import Worker, report_failures, run_jobs
 from speechbrain_pom.inference.recogniser import load_recogniser
 from speechbrain_pom.inference.transcript_files import TRANSCRIPT_FORMATS, as_json
-from speechbrain_pom.inference.transcription import Transcript, transcribe
+from speechbrain_pom.inference.transcription import Transcript, transcribe, transcript_of
 from speechbrain_pom.utils.disks import explain_full_disk
 from speechbrain_pom.utils.files import write_atomically
 from speechbrain_pom.utils.parts import WHOLE, Part
@@ -41,12 +43,15 @@ class Transcribing:
         Options of `make_beam_searcher`; None: greedy decoding.
     window_s : float
         Longer files are encoded in windows of this length.
+    batch_s : float or None
+        Several files at a time, of so many seconds with their padding.
     """
 
     model: str | Path
     device: str
     beam: dict | None
     window_s: float
+    batch_s: float | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "model", find_saved(self.model).checkpoint)
@@ -56,10 +61,28 @@ class Transcribing:
         recogniser = load_recogniser(self.model, self.device)
         decode = self.beam and make_beam_searcher(recogniser.units, **self.beam)
 
-        def work(file):
-            return write(file, transcribe(recogniser, file, decode=decode, window_s=self.window_s))
+        def work(file, source=None):
+            how = {"decode": decode, "window_s": self.window_s}
+            return write(file, transcribe(recogniser, source or file, **how))
 
-        return work
+        @torch.no_grad()
+        def together(files, readers, wavs, num_samples):
+            log_probs, num_frames = recogniser(wavs, num_samples)
+            own = (row[:count] for row, count in zip(log_probs.cpu(), num_frames, strict=True))
+            return [
+                write(file, transcript_of(recogniser, outputs, reader.duration_s, decode))
+                for file, reader, outputs in zip(files, readers, own, strict=True)
+            ]
+
+        if self.batch_s is None:
+            return work
+        longest_s = min(self.window_s, self.batch_s)
+        return BatchWorker(recogniser.encoder, work, together, longest_s, self.batch_s)
+
+    @property
+    def group_size(self) -> int | None:
+        """Files that the worker takes at a time; None: one."""
+        return None if self.batch_s is None else GROUP_SIZE
 
     def fingerprint(self) -> str:
         """Hash of everything that the transcripts depend on, except for the audio."""
@@ -76,7 +99,8 @@ def transcribe_to_stdout(
     """Print the transcripts in one format; return the exit code."""
     write = partial(_format, format_=format_, with_path=len(files) > 1)
     work = partial(settings.worker, write)
-    return report_failures(run_jobs(files, work, num_jobs, "transcribe", on_result=_print))
+    how = {"on_result": _print, "group_size": settings.group_size}
+    return report_failures(run_jobs(files, work, num_jobs, "transcribe", **how))
 
 
 def _format(file, transcript, format_, with_path):
@@ -122,6 +146,7 @@ def transcribe_into_folder(
             partial(settings.worker, partial(_save, out=out, outputs=outputs)),
             num_jobs,
             "transcribed",
+            settings.group_size,
         )
 
 

@@ -282,6 +282,7 @@ def test_another_model_needs_another_folder(models, model, audio, capsys):
             "than the window",
         ),
         (["--jobs", "0"], "--jobs is 0: give at least 1"),
+        (["--batch_s", "0"], "--batch_s is 0.0: give seconds, more than 0"),
         (["--device", "quantum"], "--device quantum cannot be used: "),
     ],
 )

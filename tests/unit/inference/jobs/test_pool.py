@@ -196,5 +196,5 @@ def test_report(capsys):
 def test_arguments():
     parser = argparse.ArgumentParser()
     add_job_arguments(parser)
-    assert vars(parser.parse_args([])) == {"jobs": 1, "device": None}
+    assert vars(parser.parse_args([])) == {"jobs": 1, "device": None, "batch_s": None}
     assert parser.parse_args(["--jobs", "2", "--device", "cpu"]).jobs == 2
