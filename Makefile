@@ -15,7 +15,7 @@ TEST_PROCESSES ?= 2
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-streaming test test-slow lint format bench wheel clean
+.PHONY: help env demo demo-streaming test test-slow lint format bench docs wheel clean
 
 help:
 	@echo "make demo     mini corpus, pretraining, fine-tuning and a summary, on synthetic speech"
@@ -26,6 +26,7 @@ help:
 	@echo "make lint     ruff: rules and format"
 	@echo "make format   ruff: repair both"
 	@echo "make bench    time and memory on this CPU (half an hour), and docs/benchmarks.md"
+	@echo "make docs     the documentation as a site in site/; any warning is an error"
 	@echo "make wheel    the wheel in dist/, checked and used in an environment of its own"
 	@echo "make clean    remove the environment and the demo's results"
 	@echo "PYTHON=python3.12 chooses the Python (3.10 to 3.12) of a new environment"
@@ -81,9 +82,12 @@ bench: $(INSTALLED)
 	$(RUN) benchmarks/streaming.py --report
 	$(RUN) benchmarks/report.py
 
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
 wheel: $(INSTALLED)
 	$(RUN) tests/packaging/check_wheel.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info
+	rm -rf $(VENV) $(DEMO) build dist site *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

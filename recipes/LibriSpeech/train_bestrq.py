@@ -5,7 +5,7 @@
 
 Without --data_folder a small model is trained on synthetic speech in a few minutes. The same
 command resumes. Any key of the YAML is an option; --help lists them. What is minimised is the
-YAML's `objective`: a YAML with another one trains that (CONTRIBUTING.md, "Adding an objective").
+YAML's `objective`: a YAML with another one trains that (docs/adding_an_objective.md).
 """
 
 from librispeech_prepare import prepare_pretraining

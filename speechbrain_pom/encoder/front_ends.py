@@ -22,8 +22,8 @@ class FrontEnd(Protocol):
     samples. SpeechBrain's `ConvolutionFrontEnd` does not know, and is adapted by
     `SameConvolutions`; a module with these four members is taken as it is.
 
-    Arguments
-    ---------
+    Attributes
+    ----------
     stride : int
         Feature frames from one frame to the next.
     window : int

@@ -1,4 +1,4 @@
-"""The objective that CONTRIBUTING.md adds: two files, and the program and all reports know it."""
+"""The objective of its page in docs: two files, and the program and all reports know it."""
 
 import re
 
@@ -17,11 +17,10 @@ OF_BESTRQ += ("cb_dim", "cb_vocab", "Quantizer", "linear", "objective")
 
 
 def example():
-    """The module and the YAML of the section "Adding an objective"."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    section = text.partition("## Adding an objective\n")[2].partition("\n## ")[0]
+    """The module and the YAML of the page."""
+    text = (ROOT / "docs/adding_an_objective.md").read_text(encoding="utf-8")
     return [
-        re.search(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[1]
+        re.search(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[1]
         for language in ("py", "yaml")
     ]
 

@@ -1,4 +1,4 @@
-"""The downstream task that CONTRIBUTING.md adds: two files, and resuming and reports come along."""
+"""The downstream task of its page in docs: two files, and resuming and reports come along."""
 
 import csv
 import re
@@ -14,12 +14,11 @@ from tests.helpers.recipes import KILLED
 
 @pytest.fixture(scope="module")
 def own_task(tmp_path_factory, corpus):
-    """A folder with the two files of the section, and CSV files of who speaks."""
+    """A folder with the two files of the page, and CSV files of who speaks."""
     folder = tmp_path_factory.mktemp("own_task")
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    section = text.partition("## Adding a downstream task\n")[2].partition("\n## ")[0]
+    text = (ROOT / "docs/adding_a_task.md").read_text(encoding="utf-8")
     for name, language in (("train_classifier.py", "py"), ("classifier.yaml", "yaml")):
-        block = re.search(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+        block = re.search(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
         (folder / name).write_text(block[1], encoding="utf-8")
     files = sorted((corpus / "train-clean-100").glob("*/*/*.flac"))
     for name, part in (("train", files[::2]), ("valid", files[1::2])):

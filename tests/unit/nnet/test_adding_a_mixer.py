@@ -1,4 +1,4 @@
-"""The two files of CONTRIBUTING.md are a mixer: written into a copy of the package, it works."""
+"""The two files of docs/adding_a_mixer.md are a mixer: in a copy of the package, it works."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def checkout(tmp_path_factory):
     shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in SHARED:
         (folder / name).symlink_to(ROOT / name)
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/adding_a_mixer.md").read_text(encoding="utf-8")
     files = re.findall(r"^```py\n# (speechbrain_pom/\S+)\n(.*?)^```$", text, re.M | re.S)
     assert [path for path, _ in files] == [
         "speechbrain_pom/ops/mean/__init__.py",
