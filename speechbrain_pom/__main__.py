@@ -45,6 +45,10 @@ COMMANDS = {
         "run an unmodified SpeechBrain recipe with the attention types of this package",
         guard=nullcontext,
     ),
+    "submit": Command(
+        "speechbrain_pom.cli.submit",
+        "start a training as a job of Slurm or of this machine, which goes on when its time ends",
+    ),
     "info": Command(
         "speechbrain_pom.cli.info",
         "list the attention types, or the layers and parameters of an hparams file's models",

@@ -26,9 +26,11 @@ from experiments.replica.records import (
 )
 from experiments.replica.report import DOCUMENT, picture_paths, render_section, update_document
 from experiments.replica.runs import run_chains
+from speechbrain_pom.cli.cluster import add_part_arguments, part_of, submit
 from speechbrain_pom.cli.parser import Parser
 from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 from speechbrain_pom.utils.errors import UserError, exit_on_user_error
+from speechbrain_pom.utils.parts import WHOLE
 
 EPILOG = """\
   python -m experiments.replica run small
@@ -62,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="runs at a time, which share the cores (default: the protocol's)",
     )
     action.add_argument("--again", action="store_true", help="also what the record has already")
+    add_part_arguments(action)
     action = actions.add_parser("report", help=f"write results, pictures and {DOCUMENT}")
     _add_shared(action)
     action.add_argument("--check", action="store_true", help=f"only compare {DOCUMENT}")
@@ -97,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal that stopped the runs.
     """
     args = build_parser().parse_args(argv)
+    args.argv = sys.argv[1:] if argv is None else list(argv)
     protocol = find_protocol(args.name, args.protocols)
     folder = args.out or runs_folder(protocol)
     return _ACTIONS[args.action](protocol, folder, args)
@@ -116,6 +120,8 @@ def _run(protocol, folder, args):
         corpus = protocol.corpus
         data_folder = Path(folder, "corpus")
         make_mini_corpus(data_folder, corpus["duration_min"], corpus["seed"])
+    if args.on is not None:
+        return submit(args, folder, "experiments.replica")
     left = [True] * len(chains)
     if not args.again:
         record = read_record(record_path(protocol, _records_folder(folder, args)))
@@ -123,10 +129,11 @@ def _run(protocol, folder, args):
     if num_recorded := left.count(False):
         _print(f"{num_recorded} of {len(chains)} chains of runs are in the record: left out")
     chains = plan_runs(protocol, folder, args.mixers, args.seeds, data_folder, args.kinds)
-    chains = [chain for chain, wanted in zip(chains, left, strict=True) if wanted]
+    part = part_of(args)
+    chains = part.of([chain for chain, wanted in zip(chains, left, strict=True) if wanted])
     num_jobs = protocol.jobs if args.jobs is None else args.jobs
     code = run_chains(chains, num_jobs, Path(folder, "logs"), _print)
-    if code == 0:
+    if code == 0 and part == WHOLE:
         command = f"python -m experiments.replica report {protocol.name}"
         print(f"all runs are finished; `{command}` writes the results")
     return code

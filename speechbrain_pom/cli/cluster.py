@@ -20,10 +20,15 @@ _OWN = {"--on": 1, "--parts": 1, "--job_option": 1}  # options of the launch, wi
 def add_part_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --part, --on, --parts and --job_option."""
     add = parser.add_argument
-    add("--part", default="1/1", metavar="I/N", help="of the files; auto, auto/N in a job array")
+    add("--part", default="1/1", metavar="I/N", help="of the work; auto, auto/N in a job array")
     add("--on", choices=CLUSTERS, help="submit --parts jobs by submitit in place of working here")
     add("--parts", type=int, metavar="N", help="jobs of --on")
-    add(
+    add_job_option(parser)
+
+
+def add_job_option(parser: argparse.ArgumentParser) -> None:
+    """Add --job_option."""
+    parser.add_argument(
         "--job_option",
         action="append",
         default=[],
@@ -37,7 +42,7 @@ def part_of(args: argparse.Namespace) -> Part:
     return parse_part(args.part)
 
 
-def submit(args: argparse.Namespace, folder: str | Path) -> int:
+def submit(args: argparse.Namespace, folder: str | Path, program: str = "speechbrain_pom") -> int:
     """Start the command in parts; the exit code, of all parts where they run on this machine.
 
     Arguments
@@ -46,6 +51,8 @@ def submit(args: argparse.Namespace, folder: str | Path) -> int:
         With `argv`, the words of the command line.
     folder : str or pathlib.Path
         Logs of the jobs go to `jobs` in it.
+    program : str
+        The module whose command line it is.
 
     Raises
     ------
@@ -57,8 +64,8 @@ def submit(args: argparse.Namespace, folder: str | Path) -> int:
             f"--on {args.on} needs --parts N, at least 1, and no --part (it has --parts "
             f"{args.parts}, --part {args.part})"
         )
-    executor = _executor(args.on, Path(folder) / "jobs", dict(map(_option, args.job_option)))
-    command = [sys.executable, "-m", "speechbrain_pom", *without_launch(args.argv)]
+    executor = make_executor(args.on, Path(folder) / "jobs", args.job_option)
+    command = [sys.executable, "-m", program, *without_launch(args.argv)]
     parts = [Part(number, args.parts) for number in range(1, args.parts + 1)]
     jobs = executor.map_array(run_part, [[*command, "--part", str(part)] for part in parts])
     print(f"{len(jobs)} parts on {args.on}, logs in '{Path(folder) / 'jobs'}': {_numbers(jobs)}")
@@ -94,16 +101,38 @@ def without_launch(words: Sequence[str]) -> list[str]:
     return kept
 
 
-def _executor(cluster, folder, options) -> Any:
+def make_executor(cluster: str, folder: Path, job_options: Sequence[str], **parameters: Any) -> Any:
+    """submitit's executor, whose logs go to a folder.
+
+    Arguments
+    ---------
+    cluster : str
+        One of `CLUSTERS`.
+    folder : pathlib.Path
+    job_options : sequence of str
+        NAME=VALUE, as a command line gives them.
+    **parameters
+        More of them; `job_options` come first.
+
+    Returns
+    -------
+    submitit.AutoExecutor
+
+    Raises
+    ------
+    UserError
+        If submitit is not installed, or knows no such cluster or option.
+    """
     try:
         import submitit
     except ImportError:
         raise UserError(
             f"--on {cluster} needs submitit: pip install 'speechbrain-pom[cluster]'"
         ) from None
+    parameters |= dict(map(_option, job_options))
     try:
         executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
-        executor.update_parameters(**options)
+        executor.update_parameters(**parameters)
     except (RuntimeError, NameError, TypeError) as error:  # no sbatch, or no such option
         raise UserError(f"--on {cluster}: {error}") from None
     return executor

@@ -93,6 +93,18 @@ def test_run_makes_the_corpus_and_names_what_failed(checkout, capsys):
     assert "all runs are finished; `python -m experiments.replica report tiny` writes" in printed
 
 
+def test_parts_of_a_protocol(checkout, capsys):
+    own = ["--protocols", "own.yaml", "--out", "runs", "--seeds", "1"]
+    for number in (1, 2):
+        assert main(["run", "tiny", *own, "--part", f"{number}/2"]) == 0
+        printed = capsys.readouterr().out
+        assert "all runs are finished" not in printed
+        assert finished_configuration(f"runs/{['PoM', 'regularMHA'][number - 1]}/1/finetuning")
+    assert "RelPosMHAXL" not in printed
+    assert main(["run", "tiny", *own]) == 0
+    assert capsys.readouterr().out.count(": was finished") == 6
+
+
 def test_report_and_its_check(checkout, monkeypatch, capsys):
     document = Path("docs/replica.md")
     start, _, rest = document.read_text().partition(BEGIN)
