@@ -10,6 +10,7 @@ from speechbrain.dataio.dataio import load_data_csv, load_data_json
 from speechbrain_pom.data.audio.files import format_problems, inspect_audio, resampled_length
 from speechbrain_pom.data.audio_folder import describe_unread, read_files, scan_folder
 from speechbrain_pom.data.chapters import describe_unread_in_layout, read_chapters, scan_split
+from speechbrain_pom.data.check_parts import Group, check_part
 from speechbrain_pom.data.check_report import CheckReport
 from speechbrain_pom.data.layout import (
     check_data_folder,
@@ -19,6 +20,7 @@ from speechbrain_pom.data.layout import (
 )
 from speechbrain_pom.data.records import BadUtterance, check_max_bad_share
 from speechbrain_pom.utils.errors import UserError, one_line
+from speechbrain_pom.utils.parts import WHOLE, Part
 from speechbrain_pom.utils.processes import map_in_processes, num_processes
 
 LAYOUTS = ("librispeech", "folder")
@@ -39,7 +41,9 @@ def check_data(
     max_duration_s: float = inf,
     num_workers: int | None = None,
     show_progress: bool = True,
-) -> CheckReport:
+    part: Part = WHOLE,
+    records: str | Path | None = None,
+) -> CheckReport | None:
     """Decode every file of a folder in LibriSpeech's layout, of any other, or of a manifest.
 
     Listed are files that are missing, unreadable, truncated or damaged, empty, silent, of another
@@ -75,15 +79,21 @@ def check_data(
         Processes that decode; the CPU cores of this process by default.
     show_progress : bool
         Whether progress bars are shown.
+    part : Part
+        The part of the files that this call decodes, when many share the work.
+    records : str or pathlib.Path, optional
+        The folder for what each part has found.
 
     Returns
     -------
-    CheckReport
+    CheckReport or None
+        Of a part None, unless all others are finished: then that of all parts.
 
     Raises
     ------
     UserError
-        If an argument is wrong, or a folder, split or manifest is missing or not readable.
+        If an argument is wrong, a folder, split or manifest is missing or not readable, or the
+        records are of another check.
 
     Example
     -------
@@ -100,16 +110,26 @@ def check_data(
     check_max_bad_share(max_bad_share)
     _check_durations(min_duration_s, max_duration_s)
     _check_choices(splits, manifest, data_layout)
-    how = (num_workers, show_progress)
     if manifest is not None:
-        title = str(manifest)
-        notes, results = _check_manifest(data_folder, Path(manifest), need_transcripts, *how)
+        title, notes = str(manifest), []
+        groups = [_rows(data_folder, Path(manifest), need_transcripts, num_workers, notes)]
     else:
         check_is_folder(data_folder, "the folder that holds the splits, or your audio files")
         if (data_layout or _guess_layout(data_folder, splits)) == "folder":
-            title, notes, results = _check_folder(data_folder, *how)
+            title, notes, groups = _files(data_folder, num_workers)
         else:
-            title, notes, results = _check_splits(data_folder, splits, need_transcripts, *how)
+            title, notes, groups = _chapters(data_folder, splits, need_transcripts, num_workers)
+    if part == WHOLE:
+        bars = [group.title if show_progress else None for group in groups]
+        checked = (group.check(group.units, bar) for group, bar in zip(groups, bars, strict=True))
+        results = [item for items in checked for item in items]
+    elif records is None:
+        raise UserError(f"part is {part}: give records, a folder that all parts share")
+    else:
+        settings = {"title": title, "need_transcripts": need_transcripts}
+        results = check_part(groups, Path(records), part, settings)
+        if results is None:
+            return None
     limited = [_limit_duration(item, min_duration_s, max_duration_s) for item in results]
     good = [item.duration_s for item in limited if not item.problems]
     bad = [item for item in limited if item.problems]
@@ -155,16 +175,21 @@ def _limit_duration(item, min_duration_s, max_duration_s):
     return item._replace(problems=item.problems | problem)
 
 
-def _check_folder(data_folder, num_workers, show_progress):
+def _files(data_folder, num_workers):
+    """Title, notes and work: the files of a folder."""
     scan = scan_folder(data_folder)
-    title = data_folder.name if show_progress else None
-    rows, bad = read_files(data_folder, scan.files, "decode", num_workers, title)
     notes = ["own audio, without transcripts: for pretraining"]
     notes += [describe_unread(scan.unread)] if scan.unread else []
-    return str(data_folder), notes, [_good(row) for row in rows] + bad
+
+    def check(files, bar):
+        rows, bad = read_files(data_folder, files, "decode", num_workers, bar)
+        return [_good(row) for row in rows] + bad
+
+    return str(data_folder), notes, [Group(data_folder.name, scan.files, check)]
 
 
-def _check_splits(data_folder, splits, need_transcripts, num_workers, show_progress):
+def _chapters(data_folder, splits, need_transcripts, num_workers):
+    """Title, notes and work: the chapters of each split."""
     if splits is None:
         splits = find_splits(data_folder)
         if not splits:
@@ -174,35 +199,39 @@ def _check_splits(data_folder, splits, need_transcripts, num_workers, show_progr
             )
     splits = check_splits(splits)
     check_data_folder(data_folder, splits)
-    results, notes = [], []
+
+    def check(chapters, bar):
+        given = data_folder, chapters, need_transcripts, "decode", num_workers, bar
+        rows, bad = read_chapters(*given)
+        return [_good(row) for row in rows] + bad
+
+    groups, notes = [], []
     for split in splits:
         scan = scan_split(data_folder, split)
         if scan.unread:
             notes.append(f"{split}: {describe_unread_in_layout(scan.unread)}")
-        title = split if show_progress else None
-        rows, bad = read_chapters(
-            data_folder, scan.chapters, need_transcripts, "decode", num_workers, title
-        )
-        results += [_good(row) for row in rows] + bad
-    return f"{data_folder}: {', '.join(splits)}", notes, results
+        groups.append(Group(split, scan.chapters, check, unique_ids=True))
+    return f"{data_folder}: {', '.join(splits)}", notes, groups
 
 
 def _good(row):
-    return BadUtterance(row["ID"], row["wav"], row["duration"], {})
+    file = row["wav"].removeprefix("$data_root/")
+    return BadUtterance(row["ID"], file, row["duration"], {})
 
 
-def _check_manifest(data_folder, manifest, need_transcripts, num_workers, show_progress):
+def _rows(data_folder, manifest, need_transcripts, num_workers, notes):
+    """The work: the rows of a manifest; a note is added where it has no transcripts."""
     rows = _load_manifest(manifest, data_folder)
     with_text = any(str(row.get("wrd") or "").strip() for row in rows.values())
-    notes = []
     if need_transcripts and not with_text:
-        notes = ["no utterance has a transcript: a manifest for pretraining only"]
-    check = partial(_check_row, str(data_folder), need_transcripts and with_text)
-    title = manifest.name if show_progress else None
-    results = map_in_processes(
-        check, list(rows.items()), num_workers, bar_title=title, chunksize=16
-    )
-    return notes, list(results)
+        notes.append("no utterance has a transcript: a manifest for pretraining only")
+    check_row = partial(_check_row, str(data_folder), need_transcripts and with_text)
+
+    def check(items, bar):
+        results = map_in_processes(check_row, items, num_workers, bar_title=bar, chunksize=16)
+        return list(results)
+
+    return Group(manifest.name, list(rows.items()), check)
 
 
 def _load_manifest(path, data_folder):
