@@ -8,12 +8,29 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import nn
 
 from speechbrain_pom.attention.parts import InCall
+from speechbrain_pom.ops import ChunkMask
+
+
+@dataclass
+class MaskedChunks(DynChunkTrainConfig):
+    """SpeechBrain's configuration of chunks, with a mask of which it has no words.
+
+    Arguments
+    ---------
+    chunk_size, left_context_size
+        Those of the mask.
+    mask : ChunkMask
+        With a half-life or resets, for layers that all take such a mask.
+    """
+
+    mask: ChunkMask | None = None
 
 
 def encode(
@@ -23,7 +40,7 @@ def encode(
     hidden_states: bool = False,
     mask: torch.Tensor | None = None,
     mask_vector: torch.Tensor | None = None,
-    chunks: tuple[int, int | None] | None = None,
+    chunks: ChunkMask | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, list[torch.Tensor]]:
     """Call a `TransformerASR`'s `encode`, perhaps with hidden states, a mask or dropped layers.
 
@@ -46,8 +63,8 @@ def encode(
         before the positions, stands `mask_vector`.
     mask_vector : torch.Tensor, optional
         (d_model,).
-    chunks : tuple of (int, int or None), optional
-        Frames of a chunk, and chunks that a frame sees to the left of its own (None: all).
+    chunks : ChunkMask, optional
+        What mixers see; convolutions see nothing beyond a chunk.
 
     Returns
     -------
@@ -79,12 +96,17 @@ def encode(
         drawn = _Drawn(len(layers), view.encoder.layerdrop_prob)
         stand_ins = [_DroppableLayer(layer, i, drawn) for i, layer in enumerate(layers)]
         view.encoder.__dict__.update(layers=stand_ins, layerdrop_prob=0.0)
-    config = None if chunks is None else DynChunkTrainConfig(*chunks)
+    config = None if chunks is None else _config(chunks)
     if mask is None:
         return view.encode(frames, relative, dynchunktrain_config=config)
     project = _masked(transformer.custom_src_module, mask, mask_vector)
     call = InCall(view, custom_src_module=project)
     return type(transformer).encode(call, frames, relative, dynchunktrain_config=config)
+
+
+def _config(mask):
+    numbers = mask.chunk_size, mask.left_context_chunks
+    return MaskedChunks(*numbers, mask) if mask.has_weights else DynChunkTrainConfig(*numbers)
 
 
 def _view(module):

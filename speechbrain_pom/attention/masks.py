@@ -10,6 +10,7 @@ from speechbrain.nnet.hypermixing import HyperMixing
 from speechbrain.utils.logger import get_logger
 from torch import nn
 
+from speechbrain_pom.attention.calls import MaskedChunks
 from speechbrain_pom.attention.contexts import obstacle_to_streaming
 from speechbrain_pom.attention.layers import mixer_of
 from speechbrain_pom.attention.registry import is_builtin
@@ -88,6 +89,8 @@ def compact_src_mask(original: Callable) -> Callable:
             return ChunkMask(1)
         if causal:
             raise UserError("causal: True excludes dynamic chunks: set causal: False")
+        if isinstance(dynchunktrain_config, MaskedChunks):
+            return dynchunktrain_config.mask
         return ChunkMask(dynchunktrain_config.chunk_size, dynchunktrain_config.left_context_size)
 
     return make_transformer_src_mask

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from speechbrain.lobes.models.transformer.Conformer import ConformerEncoderLayer
+from speechbrain.nnet.hypermixing import HyperMixing
 from torch import Tensor, nn
 
 from speechbrain_pom.attention.layers import mixer_of
 from speechbrain_pom.attention.parts import original_class
 from speechbrain_pom.attention.rings import (
+    ATTENTION,
     check_chunk_size,
     first_ring,
     is_attention,
@@ -83,9 +85,49 @@ def _obstacle_of(mixer, left_context_chunks):
         return obstacle_to_ring(mixer, left_context_chunks)
     if isinstance(mixer, TokenMixer):
         return mixer.obstacle_to_steps(left_context_chunks)
-    name = type(mixer).__name__
-    name = "hypermixing" if name == "HyperMixing" else name
-    return f"{name} cannot mix a stream step by step: choose another attention_type"
+    return f"{_name_of(mixer)} cannot mix a stream step by step: choose another attention_type"
+
+
+def _name_of(mixer):
+    """The attention type that makes a mixer."""
+    name = getattr(mixer, "registered_name", None) or type(mixer).__name__
+    return {**ATTENTION, HyperMixing: "hypermixing"}.get(type(mixer), name)
+
+
+def obstacle_to_fading(encoder: nn.Module) -> str | None:
+    """Why what the layers of an encoder know of the past cannot fade or begin anew; None if it can.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        The encoder of a `TransformerASR`.
+
+    Returns
+    -------
+    str or None
+        One line.
+
+    Example
+    -------
+    >>> from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder
+    >>> encoder = ConformerEncoder(1, d_model=8, d_ffn=16, nhead=2, attention_type="RoPEMHA")
+    >>> obstacle_to_fading(encoder)
+    'RoPEMHA has no sums over time, which alone fade or begin anew: leave half-life and resets out'
+    """
+    for layer in encoder.layers:
+        mixer = mixer_of(layer)
+        if getattr(mixer, "summary_size", 0) and mixer.accepts_chunk_mask:
+            continue
+        return (
+            f"{_name_of(mixer)} has no sums over time, which alone fade or begin anew: leave "
+            "half-life and resets out"
+        )
+    return None
+
+
+def emptied_sums(states: Sequence[LayerState]) -> list[LayerState]:
+    """The states of layers whose mixers see nothing before the next chunk; convolutions go on."""
+    return [state._replace(mixed=state.mixed.emptied()) for state in states]
 
 
 def first_states(
@@ -93,6 +135,7 @@ def first_states(
     batch_size: int,
     left_context_chunks: int | None = None,
     chunk_size: int | None = None,
+    half_life_chunks: float | None = None,
 ) -> list[LayerState]:
     """The states of an encoder's layers before the first chunk.
 
@@ -106,6 +149,8 @@ def first_states(
         Chunks that a frame sees to the left of its own; None: all.
     chunk_size : int, optional
         C, frames of a chunk: for layers of attention only.
+    half_life_chunks : float, optional
+        Of the mixers' sums, as for `ChunkMask`; without an `obstacle_to_fading`.
 
     Returns
     -------
@@ -117,6 +162,8 @@ def first_states(
         With the obstacle, if there is one.
     """
     obstacle = obstacle_to_steps(encoder, left_context_chunks)
+    fading = {} if half_life_chunks is None else {"half_life_chunks": half_life_chunks}
+    obstacle = obstacle or (fading and obstacle_to_fading(encoder))
     if obstacle:
         raise UserError(obstacle)
     states = []
@@ -129,7 +176,7 @@ def first_states(
             check_chunk_size(chunk_size)
             mixed = first_ring(batch_size, left_context_chunks * chunk_size, len(weight), weight)
         else:
-            mixed = mixer.first_state(batch_size, left_context_chunks)
+            mixed = mixer.first_state(batch_size, left_context_chunks, **fading)
         states.append(LayerState(past, mixed))
     return states
 

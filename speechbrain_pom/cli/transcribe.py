@@ -78,6 +78,23 @@ def _add_stream_arguments(parser, files):
     add("--chunk_s", type=float, metavar="S", help="seconds of a chunk (default: 0.64)")
     add("--left_s", type=float, metavar="S", help="seconds seen before a chunk (default: all)")
     add("--pause_s", type=float, metavar="S", help="pause between segments (default: 0.6)")
+    add(
+        "--half_life_s",
+        type=float,
+        metavar="S",
+        help="the past counts half after it (mixers of sums)",
+    )
+    add(
+        "--reset_at_pauses",
+        action="store_true",
+        help="the past ends with a segment (mixers of sums)",
+    )
+    add(
+        "--commit_s",
+        type=float,
+        metavar="S",
+        help="beam search: older words do not change any more",
+    )
     add("--pcm", choices=tuple(PCM_FORMATS), help="samples on stdin (default: s16le)")
     add("--rate", type=int, metavar="HZ", help="sample rate on stdin (default: 16000)")
     add("--channels", type=int, metavar="N", help="interleaved on stdin (default: 1)")
@@ -137,8 +154,13 @@ def _check(args):
         raise UserError(f"--window_s is {args.window_s}: give seconds, more than 0")
 
 
-_STREAM_OPTIONS = ("chunk_s", "left_s", "pause_s", "pcm", "rate", "channels", "state", "finish")
+_LONG_OPTIONS = ("half_life_s", "reset_at_pauses", "commit_s")
 _STDIN_OPTIONS = ("pcm", "rate", "channels")
+_STREAM_OPTIONS = (
+    *("chunk_s", "left_s", "pause_s", "state", "finish"),
+    *_LONG_OPTIONS,
+    *_STDIN_OPTIONS,
+)
 
 
 def _refuse_stream_options(args):
@@ -167,7 +189,8 @@ def _serve(args):
     for name in (*_STDIN_OPTIONS, "state", "finish", "out", "batch_s"):
         if getattr(args, name):
             raise UserError(f"--{name} is not for --serve: leave it out")
-    options = Streaming(STDIN, args.chunk_s, args.left_s, args.pause_s, _beam(args), "json")
+    lengths = args.chunk_s, args.left_s, args.pause_s
+    options = Streaming(STDIN, *lengths, _beam(args), "json", **_long_options(args))
     return serve_streams(args.model, choose_device(args.device), args.serve, options)
 
 
@@ -199,9 +222,16 @@ def _stream(args):
         args.format[0],
         state_file=args.state and Path(args.state),
         finish=args.finish,
+        **_long_options(args),
         **{name: value for name, value in given.items() if value is not None},
     )
     return stream_to_stdout(args.model, choose_device(args.device), options)
+
+
+def _long_options(args):
+    """What the past of a long stream is, as far as it was given: else as in a state."""
+    options = {name: getattr(args, name) for name in _LONG_OPTIONS}
+    return {**options, "reset_at_pauses": args.reset_at_pauses or None}
 
 
 def _beam(args):

@@ -7,6 +7,7 @@ import torch
 from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder
 
 from speechbrain_pom.attention.masks import obstacle_to_chunks
+from speechbrain_pom.attention.streaming import obstacle_to_fading
 from speechbrain_pom.ops import ChunkMask
 from speechbrain_pom.utils.errors import UserError
 
@@ -92,30 +93,37 @@ def check_num_frames(num_frames: torch.Tensor, num_samples: torch.Tensor) -> Non
 
 
 def checked_chunks(
-    chunks: tuple[int, int | None] | None, encoder: torch.nn.Module
-) -> tuple[int, int | None] | None:
+    chunks: tuple[int, int | None] | ChunkMask | None, encoder: torch.nn.Module
+) -> ChunkMask | None:
     """Chunks as `SpeechEncoder.forward` takes them, for the encoder of a `TransformerASR`.
 
     Raises
     ------
     UserError
-        For other values, encoders whose convolutions know no chunks, and encoders in training
-        mode that would not learn to stream.
+        For other values, encoders whose convolutions know no chunks, encoders in training mode that
+        would not learn to stream, and weights that the mixers do not know.
     """
     if chunks is None:
         return None
-    if not isinstance(chunks, (tuple, list)) or len(chunks) != 2 or not isinstance(chunks[0], int):
-        raise UserError(
-            f"chunks is {chunks!r}: give the frames of a chunk and the chunks to its left, such as "
-            "(16, 4), or (16, None) for all of the past"
-        )
+    mask = chunks if isinstance(chunks, ChunkMask) else _pair_as_mask(chunks)
     if not isinstance(encoder, ConformerEncoder):
         raise UserError(
             f"chunks is {chunks!r}, and {type(encoder).__name__} knows no chunks: choose "
             "encoder_module: conformer"
         )
-    mask = ChunkMask(*chunks)
     obstacle = encoder.training and obstacle_to_chunks(encoder, mask.left_context_chunks)
     if obstacle:
         raise UserError(f"dynamic chunks train a model to stream, and {obstacle}")
-    return mask.chunk_size, mask.left_context_chunks
+    obstacle = mask.has_weights and obstacle_to_fading(encoder)
+    if obstacle:
+        raise UserError(obstacle)
+    return mask
+
+
+def _pair_as_mask(chunks):
+    if not isinstance(chunks, (tuple, list)) or len(chunks) != 2 or not isinstance(chunks[0], int):
+        raise UserError(
+            f"chunks is {chunks!r}: give the frames of a chunk and the chunks to its left, such as "
+            "(16, 4), or (16, None) for all of the past"
+        )
+    return ChunkMask(*chunks)

@@ -27,6 +27,7 @@ from speechbrain_pom.encoder.lengths import padding_mask, relative_lengths
 from speechbrain_pom.encoder.streaming.methods import Streams
 from speechbrain_pom.encoder.windows.overlapping import encode_windows
 from speechbrain_pom.nnet import WeightedSum
+from speechbrain_pom.ops import ChunkMask
 from speechbrain_pom.utils.errors import UserError
 
 logger = get_logger(__name__)
@@ -210,7 +211,7 @@ class SpeechEncoder(Streams, nn.Module):
         wavs: torch.Tensor,
         lengths: torch.Tensor | None = None,
         layers: Layers | None = None,
-        chunks: tuple[int, int | None] | None = None,
+        chunks: tuple[int, int | None] | ChunkMask | None = None,
     ) -> tuple[torch.Tensor | list[torch.Tensor], torch.Tensor]:
         """Encode a batch of waveforms.
 
@@ -223,10 +224,10 @@ class SpeechEncoder(Streams, nn.Module):
             loaders give them); all samples are valid when not given.
         layers : str, int or sequence of int, optional
             As for the class, in place of what it was made with.
-        chunks : tuple of (int, int or None), optional
+        chunks : tuple of (int, int or None) or ChunkMask, optional
             (C, left): the masked pass that a stream equals. Frames see their chunk of C frames and
             `left` chunks before it (None: all), and convolutions nothing beyond the chunk. The
-            floor of the features is "running".
+            floor of the features is "running". A `ChunkMask` may have a half-life or resets too.
 
         Returns
         -------
@@ -253,7 +254,7 @@ class SpeechEncoder(Streams, nn.Module):
         num_features: torch.Tensor,
         layers: Layers | None = None,
         padded: bool = True,
-        chunks: tuple[int, int | None] | None = None,
+        chunks: tuple[int, int | None] | ChunkMask | None = None,
     ) -> tuple[torch.Tensor | list[torch.Tensor], torch.Tensor]:
         """Encode a batch of features: the second half of `forward`.
 
@@ -267,7 +268,7 @@ class SpeechEncoder(Streams, nn.Module):
             As for the class, in place of what it was made with.
         padded : bool
             False where all utterances fill the batch: nothing is masked then.
-        chunks : tuple of (int, int or None), optional
+        chunks : tuple of (int, int or None) or ChunkMask, optional
             As for `forward`.
 
         Returns
@@ -293,7 +294,7 @@ class SpeechEncoder(Streams, nn.Module):
         padded: bool = True,
         mask: torch.Tensor | None = None,
         mask_vector: torch.Tensor | None = None,
-        chunks: tuple[int, int | None] | None = None,
+        chunks: tuple[int, int | None] | ChunkMask | None = None,
     ) -> torch.Tensor | list[torch.Tensor]:
         """The Transformer, the second half of `encode`: an objective may mask frames before it.
 

@@ -17,6 +17,7 @@ from speechbrain_pom.encoder.weights import (
     strict_load,
 )
 from speechbrain_pom.inference.streaming.methods import RecognitionStreams
+from speechbrain_pom.ops import ChunkMask
 from speechbrain_pom.utils.errors import UserError
 
 UNITS_FOLDER = "units"
@@ -53,7 +54,7 @@ class SpeechRecogniser(RecognitionStreams, nn.Module):
         self,
         wavs: torch.Tensor,
         lengths: torch.Tensor | None = None,
-        chunks: tuple[int, int | None] | None = None,
+        chunks: tuple[int, int | None] | ChunkMask | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Recognise a batch of waveforms.
 
@@ -63,7 +64,7 @@ class SpeechRecogniser(RecognitionStreams, nn.Module):
             (B, samples), padded on the right.
         lengths : torch.Tensor, optional
             (B,), in samples or relative; see `SpeechEncoder`.
-        chunks : tuple of (int, int or None), optional
+        chunks : tuple of (int, int or None) or ChunkMask, optional
             The masked pass that a stream equals; see `SpeechEncoder`.
 
         Returns

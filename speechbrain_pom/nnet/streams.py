@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from speechbrain_pom.ops.common.masks import ChunkMask
+from speechbrain_pom.ops.common.chunks import ChunkMask
 from speechbrain_pom.ops.common.running_sums import first_sums
 from speechbrain_pom.utils.errors import UserError
 
@@ -59,7 +59,12 @@ class StreamSteps(nn.Module):
             return None
         return f"{self._name} cannot mix a stream step by step"
 
-    def first_state(self, batch_size: int, left_context_chunks: int | None = None) -> Any:
+    def first_state(
+        self,
+        batch_size: int,
+        left_context_chunks: int | None = None,
+        half_life_chunks: float | None = None,
+    ) -> Any:
         """The state of streams before their first chunk.
 
         Arguments
@@ -68,20 +73,26 @@ class StreamSteps(nn.Module):
             B, streams.
         left_context_chunks : int, optional
             Whole chunks that a frame sees to the left of its own; None: all.
+        half_life_chunks : float, optional
+            Of the sums: as for `ChunkMask`. Mixers without sums need not take it.
 
         Returns
         -------
         NamedTuple of torch.Tensor
-            Batch first. Its shapes and dtypes are those of every later state.
+            Batch first. Its shapes and dtypes are those of every later state. One of sums begins
+            anew by `emptied()`.
 
         Raises
         ------
         UserError
             If the mixer cannot stream so, in one line that says why.
         """
-        ChunkMask(1, left_context_chunks)  # refuses a negative number
+        mask = ChunkMask(1, left_context_chunks, half_life_chunks)  # refuses what cannot be
         self._check_steps(left_context_chunks)
-        return first_sums(batch_size, self.summary_size, left_context_chunks, self._device())
+        size = self.summary_size
+        return first_sums(
+            batch_size, size, left_context_chunks, self._device(), mask.half_life_chunks
+        )
 
     def step(self, frames: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Mix the next chunk of a stream.
@@ -98,7 +109,8 @@ class StreamSteps(nn.Module):
         -------
         output : torch.Tensor
             (B, T, d_model), as `forward` returns it in eval mode for these frames with
-            `ChunkMask(T, left_context_chunks)`, when every step but the last has T frames.
+            `ChunkMask(T, left_context_chunks, half_life_chunks)`, when every step but the last has
+            T frames.
         state : NamedTuple of torch.Tensor
             For the next step, of the same size.
 

@@ -1,6 +1,7 @@
 """The mathematics of the mixers, as functions of tensors: no SpeechBrain, no nn.Module."""
 
-from speechbrain_pom.ops.common.masks import ChunkMask, parse_attn_mask
+from speechbrain_pom.ops.common.chunks import ChunkMask
+from speechbrain_pom.ops.common.masks import parse_attn_mask
 from speechbrain_pom.ops.fastformer import fastformer
 from speechbrain_pom.ops.polynomial import polynomial_mix
 from speechbrain_pom.ops.polynomial.backends import available_backends, choose_backend

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from speechbrain_pom.attention.streaming import LayerState, encoder_step, first_states
+from speechbrain_pom.attention.streaming import (
+    LayerState,
+    emptied_sums,
+    encoder_step,
+    first_states,
+    obstacle_to_fading,
+)
 from speechbrain_pom.encoder.streaming.geometry import Chunks
 from speechbrain_pom.encoder.streaming.inputs import InputState, StreamInputs, obstacle_to_stream
 from speechbrain_pom.encoder.streaming.samples import Waiting
@@ -69,6 +75,8 @@ class ChunkEngine:
         if encoder.training:
             raise UserError("the encoder is in training mode: call encoder.eval() before streams")
         obstacle = obstacle_to_stream(encoder, chunks.left)
+        if chunks.half_life is not None:
+            obstacle = obstacle or obstacle_to_fading(encoder.transformer.encoder)
         if obstacle:
             raise UserError(obstacle)
         self.encoder, self.chunks = encoder, chunks
@@ -77,8 +85,8 @@ class ChunkEngine:
 
     def first_state(self) -> StreamState:
         """A stream before its first sample."""
-        encoder = self.encoder.transformer.encoder
-        layers = first_states(encoder, 1, self.chunks.left, self.chunks.size)
+        encoder, chunks = self.encoder.transformer.encoder, self.chunks
+        layers = first_states(encoder, 1, chunks.left, chunks.size, chunks.half_life)
         return StreamState(Waiting(self.inputs.first_samples()), self.inputs.first_state(1), layers)
 
     def is_ready(self, state: StreamState) -> bool:
@@ -121,28 +129,44 @@ class ChunkEngine:
         return outputs
 
     @torch.no_grad()
-    def rest(self, state: StreamState) -> list:
-        """Encode what is left of a stream that has ended; in place.
+    def rest(self, state: StreamState) -> Iterator:
+        """Encode what is left of a stream that has ended, chunk by chunk; in place.
 
         Arguments
         ---------
         state : StreamState
             Of which no chunk is complete.
 
-        Returns
-        -------
-        list of torch.Tensor, or of lists of torch.Tensor
-            (n, d_model): of at most C + 1 frames, by chunks.
+        Yields
+        ------
+        torch.Tensor or list of torch.Tensor
+            (n, d_model): of at most C + 1 frames in all.
         """
-        total = self.encoder.num_frames(state.num_samples) if state.num_samples else 0
-        left = total - state.num_frames
+        left = self.num_left(state)
         if left <= 0:
-            return []
+            return
         state.waiting.append(self.inputs.first_samples())  # the zeros of the STFT at the end
         samples = state.waiting.all().unsqueeze(0)
         frames, _ = self.inputs.frames(samples, state.inputs, state.num_frames, left)
-        parts = frames.split(self.chunks.size, dim=1)
-        return [part for chunk in parts for part in self._encode(chunk, [state])]
+        for chunk in frames.split(self.chunks.size, dim=1):
+            yield from self._encode(chunk, [state])
+
+    def num_left(self, state: StreamState) -> int:
+        """Frames that a stream still has if it ends here."""
+        total = self.encoder.num_frames(state.num_samples) if state.num_samples else 0
+        return max(0, total - state.num_frames)
+
+    def check_resets(self) -> None:
+        """Refuse to let sums begin anew where a layer has none."""
+        obstacle = obstacle_to_fading(self.encoder.transformer.encoder)
+        if obstacle:
+            raise UserError(obstacle)
+
+    def reset(self, state: StreamState) -> int:
+        """Let the mixers' sums of a stream begin anew with its next chunk; the chunk's number."""
+        self.check_resets()
+        state.layers = emptied_sums(state.layers)
+        return -(-state.num_frames // self.chunks.size)
 
     def _encode(self, frames, states):
         """The encoder's layers on a chunk (B, C, ...) of the front end's frames."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from speechbrain_pom.attention.parts import inside
 from speechbrain_pom.encoder.front_ends import ValidConvolutions
+from speechbrain_pom.ops import ChunkMask
 from speechbrain_pom.utils.errors import UserError
 
 if TYPE_CHECKING:  # the encoder stands on this module
@@ -103,19 +104,32 @@ class Chunks(NamedTuple):
         C, frames of a chunk.
     left : int or None
         Chunks that a frame sees to the left of its own; None: all.
+    half_life : float, optional
+        In chunks: of what the mixers' sums hold of earlier chunks.
     """
 
     size: int
     left: int | None
+    half_life: float | None = None
+
+    @property
+    def mask(self) -> ChunkMask:
+        """What the mixers see in the masked full pass."""
+        return ChunkMask(self.size, self.left, self.half_life)
 
 
-def chunks_of(encoder: SpeechEncoder, chunk_s: float, left_s: float | None) -> Chunks:
-    """Seconds as whole frames and whole chunks.
+def chunks_of(
+    encoder: SpeechEncoder,
+    chunk_s: float,
+    left_s: float | None,
+    half_life_s: float | None = None,
+) -> Chunks:
+    """Seconds as whole frames and whole chunks; the half-life need not be whole.
 
     Raises
     ------
     UserError
-        If they are not.
+        If they are not, or a half-life is given besides a limited left context.
     """
     frame_s = encoder.samples_per_frame / encoder.sample_rate
     size = _whole(chunk_s, frame_s)
@@ -127,7 +141,21 @@ def chunks_of(encoder: SpeechEncoder, chunk_s: float, left_s: float | None) -> C
             f"left_s is {left_s}: give whole chunks, a multiple of chunk_s = {chunk_s:g}, or None "
             "for all of the past"
         )
-    return Chunks(size, left)
+    return Chunks(size, left, _half_life_of(half_life_s, left_s, size * frame_s))
+
+
+def _half_life_of(half_life_s, left_s, chunk_s):
+    if half_life_s is None:
+        return None
+    is_number = isinstance(half_life_s, (int, float)) and not isinstance(half_life_s, bool)
+    if not (is_number and 0 < half_life_s < math.inf):
+        raise UserError(f"half_life_s is {half_life_s!r}: give seconds, more than 0")
+    if left_s is not None:
+        raise UserError(
+            f"half_life_s is {half_life_s:g} and left_s {left_s:g}: both limit the past, give one "
+            "of them"
+        )
+    return half_life_s / chunk_s
 
 
 def _whole(seconds, unit_s):

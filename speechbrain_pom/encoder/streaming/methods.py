@@ -25,6 +25,7 @@ class Streams:
         left_s: float | None = None,
         layers: Layers | None = None,
         state: Mapping[str, Tensor] | None = None,
+        half_life_s: float | None = None,
     ) -> EncoderStream:
         """Encode speech as it arrives, in a state of constant size.
 
@@ -40,12 +41,15 @@ class Streams:
             As for `forward`.
         state : dict of str to torch.Tensor, optional
             What the stream goes on from, to the bit: from the `state()` of another.
+        half_life_s : float, optional
+            Seconds after which a chunk counts half in the mixers' sums; None: all of the past
+            counts the same, or as in the state. For mixers of sums, and not together with `left_s`.
 
         Returns
         -------
         EncoderStream
             `accept(packet)` and `finish()` return frames, equal to those of the masked pass
-            `forward(wavs, chunks=(C, left))`.
+            `forward(wavs, chunks=stream.chunks)`.
 
         Raises
         ------
@@ -60,19 +64,20 @@ class Streams:
         >>> len(frames), len(stream.finish())
         (24, 2)
         """
-        return EncoderStream(self, chunk_s, left_s, layers, state)
+        return EncoderStream(self, chunk_s, left_s, layers, state, half_life_s)
 
     def stream_pool(
         self,
         chunk_s: float = DEFAULT_CHUNK_S,
         left_s: float | None = None,
         layers: Layers | None = None,
+        half_life_s: float | None = None,
     ) -> StreamPool:
         """Encode many streams in batches; they may join and leave at any time.
 
         Arguments
         ---------
-        chunk_s, left_s, layers
+        chunk_s, left_s, layers, half_life_s
             As for `stream`.
 
         Returns
@@ -84,7 +89,7 @@ class Streams:
         UserError
             If the encoder cannot stream so.
         """
-        return StreamPool(self, chunk_s, left_s, layers)
+        return StreamPool(self, chunk_s, left_s, layers, half_life_s)
 
     def can_stream(self, left_s: float | None = None) -> str | None:
         """Why the encoder cannot encode a stream.

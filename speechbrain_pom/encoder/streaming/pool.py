@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ class StreamPool:
     ---------
     encoder : SpeechEncoder
         In eval mode.
-    chunk_s, left_s, layers
+    chunk_s, left_s, layers, half_life_s
         See `SpeechEncoder.stream`.
 
     Raises
@@ -59,10 +60,11 @@ class StreamPool:
         chunk_s: float | None = DEFAULT_CHUNK_S,
         left_s: float | None = None,
         layers: Layers | None = None,
+        half_life_s: float | None = None,
     ) -> None:
-        self.engine = engine_for(encoder, chunk_s, left_s, layers)
+        self.engine = engine_for(encoder, chunk_s, left_s, layers, half_life_s=half_life_s)
         self._streams: dict[int, StreamState] = {}
-        self._ending: set[int] = set()
+        self._ending: dict[int, Iterator | None] = {}  # with what is left, once it is asked for
         self._next_key = 0
         self._fingerprint: Tensor | None = None
 
@@ -125,13 +127,17 @@ class StreamPool:
     def finish(self, key: int) -> None:
         """Let a stream end as a file would, and leave after the `step` with its last frames."""
         self._get(key)
-        self._ending.add(key)
+        self._ending.setdefault(key, None)
 
     def drop(self, key: int) -> None:
         """Forget a stream at once, with what it still has."""
         self._get(key)
         del self._streams[key]
-        self._ending.discard(key)
+        self._ending.pop(key, None)
+
+    def reset(self, key: int) -> int:
+        """Let the mixers' sums of a stream begin anew: see `EncoderStream.reset`."""
+        return self.engine.reset(self._get(key))
 
     def step(self) -> list[tuple[int, Tensor | list[Tensor]]]:
         """Encode the next chunk of every stream that has one, and the rest of those that end.
@@ -147,12 +153,19 @@ class StreamPool:
             if self.engine.is_ready(state):
                 ready.setdefault(self.engine.kind(state), []).append(key)
             elif key in self._ending:
-                found += [(key, frames) for frames in self.engine.rest(state)]
-                self.drop(key)
+                found += self._next_of_rest(key, state)
         for keys in ready.values():
             outputs = self.engine.step([self._streams[key] for key in keys])
             found += zip(keys, outputs, strict=True)
         return sorted(found, key=lambda item: item[0])
+
+    def _next_of_rest(self, key, state):
+        """The next chunk of a stream that ends; it leaves with the last one."""
+        rest = self._ending[key] = self._ending[key] or iter(self.engine.rest(state))
+        found = [(key, frames) for frames in itertools.islice(rest, 1)]
+        if not self.engine.num_left(state):
+            self.drop(key)
+        return found
 
     def waiting(self) -> bool:
         """Whether the next `step` has anything to do."""
@@ -165,7 +178,10 @@ class StreamPool:
 
     def state(self, key: int) -> dict[str, Tensor]:
         """What a stream can go on from, here or elsewhere: see `EncoderStream.state`."""
-        return to_tensors(self._get(key), self.engine.chunks, self._of_model())
+        state = self._get(key)
+        if self._ending.get(key) is not None:
+            raise UserError(f"stream {key} has begun its last frames: it has no state any more")
+        return to_tensors(state, self.engine.chunks, self._of_model())
 
     def _of_model(self):
         if self._fingerprint is None:

@@ -15,6 +15,7 @@ from speechbrain_pom.encoder.weights import hash_of_tensors
 from speechbrain_pom.utils.errors import UserError
 
 VERSION = 1
+_FADING = 2  # the version of states with a half-life
 _ALL = -1  # in place of a number of chunks: all of the past
 
 
@@ -45,13 +46,16 @@ def to_tensors(state: StreamState, chunks: Chunks, of_model: Tensor) -> dict[str
         As `safetensors` stores them.
     """
     left = _ALL if chunks.left is None else chunks.left
+    version = VERSION if chunks.half_life is None else _FADING
     tensors = {
         "fingerprint": of_model,
-        "chunks": torch.tensor([VERSION, chunks.size, left]),
+        "chunks": torch.tensor([version, chunks.size, left]),
         "counts": torch.tensor([state.num_samples, state.num_frames]),
         "samples": state.waiting.all(),
         **dict(_named(state.inputs, "inputs")),
     }
+    if chunks.half_life is not None:
+        tensors["half_life"] = torch.tensor([chunks.half_life], dtype=torch.float64)
     for number, layer in enumerate(state.layers):
         tensors |= dict(_named(layer, f"layers.{number}"))
     return {
@@ -121,12 +125,16 @@ def chunks_in(tensors: Mapping[str, Tensor]) -> Chunks:
         If it is not the state of a stream.
     """
     stored = tensors.get("chunks") if isinstance(tensors, Mapping) else None
-    if not isinstance(stored, Tensor) or stored.shape != (3,) or stored[0] != VERSION:
+    is_known = isinstance(stored, Tensor) and stored.shape == (3,)
+    if not is_known or int(stored[0]) not in (VERSION, _FADING):
         raise UserError(
             "the state is not one of a stream of this version: give what stream.state() returned"
         )
-    _, size, left = stored.tolist()
-    return Chunks(size, None if left == _ALL else left)
+    version, size, left = stored.tolist()
+    half_life = None
+    if version == _FADING:
+        half_life = _get(tensors, "half_life", (1,), torch.float64).item()
+    return Chunks(size, None if left == _ALL else left, half_life)
 
 
 def check_chunks(tensors: Mapping[str, Tensor], chunks: Chunks) -> None:
@@ -135,13 +143,14 @@ def check_chunks(tensors: Mapping[str, Tensor], chunks: Chunks) -> None:
     if stored != chunks:
         raise UserError(
             f"the state is of a stream with chunks of {_words(stored)}, not {_words(chunks)}: "
-            "leave chunk_s and left_s out to go on as it was"
+            "leave chunk_s, left_s and half_life_s out to go on as it was"
         )
 
 
 def _words(chunks):
     left = "all" if chunks.left is None else chunks.left
-    return f"{chunks.size} frames that see {left} chunks before"
+    fading = "" if chunks.half_life is None else f" with a half-life of {chunks.half_life:g} chunks"
+    return f"{chunks.size} frames that see {left} chunks before{fading}"
 
 
 def _named(state, prefix) -> Iterator[tuple[str, Tensor]]:

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from speechbrain_pom.encoder.streaming.engine import ChunkEngine, StreamState
-from speechbrain_pom.encoder.streaming.geometry import DEFAULT_CHUNK_S, Chunks, chunks_of
+from speechbrain_pom.encoder.streaming.geometry import DEFAULT_CHUNK_S, chunks_of
 from speechbrain_pom.encoder.streaming.samples import checked_packet
 from speechbrain_pom.encoder.streaming.saved import (
+    check_chunks,
     chunks_in,
     fingerprint,
     from_tensors,
     to_tensors,
 )
+from speechbrain_pom.ops import ChunkMask
 from speechbrain_pom.utils.errors import UserError
 
 if TYPE_CHECKING:  # the encoder stands on this module
@@ -30,28 +32,34 @@ def engine_for(
     left_s: float | None,
     layers: Layers | None = None,
     state: Mapping[str, Tensor] | None = None,
+    half_life_s: float | None = None,
 ) -> ChunkEngine:
     """The engine of a stream, with the chunks of a saved state where they are not given."""
     if state is None:
-        return ChunkEngine(encoder, chunks_of(encoder, chunk_s or DEFAULT_CHUNK_S, left_s), layers)
+        chunks = chunks_of(encoder, chunk_s or DEFAULT_CHUNK_S, left_s, half_life_s)
+        return ChunkEngine(encoder, chunks, layers)
     stored, frame_s = chunks_in(state), encoder.samples_per_frame / encoder.sample_rate
-    chunks = chunks_of(encoder, chunk_s or stored.size * frame_s, left_s)
-    left = stored.left if left_s is None else chunks.left
-    return ChunkEngine(encoder, Chunks(chunks.size, left), layers)
+    chunks = chunks_of(encoder, chunk_s or stored.size * frame_s, left_s, half_life_s)
+    if left_s is None:
+        chunks = chunks._replace(left=stored.left)
+    if half_life_s is None:
+        chunks = chunks._replace(half_life=stored.half_life)
+    check_chunks(state, chunks)
+    return ChunkEngine(encoder, chunks, layers)
 
 
 class EncoderStream:
     """The frames of speech as it arrives; made by `SpeechEncoder.stream`.
 
-    All frames together are those of `encoder(wav, chunks=(C, left))`, the masked full pass (fp32:
-    1e-5), and the same to the bit however the samples were split into packets. Between two chunks
-    its state has one size, from the first chunk to the last.
+    All frames together are those of `encoder(wav, chunks=stream.chunks)`, the masked full pass
+    (fp32: 1e-5), and the same to the bit however the samples were split into packets. Between two
+    chunks its state has one size, from the first chunk to the last.
 
     Arguments
     ---------
     encoder : SpeechEncoder
         In eval mode.
-    chunk_s, left_s, layers, state
+    chunk_s, left_s, layers, state, half_life_s
         See `SpeechEncoder.stream`.
 
     Raises
@@ -63,6 +71,8 @@ class EncoderStream:
     ----------
     engine : ChunkEngine
         What encodes a chunk.
+    last_reset : int or None
+        Number of the chunk with which `reset` last let the mixers' sums begin anew; None: never.
 
     Example
     -------
@@ -70,7 +80,7 @@ class EncoderStream:
     >>> stream, wav = encoder.stream(chunk_s=0.32), 0.1 * torch.randn(20000)
     >>> frames = [stream.accept(packet) for packet in wav.split(1600)]
     >>> frames = torch.cat([*frames, stream.finish()])
-    >>> masked, _ = encoder(wav.unsqueeze(0), chunks=(8, None))
+    >>> masked, _ = encoder(wav.unsqueeze(0), chunks=stream.chunks)
     >>> torch.allclose(frames, masked[0], atol=1e-5), stream.latency_s
     (True, 0.3225)
     """
@@ -82,8 +92,10 @@ class EncoderStream:
         left_s: float | None = None,
         layers: Layers | None = None,
         state: Mapping[str, Tensor] | None = None,
+        half_life_s: float | None = None,
     ) -> None:
-        self.engine = engine_for(encoder, chunk_s, left_s, layers, state)
+        self.engine = engine_for(encoder, chunk_s, left_s, layers, state, half_life_s)
+        self.last_reset: int | None = None
         self._fingerprint: Tensor | None = None
         self._finished = False
         self._state: StreamState = self.engine.first_state()
@@ -105,6 +117,11 @@ class EncoderStream:
         """Seconds from the start of a frame to the sample with which it is returned, at most."""
         encoder, geometry = self.engine.encoder, self.engine.inputs.geometry
         return geometry.num_samples(self.engine.chunks.size) / encoder.sample_rate
+
+    @property
+    def chunks(self) -> ChunkMask:
+        """The chunks that `SpeechEncoder.forward` takes for the masked pass, without resets."""
+        return self.engine.chunks.mask
 
     def accept(self, packet: Tensor | np.ndarray) -> Tensor | list[Tensor]:
         """Take samples, and encode the chunks that are complete with them.
@@ -163,13 +180,42 @@ class EncoderStream:
         UserError
             If it was called before.
         """
-        return self._together(self.finish_chunks())
+        return self._together(list(self.finish_chunks()))
 
-    def finish_chunks(self) -> list[Tensor | list[Tensor]]:
+    def finish_chunks(self) -> Iterator[Tensor | list[Tensor]]:
         """As `finish`, but by chunks: at most C + 1 frames, in at most two of them."""
         self._check_open("cannot be finished again")
         self._finished = True
-        return self.engine.rest(self._state)
+        return iter(self.engine.rest(self._state))
+
+    def reset(self) -> int:
+        """Let the mixers' sums begin anew with the next chunk; convolutions and features go on.
+
+        The frames are then those of the masked pass whose `ChunkMask` has these `resets`.
+
+        Returns
+        -------
+        int
+            The number of that chunk.
+
+        Raises
+        ------
+        UserError
+            Where a layer has no sums.
+
+        Example
+        -------
+        >>> from speechbrain_pom.ops import ChunkMask
+        >>> encoder = getfixture("tiny_encoder")
+        >>> stream, wav = encoder.stream(chunk_s=0.32), 0.1 * torch.randn(20000)
+        >>> first, chunk = stream.accept(wav[:11000]), stream.reset()
+        >>> frames = torch.cat([first, stream.accept(wav[11000:]), stream.finish()])
+        >>> masked, _ = encoder(wav.unsqueeze(0), chunks=ChunkMask(8, resets=[[chunk]]))
+        >>> chunk, torch.allclose(frames, masked[0], atol=1e-5)
+        (2, True)
+        """
+        self.last_reset = self.engine.reset(self._state)
+        return self.last_reset
 
     def state(self) -> dict[str, Tensor]:
         """What another stream of the same model goes on from, to the bit.

@@ -143,8 +143,8 @@ class _Service:
 
     def open_stream(self):
         options = self._options
-        lengths = options.chunk_s or DEFAULT_CHUNK_S, options.left_s, options.pause_s
-        return self._recogniser.stream(*lengths, decode=self._decode)
+        chunk_s = options.chunk_s or DEFAULT_CHUNK_S
+        return self._recogniser.stream(chunk_s, **options.of_stream, decode=self._decode)
 
     def answer(self, connection: ServerConnection, request: Request) -> Response | None:
         """The page for its address, None for a stream, which `handle` gets."""

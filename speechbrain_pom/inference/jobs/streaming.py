@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -24,8 +22,8 @@ from speechbrain_pom.data.audio.files import SAMPLE_RATE
 from speechbrain_pom.data.audio.pcm import PcmReader
 from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.encoder.streaming.geometry import DEFAULT_CHUNK_S
+from speechbrain_pom.inference.jobs.event_printer import EventPrinter
 from speechbrain_pom.inference.recogniser import SpeechRecogniser, load_recogniser
-from speechbrain_pom.inference.streaming.events import Event, Final, event_record
 from speechbrain_pom.inference.streaming.stream import RecognitionStream
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
@@ -45,7 +43,8 @@ class Streaming:
     ---------
     source : str
         An audio file, or "-" for raw PCM on stdin.
-    chunk_s, left_s, pause_s : float, optional
+    chunk_s, left_s, pause_s, half_life_s, commit_s : float, optional
+    reset_at_pauses : bool, optional
         As for `SpeechRecogniser.stream`.
     beam : dict, optional
         Options of `make_beam_searcher`; None: greedy decoding.
@@ -70,6 +69,15 @@ class Streaming:
     channels: int = 1
     state_file: Path | None = None
     finish: bool = False
+    half_life_s: float | None = None
+    reset_at_pauses: bool | None = None
+    commit_s: float | None = None
+
+    @property
+    def of_stream(self) -> dict:
+        """The arguments of `SpeechRecogniser.stream` of the same names."""
+        names = ("left_s", "pause_s", "half_life_s", "reset_at_pauses", "commit_s")
+        return {name: getattr(self, name) for name in names}
 
 
 def stream_to_stdout(model: str | Path, device: str, options: Streaming) -> int:
@@ -96,7 +104,7 @@ def stream_to_stdout(model: str | Path, device: str, options: Streaming) -> int:
     check_rate(recogniser)
     state = _read_state(options.state_file)
     stream = _open_stream(recogniser, options, state)
-    printer, lag = _Printer(options.form), _Lag(stream)
+    printer, lag = EventPrinter(options.form), _Lag(stream)
     with _Interrupts() as interrupts, _source(options, state, interrupts) as source:
         for samples in source:
             began = time.monotonic()
@@ -124,8 +132,7 @@ def _open_stream(recogniser, options, state):
     chunk_s = options.chunk_s
     if state is None and chunk_s is None:
         chunk_s = DEFAULT_CHUNK_S
-    given = {"chunk_s": chunk_s, "left_s": options.left_s, "pause_s": options.pause_s}
-    return recogniser.stream(**given, decode=decode, state=state)
+    return recogniser.stream(chunk_s, **options.of_stream, decode=decode, state=state)
 
 
 def _end(stream, source, printer, options):
@@ -239,45 +246,6 @@ class _Interrupts:
 
 class _StoppedError(Exception):
     """Ends a read."""
-
-
-class _Printer:
-    """Events on stdout; in text format partials on stderr, where that is a terminal."""
-
-    def __init__(self, form: str) -> None:
-        self.closed = False
-        self._form = form
-        self._shows_partials = form == "text" and sys.stderr.isatty()
-
-    def show(self, events: list[Event], audio_s: float) -> None:
-        for event in events:
-            if self._form == "json":
-                self._print(json.dumps(event_record(event, audio_s), ensure_ascii=False))
-            elif isinstance(event, Final):
-                self._show_partial("")
-                self._print(event.text)
-            else:
-                self._show_partial(event.text)
-
-    def _show_partial(self, text):
-        if self._shows_partials:
-            width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write(f"\r\x1b[K{text[-width:]}")
-            sys.stderr.flush()
-
-    def _print(self, line):
-        if self.closed:
-            return
-        try:
-            print(line, flush=True)
-        except BrokenPipeError:
-            self.closed = True
-            # Python flushes stdout once more at its end, and would complain.
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    def close(self) -> None:
-        self._show_partial("")
 
 
 class _Lag:

@@ -10,6 +10,7 @@ from torch import Tensor
 from speechbrain_pom.ctc.tokenizers import Units
 from speechbrain_pom.inference.segments import Clock, decode_segment
 from speechbrain_pom.inference.streaming.events import Event, Final, Partial
+from speechbrain_pom.inference.streaming.options import OPTIONS, Lengths
 from speechbrain_pom.inference.streaming.pauses import PauseFinder
 from speechbrain_pom.inference.streaming.texts import open_text
 from speechbrain_pom.utils.errors import UserError
@@ -33,6 +34,15 @@ class EventDecoder:
         As for `split_at_pauses`.
     decode : callable, optional
         As for `transcribe`; None: greedy.
+    commit_frames : int, optional
+        As for `BeamText`; only with a beam search.
+    resets : bool
+        Whether the mixers' sums shall begin anew at pauses.
+
+    Attributes
+    ----------
+    wants_reset : bool
+        Whether they shall with the next chunk: a pause has ended a segment in the last one.
 
     Example
     -------
@@ -55,8 +65,12 @@ class EventDecoder:
         pause_frames: int,
         max_frames: int,
         decode: Callable[[Tensor, Tensor], list[str]] | None = None,
+        commit_frames: int | None = None,
+        resets: bool = False,
     ) -> None:
         self.units, self.clock, self.decode = units, clock, decode
+        self.commit_frames, self.resets = commit_frames, resets
+        self.wants_reset = False
         self.finder = PauseFinder(units, pause_frames, max_frames)
         self._kept = torch.empty(0, units.size)  # outputs from `_first_kept` on
         self._first_kept = 0
@@ -90,8 +104,9 @@ class EventDecoder:
             raise UserError("the outputs to decode are NaN: the model has diverged")
         self.clock = self.clock.lasting(duration_s)
         self._kept = torch.cat([self._kept, log_probs])
+        self.wants_reset = False
         events = self._close_at(self.finder.add(log_probs.argmax(-1).tolist()))
-        events += self._after_pause() if self._has_paused() else self._partial()
+        events += self._after_pause() if self._is_over() else self._partial()
         self._forget_silence()
         return events
 
@@ -109,6 +124,7 @@ class EventDecoder:
             if not told and self._start >= self._first_kept:
                 final, rest = self._final(cut)
                 events += final
+                self._ended(final, cut in self.finder.at_pauses)
             self._start = cut
             if self._told is not None and cut >= self._told:
                 self._told = None
@@ -118,15 +134,18 @@ class EventDecoder:
 
     def _open(self, committed):
         """The text of a segment that begins at `_start`."""
-        self._text = open_text(self.units, self.decode, committed)
+        self._text = self._new_text(committed)
         self._fed = self._start
+
+    def _new_text(self, committed):
+        return open_text(self.units, self.decode, committed, self.commit_frames)
 
     def _final(self, stop):
         """The open segment up to a frame, and words that were told and come after it."""
         text, words = self._text, self._text.committed
         is_forced = self._fed > stop
         if is_forced:  # the cut was certain only when more had come
-            text, self._fed = open_text(self.units, self.decode, words), self._start
+            text, self._fed = self._new_text(words), self._start
         text.feed(self._outputs(self._fed, stop))
         said = text.finish(may_be_shorter=is_forced)
         rest = words[len(said.split()) :] if is_forced else []
@@ -140,7 +159,8 @@ class EventDecoder:
         self._number, self._last = self._number + 1, ("", "")
         return [final], rest
 
-    def _has_paused(self):
+    def _is_over(self):
+        """Whether the open segment has ended, wherever its pause will be cut."""
         finder = self.finder
         if self._told is not None or finder.is_silent:
             return False
@@ -152,7 +172,11 @@ class EventDecoder:
         stop = self._certain()
         events, _ = self._final(stop)
         self._told = stop
+        self._ended(events, by_pause=True)
         return events
+
+    def _ended(self, events, by_pause):
+        self.wants_reset |= self.resets and by_pause and bool(events)
 
     def _certain(self):
         """The frame up to which the open segment goes at least: a pause is cut in its middle."""
@@ -194,8 +218,9 @@ class EventDecoder:
         before = _NONE if finder.before is None else finder.before
         places = [self._first_kept, self._start, self._fed, told, self._number]
         committed = " ".join(self._text.committed).encode()
+        frames = finder.pause_frames, finder.max_frames, self.commit_frames
         return {
-            "text.options": torch.tensor([finder.pause_frames, finder.max_frames]),
+            OPTIONS: Lengths(*frames, self.resets).tensor(),
             "text.outputs": self._kept.clone(),
             "text.places": torch.tensor([*places, finder.start, finder.num_frames, before]),
             "text.runs": torch.tensor(finder.runs, dtype=torch.int64).view(-1, 3),

@@ -24,12 +24,15 @@ class RecognitionStreams:
         max_segment_s: float | None = None,
         decode: Decode | None = None,
         state: Mapping[str, Tensor] | None = None,
+        half_life_s: float | None = None,
+        reset_at_pauses: bool | None = None,
+        commit_s: float | None = None,
     ) -> RecognitionStream:
         """Recognise speech as it arrives.
 
         Arguments
         ---------
-        chunk_s, left_s : float, optional
+        chunk_s, left_s, half_life_s : float, optional
             As for `SpeechEncoder.stream`.
         pause_s : float, optional
             Pauses of at least this length separate segments: 0.6 by default, or as in the state.
@@ -39,6 +42,14 @@ class RecognitionStreams:
             From `make_beam_searcher` of `speechbrain_pom.ctc.decoding`; greedy by default.
         state : dict of str to torch.Tensor, optional
             What the stream goes on from: from the `state()` of another.
+        reset_at_pauses : bool, optional
+            When a segment ends at a pause, the mixers' sums begin anew with the next chunk;
+            convolutions and features go on. False by default, or as in the state. For mixers of
+            sums.
+        commit_s : float, optional
+            With beam search: finished words that ended so many seconds ago become stable even where
+            the hypotheses disagree, and those that disagree with the best one are dropped. None:
+            they become stable when all agree, or as in the state.
 
         Returns
         -------
@@ -58,8 +69,9 @@ class RecognitionStreams:
         >>> {type(event).__name__ for event in events} <= {"Partial", "Final"}
         True
         """
-        options = (chunk_s, left_s, pause_s, max_segment_s)
-        return RecognitionStream(self, *options, decode=decode, state=state)
+        lengths = (chunk_s, left_s, pause_s, max_segment_s)
+        options = (half_life_s, reset_at_pauses, commit_s)
+        return RecognitionStream(self, *lengths, decode, state, *options)
 
     def stream_pool(
         self,
@@ -68,12 +80,15 @@ class RecognitionStreams:
         pause_s: float | None = None,
         max_segment_s: float | None = None,
         decode: Decode | None = None,
+        half_life_s: float | None = None,
+        reset_at_pauses: bool | None = None,
+        commit_s: float | None = None,
     ) -> RecognitionPool:
         """Recognise many streams in batches; they may join and leave at any time.
 
         Arguments
         ---------
-        chunk_s, left_s, pause_s, max_segment_s, decode
+        chunk_s, left_s, pause_s, max_segment_s, decode, half_life_s, reset_at_pauses, commit_s
             As for `stream`.
 
         Returns
@@ -85,5 +100,5 @@ class RecognitionStreams:
         UserError
             If the encoder cannot stream so.
         """
-        options = (chunk_s, left_s, pause_s, max_segment_s)
-        return RecognitionPool(self, *options, decode=decode)
+        lengths = (chunk_s, left_s, pause_s, max_segment_s)
+        return RecognitionPool(self, *lengths, decode, half_life_s, reset_at_pauses, commit_s)

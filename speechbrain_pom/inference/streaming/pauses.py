@@ -40,6 +40,7 @@ class PauseFinder:
         self.before: int | None = None  # the last label before these runs
         self.start = 0
         self.num_frames = 0
+        self.at_pauses: set[int] = set()  # those of the last cuts that a pause made, not a length
 
     def add(self, labels: Iterable[int]) -> list[int]:
         """Take the best outputs of the next frames; return the cuts that are certain now."""
@@ -75,8 +76,11 @@ class PauseFinder:
 
     def _cuts(self, at_end):
         cuts = []
+        self.at_pauses = set()
         while (cut := self._next(at_end)) is not None:
             cuts.append(cut)
+            if cut == self._first_pause():
+                self.at_pauses.add(cut)
             self.start = cut
             self._forget()
         return cuts

@@ -12,7 +12,8 @@ from speechbrain_pom.encoder.streaming.geometry import DEFAULT_CHUNK_S
 from speechbrain_pom.encoder.streaming.pool import StreamPool
 from speechbrain_pom.inference.streaming.decoder import EventDecoder
 from speechbrain_pom.inference.streaming.events import Event
-from speechbrain_pom.inference.streaming.stream import classified, decoder_for, head_fingerprint
+from speechbrain_pom.inference.streaming.options import HEAD, TextOptions, head_fingerprint
+from speechbrain_pom.inference.streaming.stream import classified, decoder_for
 
 if TYPE_CHECKING:  # the recogniser stands on this module
     from speechbrain_pom.inference.recogniser import SpeechRecogniser
@@ -25,7 +26,7 @@ class RecognitionPool:
     ---------
     recogniser : SpeechRecogniser
         In eval mode.
-    chunk_s, left_s, pause_s, max_segment_s, decode
+    chunk_s, left_s, pause_s, max_segment_s, decode, half_life_s, reset_at_pauses, commit_s
         See `SpeechRecogniser.stream`.
 
     Raises
@@ -53,13 +54,16 @@ class RecognitionPool:
         pause_s: float | None = None,
         max_segment_s: float | None = None,
         decode: Callable[[Tensor, Tensor], list[str]] | None = None,
+        half_life_s: float | None = None,
+        reset_at_pauses: bool | None = None,
+        commit_s: float | None = None,
     ) -> None:
         self.recogniser = recogniser
-        self._pool = StreamPool(recogniser.encoder, chunk_s, left_s)
-        self._options = pause_s, max_segment_s, decode
+        self._pool = StreamPool(recogniser.encoder, chunk_s, left_s, half_life_s=half_life_s)
+        self._options = TextOptions(pause_s, max_segment_s, decode, reset_at_pauses, commit_s)
         self._decoders: dict[int, EventDecoder] = {}
         self._durations: dict[int, float] = {}
-        decoder_for(recogniser, *self._options)  # refuses options that cannot be
+        decoder_for(self._pool, recogniser, self._options)  # refuses options that cannot be
 
     def __len__(self) -> int:
         return len(self._pool)
@@ -72,7 +76,7 @@ class RecognitionPool:
 
     def open(self, state: Mapping[str, Tensor] | None = None) -> int:
         """Let a stream join; see `StreamPool.open`."""
-        decoder = decoder_for(self.recogniser, *self._options, state)
+        decoder = decoder_for(self._pool, self.recogniser, self._options, state)
         key = self._pool.open(state)
         self._decoders[key] = decoder
         self._durations[key] = self._pool.duration_s(key)
@@ -110,6 +114,8 @@ class RecognitionPool:
             log_probs = classified(self.recogniser, frames)
             found = self._decoders[key].add(log_probs, self._durations[key])
             events += [(key, event) for event in found]
+            if self._decoders[key].wants_reset and key in self._pool:
+                self._pool.reset(key)
         for key in [key for key in self._decoders if key not in self._pool]:
             found = self._decoders.pop(key).finish(self._durations.pop(key))
             events += [(key, event) for event in found]
@@ -121,5 +127,5 @@ class RecognitionPool:
 
     def state(self, key: int) -> dict[str, Tensor]:
         """What a stream can go on from: see `RecognitionStream.state`."""
-        head = {"text.head": head_fingerprint(self.recogniser)}
+        head = {HEAD: head_fingerprint(self.recogniser)}
         return {**self._pool.state(key), **self._decoders[key].state(), **head}

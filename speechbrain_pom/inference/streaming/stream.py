@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -11,89 +9,63 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechbrain_pom.encoder.streaming.pool import StreamPool
 from speechbrain_pom.encoder.streaming.stream import EncoderStream
-from speechbrain_pom.encoder.weights import hash_of_tensors
 from speechbrain_pom.inference.segments import Clock
 from speechbrain_pom.inference.streaming.decoder import EventDecoder
 from speechbrain_pom.inference.streaming.events import Event
-from speechbrain_pom.utils.errors import UserError
+from speechbrain_pom.inference.streaming.options import (
+    HEAD,
+    TextOptions,
+    head_fingerprint,
+    lengths_for,
+)
 
 if TYPE_CHECKING:  # the recogniser stands on this module
     from speechbrain_pom.inference.recogniser import SpeechRecogniser
 
-DEFAULT_PAUSE_S = 0.6
-DEFAULT_MAX_SEGMENT_S = 30.0
-_OPTIONS = "text.options"
-_HEAD = "text.head"
-
 
 def decoder_for(
+    stream: EncoderStream | StreamPool,
     recogniser: SpeechRecogniser,
-    pause_s: float | None,
-    max_segment_s: float | None,
-    decode: Callable[[Tensor, Tensor], list[str]] | None,
+    options: TextOptions,
     state: Mapping[str, Tensor] | None = None,
 ) -> EventDecoder:
-    """The decoder of a stream, with the segments of a saved state where they are not given."""
+    """The decoder of a stream, with what a saved state has in place of what is not given."""
     encoder = recogniser.encoder
     clock = Clock(encoder.samples_per_frame / encoder.sample_rate, encoder.hop_ms / 2000, 0.0)
-    stored = None if state is None else _stored(recogniser, state)
-    lengths = []
-    defaults = {"pause_s": DEFAULT_PAUSE_S, "max_segment_s": DEFAULT_MAX_SEGMENT_S}
-    given = {"pause_s": pause_s, "max_segment_s": max_segment_s}
-    for place, (name, default) in enumerate(defaults.items()):
-        seconds = default if given[name] is None else given[name]
-        if not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
-            raise UserError(f"{name} is {seconds!r}: give seconds, more than 0")
-        frames = max(1, round(seconds / clock.frame_s))
-        if stored is not None and given[name] is not None and stored[place] != frames:
-            raise UserError(
-                f"{name} is {seconds:g}, and the state is of a stream with "
-                f"{stored[place] * clock.frame_s:g}: leave it out to go on as it was"
-            )
-        lengths.append(frames if stored is None else stored[place])
-    decoder = EventDecoder(recogniser.units, clock, *lengths, decode)
+    pause, longest, commit, resets = lengths_for(recogniser, options, clock.frame_s, state)
+    if resets:
+        stream.engine.check_resets()
+    decoder = EventDecoder(recogniser.units, clock, pause, longest, options.decode, commit, resets)
     if state is not None:
         decoder.resume(state)
     return decoder
-
-
-def _stored(recogniser, state):
-    options, head = state.get(_OPTIONS), state.get(_HEAD)
-    if options is None or options.shape != (2,) or head is None:
-        raise UserError(
-            "the state is not one of a recognised stream: give what recogniser.stream().state() "
-            "returned"
-        )
-    if not torch.equal(head, head_fingerprint(recogniser)):
-        raise UserError("the state is of another model: its head or its units are others")
-    return options.tolist()
-
-
-def head_fingerprint(recogniser: SpeechRecogniser) -> Tensor:
-    """What a state must share with a recogniser besides its encoder: (32,) bytes."""
-    facts = f"{hash_of_tensors(recogniser.head)} {recogniser.units.vocab_list}"
-    return torch.tensor(list(hashlib.sha256(facts.encode()).digest()), dtype=torch.uint8)
 
 
 class RecognitionStream:
     """What is said, as it is said; made by `SpeechRecogniser.stream`.
 
     The texts of its finals are those of `transcribe` on the outputs of the masked full pass
-    `recogniser(wavs, chunks=(C, left))`, and the events are the same however the samples were split
-    into packets.
+    `recogniser(wavs, chunks=stream.frames.chunks)`, and the events are the same however the samples
+    were split into packets.
 
     Arguments
     ---------
     recogniser : SpeechRecogniser
         In eval mode.
-    chunk_s, left_s, pause_s, max_segment_s, decode, state
+    chunk_s, left_s, pause_s, max_segment_s, decode, state, half_life_s, reset_at_pauses, commit_s
         See `SpeechRecogniser.stream`.
 
     Raises
     ------
     UserError
         If the encoder cannot stream so, or cannot go on from the state.
+
+    Attributes
+    ----------
+    frames : EncoderStream
+        The encoder's part, with `chunks` and `last_reset`.
 
     Example
     -------
@@ -112,10 +84,16 @@ class RecognitionStream:
         max_segment_s: float | None = None,
         decode: Callable[[Tensor, Tensor], list[str]] | None = None,
         state: Mapping[str, Tensor] | None = None,
+        half_life_s: float | None = None,
+        reset_at_pauses: bool | None = None,
+        commit_s: float | None = None,
     ) -> None:
         self.recogniser = recogniser
-        self.frames = EncoderStream(recogniser.encoder, chunk_s, left_s, state=state)
-        self._decoder = decoder_for(recogniser, pause_s, max_segment_s, decode, state)
+        self.frames = EncoderStream(
+            recogniser.encoder, chunk_s, left_s, state=state, half_life_s=half_life_s
+        )
+        options = TextOptions(pause_s, max_segment_s, decode, reset_at_pauses, commit_s)
+        self._decoder = decoder_for(self.frames, recogniser, options, state)
 
     @property
     def duration_s(self) -> float:
@@ -167,7 +145,7 @@ class RecognitionStream:
         UserError
             After `finish`.
         """
-        head = {_HEAD: head_fingerprint(self.recogniser)}
+        head = {HEAD: head_fingerprint(self.recogniser)}
         return {**self.frames.state(), **self._decoder.state(), **head}
 
     def _events(self, chunks):
@@ -175,6 +153,8 @@ class RecognitionStream:
         for frames in chunks:
             log_probs = classified(self.recogniser, frames)
             events += self._decoder.add(log_probs, self.duration_s)
+            if self._decoder.wants_reset:
+                self.frames.reset()  # from the next chunk on, whatever the packets
         return events
 
 

@@ -87,6 +87,10 @@ class BeamText:
         `searcher` of what `make_beam_searcher` returns.
     committed : sequence of str
         See `OpenText`.
+    commit_frames : int, optional
+        Finished words of the best hypothesis that ended so many frames ago are committed, whatever
+        the others say, and those that disagree are dropped. It happens in the very frame: texts do
+        not depend on the pieces.
 
     Example
     -------
@@ -100,9 +104,16 @@ class BeamText:
     (('HI', "A'"), "HI A'")
     """
 
-    def __init__(self, searcher: CTCBaseSearcher, committed: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        searcher: CTCBaseSearcher,
+        committed: Sequence[str] = (),
+        commit_frames: int | None = None,
+    ) -> None:
         self.searcher = searcher
         self.committed = list(committed)
+        self.commit_frames = commit_frames
+        self._num_old = 0  # words on which all hypotheses agree since they are old
         self._scores: dict = {}
         self._partial_scores: dict = {}
         if searcher.lm is not None:
@@ -118,6 +129,15 @@ class BeamText:
         if not len(log_probs):
             return
         outputs = log_probs.detach().float().cpu().numpy()
+        if self.commit_frames is None:
+            self._search(outputs)
+        else:
+            for frame in outputs:
+                self._search(frame[None])
+                self._commit_old()
+        self._commit()
+
+    def _search(self, outputs):
         self._beams = self.searcher.partial_decoding(
             outputs,
             len(outputs),
@@ -127,7 +147,22 @@ class BeamText:
             processed_frames=self._num_frames,
         )
         self._num_frames += len(outputs)
-        self._commit()
+
+    def _commit_old(self):
+        """Old words of the best hypothesis, unless they contradict what was told before.
+
+        Nothing here depends on what was committed: a search that is repeated drops the same.
+        """
+        best, oldest = self._beams[0], self._num_frames - self.commit_frames
+        count = sum(stop <= oldest for _, stop in best.text_frames)
+        old = best.text.split()[:count]
+        told = self.committed[:count]
+        if count <= self._num_old or old[: len(told)] != told:
+            return
+        self._num_old = count
+        self._beams = [beam for beam in self._beams if beam.text.split()[:count] == old]
+        if count > len(told):
+            self.committed = old
 
     def _commit(self):
         """What all hypotheses share, as far as it continues what was committed before."""
@@ -197,8 +232,11 @@ def open_text(
     units: Units,
     decode: Callable[[Tensor, Tensor], list[str]] | None,
     committed: Sequence[str] = (),
+    commit_frames: int | None = None,
 ) -> OpenText:
     """The text of a new segment, for a way of decoding (None: greedy).
+
+    `commit_frames` is for `BeamText`.
 
     >>> from speechbrain_pom.ctc.tokenizers import CharacterUnits
     >>> type(open_text(CharacterUnits(), None)).__name__
@@ -207,4 +245,6 @@ def open_text(
     if decode is None:
         return GreedyText(units)
     searcher = getattr(decode, "searcher", None)
-    return WholeText(decode, units) if searcher is None else BeamText(searcher, committed)
+    if searcher is None:
+        return WholeText(decode, units)
+    return BeamText(searcher, committed, commit_frames)

@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from speechbrain_pom.ops.common.chunks import ChunkMask
 from speechbrain_pom.ops.common.masks import AttnMask, check_padding_mask, parse_attn_mask
 from speechbrain_pom.ops.common.sums import zero_padding
+from speechbrain_pom.utils.errors import UserError
 
 
 class Inputs(NamedTuple):
@@ -31,6 +33,11 @@ def prepare(
     same = key is None or key is query
     key = query if same else key
     check_padding_mask(key_padding_mask, key)
-    mask = parse_attn_mask(attn_mask, query.shape[1], key.shape[1])
+    mask = parse_attn_mask(attn_mask, query.shape[1], key.shape[1], weighs=True)
+    if isinstance(mask, ChunkMask) and mask.resets is not None and len(mask.resets) != len(key):
+        raise UserError(
+            f"resets are of {len(mask.resets)} utterances and the batch has {len(key)}: give those "
+            "of each, perhaps none"
+        )
     key = zero_padding(key, key_padding_mask)  # no gradient is NaN, whatever padding holds
     return Inputs(key if same else query, key, mask)

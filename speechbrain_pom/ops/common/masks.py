@@ -2,90 +2,24 @@
 
 A token mixer that averages over time needs, for every query frame, the set of key frames it may
 see. SpeechBrain describes that set by a (T, T) tensor, which is quadratic. Its two structured
-masks (causal, and the chunks of dynamic chunk training) need only two numbers: `ChunkMask`.
+masks (causal, and the chunks of dynamic chunk training) need only two numbers: `ChunkMask`, in
+chunks.py.
 """
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from speechbrain_pom.ops.common.chunks import ChunkMask
 from speechbrain_pom.utils.errors import UserError
-
-
-@dataclass(frozen=True)
-class ChunkMask:
-    """Each frame sees its own chunk and a number of whole chunks to the left.
-
-    A causal mask is `ChunkMask(1)`. The meaning is that of SpeechBrain's
-    `DynChunkTrainConfig` and `make_transformer_src_mask`, without the (T, T) tensor.
-
-    Arguments
-    ---------
-    chunk_size : int
-        Frames per chunk, at least 1.
-    left_context_chunks : int, optional
-        Chunks visible to the left of a frame's own chunk; None: all of them.
-
-    Raises
-    ------
-    UserError
-        If a number is out of range.
-
-    Example
-    -------
-    >>> ChunkMask(2, left_context_chunks=1).to_bool(5).int()
-    tensor([[0, 0, 1, 1, 1],
-            [0, 0, 1, 1, 1],
-            [0, 0, 0, 0, 1],
-            [0, 0, 0, 0, 1],
-            [1, 1, 0, 0, 0]], dtype=torch.int32)
-    """
-
-    chunk_size: int
-    left_context_chunks: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.chunk_size < 1:
-            raise UserError(f"chunk_size is {self.chunk_size}: it must be at least 1 frame")
-        if self.left_context_chunks is not None and self.left_context_chunks < 0:
-            raise UserError(
-                f"left_context_chunks is {self.left_context_chunks}: give 0 or more chunks, "
-                "or None to see the whole past"
-            )
-
-    def num_chunks(self, num_frames: int) -> int:
-        """Number of chunks of a sequence, the last of which may be partial."""
-        return -(-num_frames // self.chunk_size)
-
-    def to_bool(self, num_frames: int, device: torch.device | None = None) -> Tensor:
-        """The same mask as SpeechBrain's boolean tensor.
-
-        Arguments
-        ---------
-        num_frames : int
-            T.
-        device : torch.device, optional
-            Where to build it.
-
-        Returns
-        -------
-        torch.Tensor
-            (T, T), True = may not be seen.
-        """
-        chunk = torch.arange(num_frames, device=device) // self.chunk_size
-        distance = chunk[:, None] - chunk[None, :]
-        hidden = distance < 0
-        if self.left_context_chunks is not None:
-            hidden |= distance > self.left_context_chunks
-        return hidden
-
 
 AttnMask: TypeAlias = Tensor | ChunkMask | None
 
 
-def parse_attn_mask(attn_mask: AttnMask, num_queries: int, num_keys: int) -> AttnMask:
+def parse_attn_mask(
+    attn_mask: AttnMask, num_queries: int, num_keys: int, weighs: bool = False
+) -> AttnMask:
     """Reduce any mask that SpeechBrain may pass to the simplest equivalent form.
 
     Arguments
@@ -95,6 +29,8 @@ def parse_attn_mask(attn_mask: AttnMask, num_queries: int, num_keys: int) -> Att
         with 0 = visible and -inf = hidden, as `speechbrain`'s `get_lookahead_mask` returns.
     num_queries, num_keys : int
         Lengths that a tensor mask must have.
+    weighs : bool
+        Whether a `ChunkMask` may have a half-life or resets.
 
     Returns
     -------
@@ -106,7 +42,8 @@ def parse_attn_mask(attn_mask: AttnMask, num_queries: int, num_keys: int) -> Att
     ------
     UserError
         If the mask cannot be honoured: other shapes (a mask per utterance or head), other dtypes,
-        additive values other than 0 and -inf, a `ChunkMask` between different sequences.
+        additive values other than 0 and -inf, a `ChunkMask` between different sequences, or with
+        weights where they are not known.
 
     Example
     -------
@@ -123,6 +60,10 @@ def parse_attn_mask(attn_mask: AttnMask, num_queries: int, num_keys: int) -> Att
             raise UserError(
                 f"{attn_mask} needs query and key of the same length, "
                 f"got {num_queries} and {num_keys} frames"
+            )
+        if attn_mask.has_weights and not weighs:
+            raise UserError(
+                f"{attn_mask} is for mixers of sums over time, which alone fade or begin anew"
             )
         if attn_mask.chunk_size >= num_keys:
             return None

@@ -3,15 +3,16 @@
 import torch
 from torch import Tensor
 
-from speechbrain_pom.ops.common.masks import AttnMask, ChunkMask
+from speechbrain_pom.ops.common.chunks import ChunkMask
+from speechbrain_pom.ops.common.masks import AttnMask
 from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.common.sums import (
     chunk_sums,
     count_frames,
     sums_over_time,
-    window_sums,
     zero_padding,
 )
+from speechbrain_pom.ops.common.windows import visible_sums
 
 
 def means(sums: Tensor, counts: Tensor, mask: AttnMask, padding: Tensor | None = None) -> Tensor:
@@ -40,8 +41,9 @@ def means(sums: Tensor, counts: Tensor, mask: AttnMask, padding: Tensor | None =
     tensor([1., 2., 3.])
     """
     if isinstance(mask, ChunkMask):
-        left = mask.left_context_chunks
-        sums, counts = window_sums(sums, left), window_sums(counts, left)
+        if mask.resets is not None:
+            counts = counts.expand(len(sums), -1, -1)
+        sums, counts = visible_sums(sums, mask), visible_sums(counts, mask)
     elif mask is not None:
         visible = (~mask).to(sums.dtype)  # (num_queries, T), shared by the batch
         sums, counts = visible @ zero_padding(sums, padding), visible @ counts

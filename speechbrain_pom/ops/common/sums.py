@@ -85,29 +85,6 @@ def chunk_sums(values: Tensor, chunk_size: int) -> Tensor:
     return values.view(batch, -1, chunk_size, dim).sum(dim=2)
 
 
-def window_sums(sums: Tensor, left_context_chunks: int | None) -> Tensor:
-    """Sum (B, C, E) of each chunk and a number of chunks to its left (None: all), in O(C).
-
-    A limited window is the suffix of one block of chunks plus the prefix of the next
-    (van Herk 1992), so nothing outside it is added and subtracted again.
-
-    >>> window_sums(torch.tensor([1.0, 2.0, 4.0, 8.0]).view(1, 4, 1), 1).flatten()
-    tensor([ 1.,  3.,  6., 12.])
-    """
-    if left_context_chunks is None:
-        return sums.cumsum(dim=1)
-    batch, num_chunks, dim = sums.shape
-    width = min(left_context_chunks + 1, num_chunks)
-    blocks = -(-num_chunks // width)
-    padded = F.pad(sums, (0, 0, 0, blocks * width - num_chunks))
-    padded = padded.view(batch, blocks, width, dim)
-    prefix = padded.cumsum(dim=2)
-    # Chunk r of a block also needs the chunks after r of the block before.
-    suffix = padded.flip(2).cumsum(dim=2).flip(2)
-    carried = F.pad(suffix[:, :-1, 1:], (0, 0, 0, 1, 1, 0))
-    return (prefix + carried).reshape(batch, blocks * width, dim)[:, :num_chunks]
-
-
 def count_frames(frames: Tensor, padding: Tensor | None, chunk_size: int | None) -> Tensor:
     """Number of valid frames (B or 1, C, 1), in all (chunk_size None, C = 1) or per chunk.
 

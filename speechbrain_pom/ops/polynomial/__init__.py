@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechbrain_pom.ops.common.chunks import ChunkMask
 from speechbrain_pom.ops.common.inputs import prepare
-from speechbrain_pom.ops.common.masks import AttnMask, ChunkMask, check_padding_mask
+from speechbrain_pom.ops.common.masks import AttnMask, check_padding_mask
 from speechbrain_pom.ops.common.means import means
 from speechbrain_pom.ops.common.precision import compute_dtype
 from speechbrain_pom.ops.common.sums import TimeSums, count_frames, zero_padding

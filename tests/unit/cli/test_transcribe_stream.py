@@ -9,13 +9,14 @@ import sys
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 
 from speechbrain_pom.__main__ import main
 from speechbrain_pom.inference import load_recogniser
 from speechbrain_pom.inference.jobs import streaming
 from speechbrain_pom.inference.streaming.events import Final, event_record
 from tests.helpers import ROOT
-from tests.unit.inference.streaming.test_stream import sound
+from tests.helpers.sounds import sound
 
 SECONDS = 5
 
@@ -80,6 +81,38 @@ def test_events_of_a_file(model, talk, pcm, capsys):
     assert len(set(times)) > 5  # as it was heard, and not at the end
 
 
+LONG = {"half_life_s": 0.5, "reset_at_pauses": True}
+
+
+def test_options_of_long_streams(model, talk, pcm, capsys):
+    options = ["--half_life_s", "0.5", "--reset_at_pauses", "--pause_s", "0.2", "--format", "json"]
+    assert call(model, "--stream", talk, *options) == 0
+    expected = [event_record(event, 0.0) for event in wanted(model, pcm, pause_s=0.2, **LONG)]
+    assert without_times(records_of(capsys)) == without_times(expected)
+    other = [event_record(event, 0.0) for event in wanted(model, pcm, pause_s=0.2)]
+    assert without_times(other) != without_times(expected)
+
+
+def test_a_long_stream_of_several_calls(model, tmp_path, pcm, capsys, give_stdin):
+    """The state knows its options; those that are given again have to be the same."""
+    data, state, found = pcm.numpy().tobytes(), tmp_path / "state", []
+    call_it = ["--stream", "-", "--state", str(state), "--format", "json"]
+    options = ["--half_life_s", "0.5", "--reset_at_pauses", "--pause_s", "0.2"]
+    for part, more in ((data[:90_001], options), (data[90_001:], [*options, "--finish"])):
+        give_stdin(part)
+        assert call(model, *call_it, *more) == 0
+        found += records_of(capsys)
+    expected = [event_record(event, 0.0) for event in wanted(model, pcm, pause_s=0.2, **LONG)]
+    assert without_times(found) == without_times(expected)
+    give_stdin(data[:90_001])
+    assert call(model, *call_it, *options) == 0
+    assert load_file(state)["text.options"].tolist() == [5, 750, 0, 1]
+    give_stdin(data[90_001:])
+    with pytest.raises(SystemExit):
+        call(model, *call_it, "--half_life_s", "3")
+    assert "leave chunk_s, left_s and half_life_s out to go on" in capsys.readouterr().err
+
+
 def test_text_is_the_finals(model, talk, pcm, capsys):
     assert main(["transcribe", model, "--device", "cpu", "--stream", talk]) == 0
     printed = capsys.readouterr()
@@ -108,8 +141,9 @@ def test_stdin_of_any_rate_is_as_a_file(model, tmp_path, capsys, give_stdin, rat
     assert found[-1]["type"] == "final"
 
 
-def test_beam_search(model, talk, capsys):
-    assert call(model, "--stream", talk, "--beam_size", "4") == 0
+@pytest.mark.parametrize("commit", [[], ["--commit_s", "0.4"]])
+def test_beam_search(model, talk, capsys, commit):
+    assert call(model, "--stream", talk, "--beam_size", "4", *commit) == 0
     assert capsys.readouterr().out
 
 
@@ -160,6 +194,10 @@ def test_a_slow_machine_is_told_once(model, talk, capsys, give_stdin, pcm, monke
         (["--stream", "a.wav", "--finish"], "--finish ends a stream of several calls"),
         (["--stream", "none.wav"], "none.wav"),
         (["a.wav", "--chunk_s", "0.32"], "--chunk_s is for streams: call with --stream"),
+        (["a.wav", "--reset_at_pauses"], "--reset_at_pauses is for streams: call with --stream"),
+        (["--stream", "-", "--commit_s", "2"], "commit_s is for beam search, and this decoding"),
+        (["--stream", "-", "--half_life_s", "0"], "half_life_s is 0.0: give seconds, more than 0"),
+        (["--stream", "-", "--half_life_s", "9", "--left_s", "0"], "both limit the past, give one"),
         (["-"], "no such file or folder: '-'"),
         (["--stream", "-", "--chunk_s", "0.05"], "chunk_s is 0.05: give a multiple of 0.04 s"),
     ],

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from speechbrain_pom.attention.streaming import encoder_step, first_states
+from speechbrain_pom.ops import ChunkMask
 from speechbrain_pom.utils.errors import UserError
 
 LENGTHS = [40000, 23000, 700]
+FADING = ChunkMask(16, half_life_chunks=2.0)
 
 
 @pytest.mark.parametrize("chunks", [(16, None), (5, 2), (1, 0)])
@@ -59,10 +61,15 @@ def test_what_is_loud_later_changes_nothing_before(make_encoder):
     ("chunks", "options", "message"),
     [
         (16, {}, "chunks is 16: give the frames of a chunk"),
+        (FADING, {"attention_type": "RoPEMHA + PoM"}, "RoPEMHA has no sums over time, which alone"),
+        (FADING, {"attention_type": "RelPosMHAXL"}, "RelPosMHAXL has no sums over time"),
+        (FADING, {"attention_type": "Fastformer"}, "Fastformer has no sums over time"),
+        (FADING, {"attention_type": "hypermixing"}, "hypermixing has no sums over time"),
+        (FADING, {"attention_type": "Mamba(bidirectional=False)"}, "Mamba has no sums over time"),
         ((0, None), {}, "chunk_size is 0"),
         ((16, None), {"encoder_module": "branchformer"}, "BranchformerEncoder knows no chunks"),
     ],
 )
 def test_chunks_that_cannot_be_are_refused(make_encoder, chunks, options, message):
     with pytest.raises(UserError, match=message):
-        make_encoder("PoM", **options)(torch.randn(1, 8000), chunks=chunks)
+        make_encoder(**{"attention_type": "PoM", **options})(torch.randn(1, 8000), chunks=chunks)

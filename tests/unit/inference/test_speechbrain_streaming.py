@@ -14,7 +14,7 @@ from speechbrain_pom.inference.speechbrain_streaming import LastLabels, OpenWord
 from speechbrain_pom.inference.speechbrain_streaming import new_text as text_of_labels
 from speechbrain_pom.reports.export import export_model
 from speechbrain_pom.utils.errors import UserError
-from tests.unit.inference.streaming.test_stream import sound
+from tests.helpers.sounds import sound
 
 CHUNKS = DynChunkTrainConfig(8)
 

@@ -7,7 +7,7 @@ import torch
 
 from speechbrain_pom.nnet import Fastformer, Mamba, PolynomialMixer, SummaryMixing
 from speechbrain_pom.ops import ChunkMask
-from speechbrain_pom.ops.common.running_sums import RingSums, RunningSums
+from speechbrain_pom.ops.common.running_sums import FadingSums, RingSums, RunningSums
 from speechbrain_pom.utils.errors import UserError
 
 BY_SUMS = {
@@ -43,10 +43,13 @@ def build(name, dtype=torch.float32):
     return mixer
 
 
-def stream(mixer, frames, chunk_size, left=None):
+def stream(mixer, frames, chunk_size, left=None, half_life=None, resets=()):
     """All outputs in one tensor, and the states between the chunks."""
-    states, outputs = [mixer.first_state(len(frames), left)], []
-    for chunk in frames.split(chunk_size, dim=1):
+    fading = {} if half_life is None else {"half_life_chunks": half_life}
+    states, outputs = [mixer.first_state(len(frames), left, **fading)], []
+    for number, chunk in enumerate(frames.split(chunk_size, dim=1)):
+        if number in resets:
+            states[-1] = states[-1].emptied()
         output, state = mixer.step(chunk, states[-1])
         outputs.append(output)
         states.append(state)
@@ -77,6 +80,57 @@ def test_a_stream_is_the_masked_pass(name, chunk_size, dtype):
             assert error(found, expected) < TOLERANCES[dtype]
             if num_frames == 63 and name not in MAMBA:  # and the mask does something
                 assert error(found, whole) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(
+    ("left", "half_life", "resets"),
+    [(None, 3.3, []), (None, 0.7, [4, 5, 9]), (None, None, [2, 11]), (3, None, [1, 5, 6, 12])],
+)
+@pytest.mark.parametrize("name", BY_SUMS)
+@torch.no_grad()
+def test_sums_that_fade_or_begin_anew_are_those_of_the_masked_pass(
+    name, left, half_life, resets, dtype
+):
+    mixer, frames = build(name, dtype), torch.randn(2, 63, 12, dtype=dtype)
+    mask = ChunkMask(4, left, half_life, [resets, resets] if resets else None)
+    expected, _ = mixer(frames, attn_mask=mask)
+    found, states = stream(mixer, frames, 4, left, half_life, resets)
+    assert found.dtype == expected.dtype
+    assert error(found, expected) < TOLERANCES[dtype]
+    plain, _ = stream(mixer, frames, 4, left)
+    assert error(plain, expected) > 1e-3
+    if half_life is not None:
+        assert type(states[-1]) is FadingSums
+    sizes = [[(part.shape, part.dtype) for part in state] for state in states]
+    assert all(size == sizes[0] for size in sizes)
+
+
+@torch.no_grad()
+def test_streams_of_a_batch_fade_from_their_own_start():
+    mixer, frames = build("PoM"), torch.randn(2, 40, 12)
+    alone = [stream(mixer, one[None], 8, half_life=2.0)[0] for one in (frames[0], frames[1, 16:])]
+    _, states = stream(mixer, frames[:1, :16], 8, half_life=2.0)
+    parts = zip(states[-1], mixer.first_state(1, half_life_chunks=2.0), strict=True)
+    state = FadingSums(*(torch.cat(pair) for pair in parts))
+    for start in (16, 24, 32):
+        output, state = mixer.step(frames[:, start : start + 8], state)
+        assert error(output[:1], alone[0][:, start : start + 8]) < 1e-5
+        assert error(output[1:], alone[1][:, start - 16 : start - 8]) < 1e-5
+
+
+@torch.no_grad()
+def test_a_half_life_forgets_and_does_not_age():
+    """After a week of another sound a frame sees the last seconds, as if there were no week."""
+    mixer, frames = build("PoM"), torch.randn(1, 160, 12)
+    _, one = mixer.step(3 * torch.randn(1, 4, 12), mixer.first_state(1, None, 2.0))
+    week = one._replace(sums=7 * one.sums, counts=7 * one.counts)  # no sum is ever more than that
+    found, _ = mixer.step(frames[:, :4], week)
+    fresh, expected = stream(mixer, frames, 4, half_life=2.0)[0], None
+    for chunk in frames.split(4, dim=1):
+        expected, week = mixer.step(chunk, week)
+    assert error(found, fresh[:, :4]) > 0.05
+    assert error(expected, fresh[:, -4:]) < 1e-3
 
 
 @every_mixer

@@ -127,6 +127,9 @@ MASKS = {
     "causal": lambda t: ChunkMask(1),
     "chunks of 5, 2 left": lambda t: ChunkMask(5, 2),
     "chunks of 3, tensor": lambda t: ChunkMask(3).to_bool(t),
+    "half-life": lambda t: ChunkMask(5, half_life_chunks=2.5),
+    "half-life, resets": lambda t: ChunkMask(3, None, 1.5, [[2, 9], [], [0, 1, 40]]),
+    "chunks of 5, 2 left, resets": lambda t: ChunkMask(5, 2, resets=[[3], [1, 2], []]),
     "arbitrary": lambda t: arbitrary_mask(t, t),
 }
 

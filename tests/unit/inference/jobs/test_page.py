@@ -13,7 +13,7 @@ from speechbrain_pom.inference.jobs import serving
 from speechbrain_pom.inference.jobs.streaming import Streaming
 from speechbrain_pom.inference.streaming import Final
 from tests.helpers.browser import Browser, find_chromium
-from tests.unit.inference.streaming.test_stream import recogniser, sound  # noqa: F401
+from tests.helpers.sounds import sound
 
 pytestmark = pytest.mark.slow  # a browser, and speech that takes its time
 
@@ -23,7 +23,7 @@ DURATION_S = 6
 
 
 @pytest.fixture
-def heard(recogniser, monkeypatch):  # noqa: F811
+def heard(recogniser, monkeypatch):
     """The samples that the streams of this recogniser are given."""
     packets, open_stream = [], recogniser.stream
 
@@ -39,7 +39,7 @@ def heard(recogniser, monkeypatch):  # noqa: F811
 
 
 @pytest.fixture
-def address(recogniser, heard):  # noqa: F811
+def address(recogniser, heard):
     pytest.importorskip("websockets.sync.server", reason="the extra serve")
     server = serving.make_server(recogniser, "127.0.0.1", 0, OPTIONS)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -71,7 +71,7 @@ def likeness(heard, said):
     return float(torch.fft.irfft(spectra, size).abs().max() / (heard.norm() * said.norm()))
 
 
-def test_what_is_said_becomes_text(browser, address, recogniser, heard, tmp_path):  # noqa: F811
+def test_what_is_said_becomes_text(browser, address, recogniser, heard, tmp_path):
     browser.open(address)
     assert browser.evaluate("byId('state').textContent") == ""
     browser.evaluate("byId('toggle').click()")

@@ -19,7 +19,7 @@ from speechbrain_pom.inference.jobs.streaming import Streaming
 from speechbrain_pom.inference.streaming.events import event_record
 from speechbrain_pom.utils.errors import UserError
 from tests.helpers import ROOT
-from tests.unit.inference.streaming.test_stream import sound
+from tests.helpers.sounds import sound
 
 OPTIONS = Streaming("-", chunk_s=0.32, pause_s=0.2)
 

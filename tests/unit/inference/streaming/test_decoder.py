@@ -239,15 +239,17 @@ def test_another_way_of_decoding():
     assert [event.text for event in events[-1]] == ["HELLO"]
 
 
-@pytest.mark.parametrize("name", ["greedy", "beam"])
+@pytest.mark.parametrize("name", ["greedy", "beam", "beam, commit"])
 def test_a_decoder_goes_on_from_a_state(name):
     decode = None if name == "greedy" else make_beam_searcher(UNITS, beam_size=12)
+    decode = (decode, 6) if "commit" in name else (decode,)
     outputs = outputs_of(conversation(5, 25, letters="ABEELO'"), sharpness=3.0)
-    expected = events_of(outputs, decode, chunk=16)
+    first = EventDecoder(UNITS, CLOCK, PAUSE, LONGEST, *decode)
+    expected = events_of(outputs, decoder=first)
     for moment in range(0, len(outputs), 112):
-        decoder = EventDecoder(UNITS, CLOCK, PAUSE, LONGEST, decode)
+        decoder = EventDecoder(UNITS, CLOCK, PAUSE, LONGEST, *decode)
         events = events_of(outputs[:moment], decoder=decoder, finish=False) if moment else []
-        other = EventDecoder(UNITS, CLOCK, PAUSE, LONGEST, decode)
+        other = EventDecoder(UNITS, CLOCK, PAUSE, LONGEST, *decode)
         other.resume(decoder.state())
         events += events_of(outputs[moment:], decoder=other)
         flat = [[event for several in one for event in several] for one in (events, expected)]

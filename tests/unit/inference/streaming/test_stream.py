@@ -13,32 +13,12 @@ from speechbrain_pom.inference.segments import Clock, decode_segment
 from speechbrain_pom.inference.streaming import Final, Partial
 from speechbrain_pom.inference.streaming.events import event_record
 from speechbrain_pom.utils.errors import UserError
+from tests.helpers.sounds import sound
 
 CHUNK_S, CHUNK = 0.32, 8
 PAUSE_S, PAUSE = 0.2, 5
 LONGEST_S, LONGEST = 2.0, 50
 OPTIONS = {"chunk_s": CHUNK_S, "pause_s": PAUSE_S, "max_segment_s": LONGEST_S}
-
-
-def sound(num_samples, seed=0):
-    """Noise that comes and goes."""
-    generator = torch.Generator().manual_seed(seed)
-    time = torch.arange(num_samples) / 16000
-    loudness = 0.3 * (2 * torch.pi * 0.7 * time).sin().clamp(min=0) ** 2
-    return loudness * torch.randn(num_samples, generator=generator)
-
-
-@pytest.fixture
-def recogniser(tiny_recogniser):
-    """One that says something of noise: about half of the frames are blanks."""
-    head, wav = tiny_recogniser.head, sound(64_000).unsqueeze(0)
-    with torch.no_grad():
-        head.weight *= 4
-        head.bias[1] += 0.5  # spaces
-        frames, _ = tiny_recogniser.encoder(wav, chunks=(CHUNK, None))
-        outputs = head(frames)[0]
-        head.bias[0] += (outputs[:, 1:].amax(-1) - outputs[:, 0]).median() + 0.5
-    return tiny_recogniser
 
 
 def recognised(stream, wav, packets=(1600,)):
@@ -54,9 +34,9 @@ def finals(events):
     return [event for event in events if isinstance(event, Final)]
 
 
-def of_the_masked_pass(recogniser, wav, decode=None):
+def of_the_masked_pass(recogniser, wav, decode=None, chunks=(CHUNK, None)):
     with torch.no_grad():
-        outputs = recogniser(wav.unsqueeze(0), chunks=(CHUNK, None))[0][0]
+        outputs = recogniser(wav.unsqueeze(0), chunks=chunks)[0][0]
     decode = decode or (lambda *given: greedy_decode(*given, recogniser.units))
     spans = split_at_pauses(outputs.argmax(-1), recogniser.units, PAUSE, LONGEST)
     clock = Clock(0.04, 0.005, len(wav) / 16000)

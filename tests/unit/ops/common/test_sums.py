@@ -5,7 +5,8 @@ import torch
 
 from speechbrain_pom.ops import ChunkMask
 from speechbrain_pom.ops.common.means import means, rows_of_frames
-from speechbrain_pom.ops.common.sums import chunk_sums, count_frames, window_sums
+from speechbrain_pom.ops.common.sums import chunk_sums, count_frames
+from speechbrain_pom.ops.common.windows import window_sums
 
 
 @pytest.mark.parametrize("seed", range(5))

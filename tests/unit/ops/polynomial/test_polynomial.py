@@ -28,6 +28,9 @@ MASKS = {
     "chunks of 5, 2 left": lambda t: ChunkMask(5, 2),
     "chunks of 3, 1 left, tensor": lambda t: ChunkMask(3, 1).to_bool(t),
     "chunks of 200, 1 left": lambda t: ChunkMask(200, 1),
+    "half-life": lambda t: ChunkMask(5, half_life_chunks=2.5),
+    "half-life, resets": lambda t: ChunkMask(3, None, 1.5, [[2, 9], [], [0, 1, 40]]),
+    "chunks of 5, 2 left, resets": lambda t: ChunkMask(5, 2, resets=[[3], [1, 2], []]),
     "arbitrary": lambda t: arbitrary_mask(t, t),
 }
 
@@ -66,7 +69,7 @@ def test_masks_in_float64(make_inputs, random_padding, mask, num_frames, padded)
 
 
 @pytest.mark.parametrize("num_frames", LENGTHS)
-@pytest.mark.parametrize("mask", ["none", "chunks of 5, 2 left", "arbitrary"])
+@pytest.mark.parametrize("mask", ["none", "chunks of 5, 2 left", "half-life, resets", "arbitrary"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_in_float32(make_inputs, random_padding, variant, mask, num_frames):
     assert_fused_equals_reference(

@@ -54,6 +54,7 @@ CASES = [
     for row, num_frames in enumerate((63, 500, 1))
     for column, mask in enumerate(MASKS)
 ]
+CASES.append((63, ChunkMask(5, None, 2.5, [[3], [], [1, 2]]), torch.float32))
 
 
 @pytest.mark.parametrize(("num_frames", "mask", "dtype"), CASES)
