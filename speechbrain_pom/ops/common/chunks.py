@@ -134,8 +134,22 @@ class ChunkMask:
         return hidden
 
     def starts(self, num_chunks: int, device: torch.device | None = None) -> Tensor | None:
-        """Which chunks see nothing before them, (B, num_chunks, 1); None where there are no resets.
+        """Which chunks see nothing before them, nor do those that follow.
 
+        Arguments
+        ---------
+        num_chunks : int
+            C.
+        device : torch.device, optional
+            Where to build it.
+
+        Returns
+        -------
+        torch.Tensor or None
+            (B, C, 1) boolean; None where there are no resets.
+
+        Example
+        -------
         >>> ChunkMask(4, resets=[[2], [], [1, 9]]).starts(3).squeeze(-1).int()
         tensor([[0, 0, 1],
                 [0, 0, 0],

@@ -89,8 +89,6 @@ def test_options_of_long_streams(model, talk, pcm, capsys):
     assert call(model, "--stream", talk, *options) == 0
     expected = [event_record(event, 0.0) for event in wanted(model, pcm, pause_s=0.2, **LONG)]
     assert without_times(records_of(capsys)) == without_times(expected)
-    other = [event_record(event, 0.0) for event in wanted(model, pcm, pause_s=0.2)]
-    assert without_times(other) != without_times(expected)
 
 
 def test_a_long_stream_of_several_calls(model, tmp_path, pcm, capsys, give_stdin):
@@ -106,7 +104,9 @@ def test_a_long_stream_of_several_calls(model, tmp_path, pcm, capsys, give_stdin
     assert without_times(found) == without_times(expected)
     give_stdin(data[:90_001])
     assert call(model, *call_it, *options) == 0
-    assert load_file(state)["text.options"].tolist() == [5, 750, 0, 1]
+    saved = load_file(state)
+    assert saved["text.options"].tolist() == [5, 750, 0, 1]
+    assert saved["half_life"].tolist() == [0.5 / 0.64]
     give_stdin(data[90_001:])
     with pytest.raises(SystemExit):
         call(model, *call_it, "--half_life_s", "3")
