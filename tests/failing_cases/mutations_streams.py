@@ -7,9 +7,14 @@ from speechbrain_pom.encoder.streaming.engine import ChunkEngine
 from speechbrain_pom.encoder.streaming.geometry import Chunks
 from speechbrain_pom.encoder.streaming.samples import checked_packet
 from speechbrain_pom.encoder.streaming.stream import EncoderStream
-from speechbrain_pom.inference.streaming.texts import GreedyText
+from speechbrain_pom.inference.streaming.texts import BeamText, GreedyText
+from speechbrain_pom.ops.common.running_sums import FadingSums
+from speechbrain_pom.ops.common.sums import TimeSums
 
 STREAM = "unit/encoder/streaming/test_stream.py::"
+LONG = "unit/encoder/streaming/test_long.py::"
+COMMIT = "unit/inference/streaming/test_commit.py::"
+MIXERS = "unit/nnet/test_streams.py::"
 TEXTS = "unit/inference/streaming/test_decoder.py::"
 
 
@@ -74,3 +79,41 @@ def partial_words_are_told():
     """Partial texts flip: a word that is not finished is told like the others."""
     partial = GreedyText.partial
     GreedyText.partial = lambda self: (" ".join(partial(self)).strip(), "")
+
+
+@mutation(16, LONG + "test_a_stream_that_begins_anew_is_the_masked_pass")
+def a_pause_begins_another_stream():
+    """At a pause all of the state begins anew, convolutions too: the next word lacks its past."""
+
+    def make(original):
+        def emptied(states):
+            emptied_past = [state._replace(past=state.past * 0) for state in states]
+            return original(emptied_past)
+
+        return emptied
+
+    replace("attention.streaming", "emptied_sums", make)
+
+
+@mutation(16, MIXERS + "test_sums_that_fade_or_begin_anew_are_those_of_the_masked_pass")
+def counts_do_not_fade():
+    """Sums fade and counts do not: the mean goes to zero."""
+
+    def add(self, chunk):
+        sums, counts = self.decay * self.sums + chunk.sums, self.counts + chunk.counts
+        return TimeSums(sums, counts), FadingSums(sums, counts, self.decay.clone())
+
+    FadingSums.add = add
+
+
+@mutation(16, COMMIT + "test_a_hypothesis_that_flips_is_dropped_when_its_words_are_old")
+def hypotheses_that_contradict_stay():
+    """Old words are told, and the hypotheses that contradict them stay and win."""
+    commit = BeamText._commit_old
+
+    def commit_old(self):
+        beams = self._beams
+        commit(self)
+        self._beams = beams
+
+    BeamText._commit_old = commit_old
