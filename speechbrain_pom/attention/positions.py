@@ -35,6 +35,8 @@ class ExtendedSinePositions(PositionalEncoding):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Positions for frames x (B, T, d): (1, T, d)."""
         num_frames = x.size(1)
+        if torch.compiler.is_exporting():  # a graph is of any length, on either side of the table
+            return sines_at(torch.arange(num_frames, device=x.device), self.pe).unsqueeze(0)
         if num_frames <= self.max_len:
             return super().forward(x)
         return PositionalEncoding(self.pe.shape[2], num_frames).pe.to(self.pe)
@@ -71,10 +73,66 @@ def positions_between(
     if stop <= positions.max_len:
         return positions.pe[:, start:stop]
     # SpeechBrain's table begins at 0, and one of the whole file does not fit into a window.
-    width = positions.pe.shape[2]
+    return sines_at(torch.arange(start, stop), positions.pe).unsqueeze(0)
+
+
+def positions_from(
+    positions: nn.Module, starts: torch.Tensor, frames: torch.Tensor
+) -> torch.Tensor:
+    """As `positions_between` for streams of which each is elsewhere, from numbers in a tensor.
+
+    Arguments
+    ---------
+    positions : torch.nn.Module
+        `ExtendedSinePositions` or `NoPositions`.
+    starts : torch.Tensor
+        (B,) integers: frames of each stream before these.
+    frames : torch.Tensor
+        (B, C, d)
+
+    Returns
+    -------
+    torch.Tensor
+        (B, C, d), or (1, 1, 1).
+
+    Example
+    -------
+    >>> positions, frames = ExtendedSinePositions(8, max_len=10), torch.zeros(2, 5, 8)
+    >>> part = positions_from(positions, torch.tensor([0, 20]), frames)
+    >>> torch.allclose(part[1:], positions_between(positions, 20, 25, frames), atol=1e-6)
+    True
+    """
+    if isinstance(positions, NoPositions):
+        return positions(frames)
+    numbers = torch.arange(frames.shape[1], device=frames.device)
+    return sines_at(starts.unsqueeze(1) + numbers, positions.pe)
+
+
+def sines_at(frames: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """SpeechBrain's fixed sines of frames by their numbers, computed instead of looked up.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        (...,) integers: numbers of frames from the start of a sequence.
+    like : torch.Tensor
+        (..., d): its dtype, its device, and d.
+
+    Returns
+    -------
+    torch.Tensor
+        (..., d)
+
+    Example
+    -------
+    >>> table = PositionalEncoding(8, max_len=30).pe
+    >>> torch.equal(sines_at(torch.tensor([20]), table), table[0, 20:21])
+    True
+    """
+    width = like.shape[-1]
     rates = torch.exp(torch.arange(0, width, 2).float() * -(math.log(10000.0) / width))
-    angles = torch.arange(start, stop).unsqueeze(1).float() * rates
-    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1).unsqueeze(0).to(positions.pe)
+    angles = frames.unsqueeze(-1).float() * rates.to(frames.device)
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2).to(like)
 
 
 class NoPositions(nn.Module):

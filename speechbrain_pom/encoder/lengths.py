@@ -138,7 +138,7 @@ def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
     torch.Size([2, 8, 80])
     """
     missing = -x.shape[1] % multiple
-    if missing == 0:
+    if not torch.compiler.is_exporting() and missing == 0:  # a graph is of any length
         return x
     return torch.nn.functional.pad(x, [0, 0] * (x.dim() - 2) + [0, missing])
 
@@ -218,6 +218,7 @@ def _check_integers(name: str, lengths: Length) -> None:
         found = str(lengths.dtype)
         correct = not (lengths.is_floating_point() or lengths.is_complex())
     else:
-        found, correct = repr(lengths), isinstance(lengths, numbers.Integral)
+        # A length of an exported graph is a symbol.
+        found, correct = repr(lengths), isinstance(lengths, (numbers.Integral, torch.SymInt))
     if not correct:
         raise UserError(f"{name} must be integers, not {found}: relative lengths do not fit here")

@@ -84,7 +84,8 @@ def is_plain(layer: nn.Module) -> bool:
 def weights_of(*groups: Iterable[nn.Module]) -> list[list[tuple[Tensor, Tensor]]] | None:
     """Weights and biases of groups of layers, as the functions of `speechbrain_pom.ops` take them.
 
-    None if any layer has to be called.
+    None if any layer has to be called, or a graph is exported: the functions that take weights read
+    sizes as numbers and write in place, those in `by_layers.py` are plain operations of any size.
 
     >>> layers = nn.ModuleList([nn.Linear(2, 3)])
     >>> [[tuple(tensor.shape) for tensor in pair] for pair in weights_of(layers)[0]]
@@ -93,6 +94,7 @@ def weights_of(*groups: Iterable[nn.Module]) -> list[list[tuple[Tensor, Tensor]]
     >>> weights_of(layers) is None
     True
     """
-    if not all(is_plain(layer) for group in groups for layer in group):
+    by_weights = all(is_plain(layer) for group in groups for layer in group)
+    if not by_weights or torch.compiler.is_exporting():
         return None
     return [[(layer.weight, layer.bias) for layer in group] for group in groups]

@@ -129,7 +129,7 @@ class StreamSteps(nn.Module):
         """The state itself, or a first one; it has to be of as many streams as the frames."""
         if state is None:
             return self.first_state(frames.shape[0])
-        if len(state[0]) != len(frames):
+        if state[0].shape[0] != frames.shape[0]:
             raise UserError(
                 f"{self._name}: the state is of {len(state[0])} streams and the frames are of "
                 f"{len(frames)}: give each stream its own state"

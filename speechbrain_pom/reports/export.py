@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from speechbrain_pom.ctc.tokenizers import UNITS_FILE
 from speechbrain_pom.encoder.architecture import read_architecture
 from speechbrain_pom.encoder.loading import HEAD_FILE, MODEL_FILE, Saved, load_encoder
 from speechbrain_pom.inference.export import write_export
@@ -31,8 +32,8 @@ def describe_choice(saved: Saved) -> str:
 
 
 def is_finetuned(saved: Saved) -> bool:
-    """Whether a checkpoint has the output layer of fine-tuning."""
-    return (saved.checkpoint / HEAD_FILE).is_file()
+    """Whether a checkpoint, or an export, has the output layer of fine-tuning."""
+    return (saved.checkpoint / (UNITS_FILE if saved.is_export else HEAD_FILE)).is_file()
 
 
 def export_model(

@@ -21,7 +21,7 @@ FLOORS = [
     {"objectives", "ctc", "probe"},
     {"downstream"},
     {"inference"},
-    {"hf"},
+    {"hf", "deploy"},
     {"reports"},
     {"cli"},
     {"__main__", "experiments"},

@@ -170,19 +170,42 @@ class ChunkEngine:
 
     def _encode(self, frames, states):
         """The encoder's layers on a chunk (B, C, ...) of the front end's frames."""
-        encoder, transformer = self.encoder, self.encoder.transformer
-        frames = self.inputs.embed(frames, [state.num_frames for state in states])
         before = [joined(rows) for rows in zip(*(state.layers for state in states), strict=True)]
-        encoding = getattr(transformer, "positional_encoding", None)
-        output, hidden, after = encoder_step(transformer.encoder, frames, before, encoding)
+        chosen, after = self.encode(frames, [state.num_frames for state in states], before)
         own = [parted(layer, len(states)) for layer in after]
         for row, state in enumerate(states):
             state.layers = [layer[row] for layer in own]
             state.num_frames += frames.shape[1]
-        chosen = output if self.layers == "last" else encoder.choose(hidden, self.layers)
         if isinstance(chosen, list):
             return [[one[row] for one in chosen] for row in range(len(states))]
         return list(chosen)
+
+    def encode(
+        self, frames: Tensor, starts: Sequence[int] | Tensor, layers: Sequence[LayerState]
+    ) -> tuple[Tensor | list[Tensor], list[LayerState]]:
+        """The encoder's layers on the next chunk of a batch of streams.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            (B, C, ...), of the front end.
+        starts : sequence of int, or torch.Tensor
+            (B,): frames of each stream before these.
+        layers : sequence of LayerState
+            Of the batch; never changed in place.
+
+        Returns
+        -------
+        frames : torch.Tensor or list of torch.Tensor
+            (B, C, d_model), for several layers one for each.
+        layers : list of LayerState
+            For the next chunk.
+        """
+        encoder, transformer = self.encoder, self.encoder.transformer
+        frames = self.inputs.embed(frames, starts)
+        encoding = getattr(transformer, "positional_encoding", None)
+        output, hidden, after = encoder_step(transformer.encoder, frames, layers, encoding)
+        return output if self.layers == "last" else encoder.choose(hidden, self.layers), after
 
     def empty(self) -> Tensor | list[Tensor]:
         """No frames: (0, d_model), for several layers one for each."""

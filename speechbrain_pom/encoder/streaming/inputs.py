@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from speechbrain_pom.attention.positions import (
     ExtendedSinePositions,
     NoPositions,
     positions_between,
+    positions_from,
 )
 from speechbrain_pom.attention.streaming import obstacle_to_steps
 from speechbrain_pom.encoder.filter_banks import limited_so_far, unlimited
@@ -133,17 +135,19 @@ class StreamInputs:
         start = geometry.first_feature(done)
         kept = feats[:, geometry.first_feature(done + num_frames) - start :].clone()
         feats = pad_to_multiple(feats, encoder.features.multiple)  # zeros, as in a whole file
-        counts = torch.full((len(feats),), feats.shape[1], device=feats.device)
+        counts = torch.full(feats.shape[:1], feats.shape[1], device=feats.device)
         frames = encoder.embed(feats, counts)
         first = done - start // geometry.stride
         return frames[:, first : first + num_frames], InputState(kept, peak)
 
-    def embed(self, frames: Tensor, starts: list[int]) -> Tensor:
+    def embed(self, frames: Tensor, starts: Sequence[int] | Tensor) -> Tensor:
         """The projection of frames (B, C, ...), plus positions of frames from `starts` (B) on."""
         transformer = self.encoder.transformer
         frames = transformer.custom_src_module(frames.flatten(2))
         if transformer.attention_type in _NOTHING_ADDED:
             return frames
         source, size = transformer.positional_encoding, frames.shape[1]
+        if isinstance(starts, Tensor):
+            return frames + positions_from(source, starts, frames)
         rows = [positions_between(source, start, start + size, frames) for start in starts]
         return frames + torch.cat(rows)

@@ -52,12 +52,12 @@ def to_tensors(state: StreamState, chunks: Chunks, of_model: Tensor) -> dict[str
         "chunks": torch.tensor([version, chunks.size, left]),
         "counts": torch.tensor([state.num_samples, state.num_frames]),
         "samples": state.waiting.all(),
-        **dict(_named(state.inputs, "inputs")),
+        **dict(named_tensors(state.inputs, "inputs")),
     }
     if chunks.half_life is not None:
         tensors["half_life"] = torch.tensor([chunks.half_life], dtype=torch.float64)
     for number, layer in enumerate(state.layers):
-        tensors |= dict(_named(layer, f"layers.{number}"))
+        tensors |= dict(named_tensors(layer, f"layers.{number}"))
     return {
         name: one.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, one in tensors.items()
@@ -153,14 +153,19 @@ def _words(chunks):
     return f"{chunks.size} frames that see {left} chunks before{fading}"
 
 
-def _named(state, prefix) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a nested NamedTuple by the names of their fields."""
+def named_tensors(state: tuple, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a nested NamedTuple by the names of their fields.
+
+    >>> from speechbrain_pom.ops.common.sums import TimeSums
+    >>> [name for name, _ in named_tensors(TimeSums(torch.zeros(1), torch.zeros(1)), "mixed")]
+    ['mixed.sums', 'mixed.counts']
+    """
     for field, part in zip(state._fields, state, strict=True):
         name = f"{prefix}.{field}"
         if isinstance(part, Tensor):
             yield name, part
         else:
-            yield from _named(part, name)
+            yield from named_tensors(part, name)
 
 
 def _refilled(state, prefix, tensors, device, free=None):
