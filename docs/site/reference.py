@@ -41,6 +41,7 @@ PAGES = {
         ],
     ),
     "transformers": ("transformers", ["hf"]),
+    "deployment": ("Deployment", ["deploy"]),
     "objectives": (
         "Objectives",
         ["objectives", "objectives.pretraining:PretrainingBrain"],

@@ -77,7 +77,7 @@ EXPORT_PATCHES = (
 def exportable(model: nn.Module) -> Iterator[None]:
     """Context manager: SpeechBrain's functions fix no size of a graph; put back afterwards.
 
-    Calls that export nothing, in other threads too, get SpeechBrain's own.
+    What is not being exported gets SpeechBrain's own inside of it too.
 
     Arguments
     ---------

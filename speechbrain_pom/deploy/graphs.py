@@ -16,6 +16,7 @@ from speechbrain_pom.inference.recogniser import SpeechRecogniser
 from speechbrain_pom.utils.errors import UserError
 
 Model = SpeechEncoder | SpeechRecogniser
+NEXT = "next."  # before the name of a state: what it is after the step
 Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 from speechbrain_pom._version import __version__
 from speechbrain_pom.deploy.graphs import Graph, Model, WaveformGraph
@@ -136,21 +137,30 @@ def check_target(path: str | Path, overwrite: bool) -> Path:
 
 def _write(graph, path, overwrite, facts):
     path = check_target(path, overwrite)
+    with _explained(path):  # before minutes of work
+        path.parent.mkdir(parents=True, exist_ok=True)
     converted = _converted(trace(graph), graph)
     _describe(converted.model, graph, facts or {})
     hidden = temporary_beside(path, f"{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        converted.save(hidden)
-        check_agreement(graph, hidden)
-        publish_file(hidden, path)
+        with _explained(path):
+            converted.save(hidden)
+            check_agreement(graph, hidden)
+            publish_file(hidden, path)
+    finally:
+        hidden.unlink(missing_ok=True)
+    return path
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What keeps a file from being written is a `UserError`."""
+    try:
+        yield
     except OSError as error:
         why = why_not_written(error, path.parent)
         sentence = f"cannot write '{path}' ({why}): give another place or make room"
         raise UserError(sentence) from error
-    finally:
-        hidden.unlink(missing_ok=True)
-    return path
 
 
 def _converted(program: ExportedProgram, graph: Graph) -> Any:
@@ -174,7 +184,9 @@ def _converted(program: ExportedProgram, graph: Graph) -> Any:
 
 def _refuse_operators(program, graph):
     """Operators that are neither PyTorch's nor ONNX's, found before minutes of conversion."""
-    operators = {node.target for node in program.graph.nodes if isinstance(node.target, OpOverload)}
+    parts = [part for part in program.graph_module.modules() if isinstance(part, GraphModule)]
+    targets = {node.target for part in parts for node in part.graph.nodes}
+    operators = {target for target in targets if isinstance(target, OpOverload)}
     own = sorted({one.name() for one in operators if one.namespace not in ("aten", "prims")})
     if own:
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from speechbrain_pom.deploy.graphs import Graph, Run
+from speechbrain_pom.deploy.graphs import NEXT, Graph, Run
 from speechbrain_pom.utils.errors import UserError, one_line
 
 TOLERANCE = 1e-4
@@ -51,7 +51,7 @@ def run_of(path: str | Path) -> Run:
 
 
 def described(path: str | Path) -> str:
-    """Inputs, outputs and metadata of an ONNX file, a line for each.
+    """Inputs, outputs and metadata of an ONNX file, a line for each; a state in one line.
 
     Arguments
     ---------
@@ -62,8 +62,13 @@ def described(path: str | Path) -> str:
     str
     """
     session = _session(path)
-    lines = [f"in   {_line(one)}" for one in session.get_inputs()]
-    lines += [f"out  {_line(one)}" for one in session.get_outputs()]
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    state = {one.name for one in outputs if one.name.startswith(NEXT)}
+    inputs = [one for one in inputs if f"{NEXT}{one.name}" not in state]
+    lines = [f"in   {_line(one)}" for one in inputs]
+    lines += [f"out  {_line(one)}" for one in outputs if one.name not in state]
+    if state:
+        lines.append(f"     and a state of {len(state)} tensors, in and out; it begins with zeros")
     facts = session.get_modelmeta().custom_metadata_map
     return "\n".join([*lines, *(f"     {name}: {facts[name]}" for name in sorted(facts))])
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from speechbrain_pom.deploy.graphs import (
+    NEXT,
     Axis,
     Model,
     Run,
@@ -81,7 +82,7 @@ class StreamGraph(nn.Module):
         names = ["num_frames", *(name for name, _ in self._state_tensors())]
         self.inputs = [Axis("samples", batch), *(Axis(name, batch) for name in names)]
         self.outputs = [Axis(output_name(model), batch)]
-        self.outputs += [Axis(f"next.{name}", batch) for name in names]
+        self.outputs += [Axis(f"{NEXT}{name}", batch) for name in names]
         self.facts = facts_of(model, encoder) | {
             "window_samples": str(self.window),
             "hop_samples": str(self.hop),

@@ -14,6 +14,7 @@ from speechbrain_pom.attention import parse_spec
 from tests.helpers import ROOT
 
 TRANSFORMERS = importlib.util.find_spec("transformers")  # the extra [hf]
+ONNX = importlib.util.find_spec("onnxruntime")  # the extra [onnx]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/LibriSpeech/README.md"]
 DOCUMENTS += ["speechbrain_pom/ops/README.md", "tests/data/golden/README.md"]
 DOCUMENTS += ["recipes/Probe/README.md", "recipes/MP3S/README.md"]
@@ -88,7 +89,7 @@ def test_python_examples_run(name):
     blocks = fences(name, "python")
     assert blocks
     for block in blocks:
-        if "speechbrain_pom.hf" in block and not TRANSFORMERS:
+        if ("speechbrain_pom.hf" in block and not TRANSFORMERS) or ("onnx" in block and not ONNX):
             continue
         example = doctest.DocTestParser().get_doctest(block, {}, name, name, 0)
         assert example.examples

@@ -46,9 +46,9 @@ def test_what_cannot_be_traced_names_its_mixers(make_encoder, monkeypatch):
 
 def test_models_that_are_not_ready_are_refused(make_encoder, tiny_recogniser):
     assert encoder_of(tiny_recogniser) is tiny_recogniser.encoder
-    with pytest.raises(UserError, match="in training mode: call model.eval"):
+    with pytest.raises(UserError, match=r"in training mode: call model\.eval"):
         export_program(tiny_recogniser.train())
-    with pytest.raises(UserError, match=r"the model is in torch.float64 on cpu: load it with"):
+    with pytest.raises(UserError, match=r"the model is in torch\.float64 on cpu: load it with"):
         export_program(tiny_recogniser.eval().double())
     with pytest.raises(UserError, match=r"layers is \[0, 2\], and an exported graph has one outp"):
         WaveformGraph(make_encoder(layers=[0, 2]))
