@@ -18,7 +18,6 @@ from tests.helpers import ROOT
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 
-ALL = "PoM(degree=3, variant='frequency2') + SummaryMixing + Fastformer + RelPosMHAXL"
 STREAMING = "PoM(variant='selective') + SummaryMixing(mode='lite')"
 
 
@@ -29,7 +28,7 @@ def close(found, expected):
 @torch.no_grad()
 def test_the_command_writes_what_the_recogniser_computes(make_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    make_run(tmp_path / "ctc", "ctc", attention_type=ALL, num_encoder_layers=4)
+    make_run(tmp_path / "ctc", "ctc", attention_type="PoM(degree=3) + SummaryMixing")
     assert main(["export", "ctc", "ctc.onnx", "--onnx", "--licence", "apache-2.0"]) == 0
     printed = capsys.readouterr().out
     assert "(validation: greedy WER 50.00 %)" in printed
@@ -74,6 +73,7 @@ def streamed(path, wav, num_packet):
     return np.concatenate(outputs)
 
 
+@pytest.mark.slow
 def test_a_stream_is_that_of_the_encoder(make_encoder, tmp_path):
     encoder, wav = make_encoder(STREAMING), 0.1 * torch.randn(60_000)
     times = {"chunk_s": 0.32, "left_s": 0.64}
@@ -132,14 +132,16 @@ def test_steps_of_valid_convolutions(tiny_encoder, sizes):
         ("PoM(variant='frequency3')", {"feature_floor": "running"}),
         ("SummaryMixing(mode='lite')", {"positional_encoding": None}),
         ("SummaryMixing(layer_norm=True, activation='swish')", {"layers": "sum"}),
+        ("Fastformer", {}),
         ("RelPosMHAXL", {}),
+        ("PoM(variant='frequency2') + RelPosMHAXL", {}),
         ("regularMHA", {}),
         ("RoPEMHA", {}),
         ("hypermixing", {"kernel_size": 5}),
     ],
 )
 def test_every_mixer(make_encoder, tmp_path, spec, options):
-    encoder = make_encoder(spec, num_layers=1, **options)
+    encoder = make_encoder(spec, num_layers=1 + ("+" in spec), **options)
     before = encoder(0.1 * torch.ones(1, 5000))[0]
     write_onnx(encoder, tmp_path / "a.onnx")  # which compares
     assert torch.equal(encoder(0.1 * torch.ones(1, 5000))[0], before)
