@@ -65,9 +65,16 @@ def write_onnx(
     UserError
         If the extra [onnx] is not installed, the model cannot be exported, the file does not agree
         with it, or it cannot be written.
+
+    Example
+    -------
+    >>> write_onnx(getfixture("tiny_encoder"), "encoder.pt")
+    Traceback (most recent call last):
+    speechbrain_pom.utils.errors.UserError: 'encoder.pt' is to be an ONNX file: give a name that \
+ends in .onnx
     """
-    _check_packages()
-    return _write(WaveformGraph(model), path, overwrite, facts)
+    path = check_target(path, overwrite)
+    return _write(WaveformGraph(model), path, facts)
 
 
 def write_onnx_stream(
@@ -108,9 +115,16 @@ def write_onnx_stream(
     ------
     UserError
         As `write_onnx`, or if the encoder cannot stream so.
+
+    Example
+    -------
+    >>> write_onnx_stream(getfixture("tiny_encoder"), "stream.onnx", chunk_s=0.3)
+    Traceback (most recent call last):
+    speechbrain_pom.utils.errors.UserError: chunk_s is 0.3: give a multiple of 0.04 s, which is a \
+frame
     """
-    _check_packages()
-    return _write(StreamGraph(model, chunk_s, left_s), path, overwrite, facts)
+    path = check_target(path, overwrite)
+    return _write(StreamGraph(model, chunk_s, left_s), path, facts)
 
 
 def _check_packages():
@@ -135,8 +149,8 @@ def check_target(path: str | Path, overwrite: bool) -> Path:
     return path
 
 
-def _write(graph, path, overwrite, facts):
-    path = check_target(path, overwrite)
+def _write(graph, path, facts):
+    _check_packages()
     with _explained(path):  # before minutes of work
         path.parent.mkdir(parents=True, exist_ok=True)
     converted = _converted(trace(graph), graph)
