@@ -110,7 +110,7 @@ def difference(found: np.ndarray, expected: Tensor) -> float:
 
     Infinite where shapes, infinities or NaN differ.
 
-    >>> difference(np.float32([1.0, -np.inf]), torch.tensor([1.5, -torch.inf]))
+    >>> difference(np.float32([1.0, -np.inf]), torch.tensor([2.0, -torch.inf]))
     0.5
     >>> difference(np.float32([1.0]), torch.tensor([1.0, 2.0]))
     inf
