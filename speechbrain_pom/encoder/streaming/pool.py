@@ -160,10 +160,10 @@ class StreamPool:
         return sorted(found, key=lambda item: item[0])
 
     def _next_of_rest(self, key, state):
-        """The next chunk of a stream that ends; it leaves with the last one."""
+        """The next chunk of a stream that ends; it leaves with the last one, or if one failed."""
         rest = self._ending[key] = self._ending[key] or iter(self.engine.rest(state))
         found = [(key, frames) for frames in itertools.islice(rest, 1)]
-        if not self.engine.num_left(state):
+        if not found or not self.engine.num_left(state):
             self.drop(key)
         return found
 

@@ -79,6 +79,26 @@ def test_a_packet_that_cannot_be_is_one_streams_own_matter(tiny_encoder):
         pool.accept(bad, wav)
 
 
+def test_a_stream_whose_end_fails_leaves(tiny_encoder, monkeypatch):
+    pool = tiny_encoder.stream_pool(0.32)
+    key, other = pool.open(), pool.open()
+    pool.accept(key, speech(7000))
+    pool.accept(other, speech(9000))
+    pool.step()
+    pool.finish(key)
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_encoder.transformer.encoder.norm, "forward", fail)
+        with pytest.raises(MemoryError):
+            pool.step()
+    assert pool.step() == []
+    assert list(pool) == [other]
+    assert not pool.waiting()
+
+
 def test_a_finished_stream_accepts_nothing(tiny_encoder):
     pool = tiny_encoder.stream_pool()
     key = pool.open()
