@@ -105,7 +105,8 @@ def site_path(path):
 
     A README.md outside of docs/ gets the name of its folder, as it is no index of a section there.
     """
-    path = path.removeprefix("docs/")
+    if path.startswith("docs/"):
+        return path.removeprefix("docs/")
     if path in DOCUMENTS and path != "README.md":
         return path.replace("/README.md", ".md")
     return path if path.endswith((".md", *PICTURES)) else f"files/{path}.md"

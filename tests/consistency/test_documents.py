@@ -18,7 +18,7 @@ ONNX = importlib.util.find_spec("onnxruntime")  # the extra [onnx]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/LibriSpeech/README.md"]
 DOCUMENTS += ["speechbrain_pom/ops/README.md", "tests/data/golden/README.md"]
 DOCUMENTS += ["recipes/Probe/README.md", "recipes/MP3S/README.md"]
-DOCUMENTS += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS += [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def read(name):

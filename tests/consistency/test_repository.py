@@ -76,3 +76,18 @@ def test_no_large_files_are_tracked():
     assert len(paths) > 50
     large = [str(path) for path in paths if path.is_file() and path.stat().st_size > MAX_BYTES]
     assert large == []
+
+
+def test_the_dockerfile_installs_what_the_package_asks_for(config):
+    text = read("Dockerfile")
+    assert len([line for line in text.splitlines() if line and not line.startswith("#")]) <= 12
+    python = re.search(r"^FROM python:(\d+)\.(\d+)", text, re.MULTILINE)
+    assert (3, 10) <= tuple(map(int, python.groups())) <= (3, 12)
+    required = config["options"]["install_requires"]
+    assert "torch>=2.11,<2.12" in required
+    assert "torchaudio==2.11.0" in required
+    assert re.search(r"torch==2\.11\.\d+ torchaudio==2\.11\.0", text)
+    extras = re.search(r'"/src\[(.*?)\]"', text)[1].split(",")
+    assert set(extras) <= set(config["options.extras_require"])
+    assert 'ENTRYPOINT ["speechbrain-pom"]' in text
+    assert "speechbrain-pom =" in config["options.entry_points"]["console_scripts"]
