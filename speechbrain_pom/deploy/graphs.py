@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechbrain_pom.encoder.describe import describe_layers
 from speechbrain_pom.encoder.encoder import SpeechEncoder
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
 from speechbrain_pom.utils.errors import UserError
@@ -83,6 +84,16 @@ def encoder_of(model: Model) -> SpeechEncoder:
     return encoder
 
 
+def spec_of(encoder: SpeechEncoder) -> str:
+    """The attention spec of an encoder; of SpeechBrain's TransformerEncoder, the names in it.
+
+    >>> spec_of(getfixture("tiny_encoder"))
+    'PoM'
+    """
+    own = encoder.transformer.encoder
+    return getattr(own, "attention_type", None) or describe_layers(own)["attention_type"]
+
+
 def output_name(model: Model) -> str:
     """What a model returns, as the name of an output."""
     return "log_probs" if isinstance(model, SpeechRecogniser) else "frames"
@@ -92,7 +103,7 @@ def facts_of(model: Model, encoder: SpeechEncoder) -> dict[str, str]:
     """What a graph does not say by itself, as texts: times, and the labels of CTC outputs."""
     frame_s = encoder.samples_per_frame / encoder.sample_rate
     facts = {"sample_rate": encoder.sample_rate, "frame_s": f"{frame_s:g}"}
-    facts["attention_type"] = encoder.transformer.encoder.attention_type
+    facts["attention_type"] = spec_of(encoder)
     if isinstance(model, SpeechRecogniser):
         facts["labels"] = json.dumps(model.units.vocab_list, ensure_ascii=False)
         facts["blank_index"] = model.units.blank_index
@@ -154,7 +165,7 @@ class WaveformGraph(nn.Module):
         super().__init__()
         encoder = encoder_of(model)
         self.model, self._encoder = model, [encoder]  # in a list: not a second time a part
-        self.mixers = encoder.transformer.encoder.attention_type
+        self.mixers = spec_of(encoder)
         # A graph with an axis of one frame has one for ever. Where padding is exact, a frame more
         # changes nothing; elsewhere what has one frame alone is left out.
         exact = encoder.padding == "exact"

@@ -18,6 +18,7 @@ from speechbrain_pom.deploy.graphs import (
     facts_of,
     noise,
     output_name,
+    spec_of,
 )
 from speechbrain_pom.encoder.streaming.engine import ChunkEngine
 from speechbrain_pom.encoder.streaming.geometry import chunks_of
@@ -57,7 +58,7 @@ class StreamGraph(nn.Module):
         super().__init__()
         encoder = encoder_of(model)
         self.model, self.chunk_s, self.left_s = model, chunk_s, left_s
-        self.mixers = encoder.transformer.encoder.attention_type
+        self.mixers = spec_of(encoder)
         self.engine = ChunkEngine(encoder, chunks_of(encoder, chunk_s, left_s))
         geometry, size = self.engine.inputs.geometry, self.engine.chunks.size
         if size < geometry.context:

@@ -24,10 +24,9 @@ def fourier_kernels(window: Tensor, n_fft: int) -> Tensor:
 
     Example
     -------
-    >>> fourier_kernels(torch.ones(2), 4).squeeze(1)[:3]
-    tensor([[ 0.,  1.,  1.,  0.],
-            [ 0.,  0., -1.,  0.],
-            [ 0., -1.,  1.,  0.]])
+    >>> cosines, sines = fourier_kernels(torch.ones(2), 4).round().abs().chunk(2)
+    >>> cosines.flatten(1)[1], sines.flatten(1)[1]
+    (tensor([0., 0., 1., 0.]), tensor([0., 1., 0., 0.]))
     """
     missing = n_fft - window.shape[0]
     padded = F.pad(window.double(), (missing // 2, missing - missing // 2))

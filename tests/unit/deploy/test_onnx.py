@@ -142,9 +142,10 @@ def test_steps_of_valid_convolutions(tiny_encoder, sizes):
 )
 def test_every_mixer(make_encoder, tmp_path, spec, options):
     encoder = make_encoder(spec, num_layers=1 + ("+" in spec), **options)
-    before = encoder(0.1 * torch.ones(1, 5000))[0]
+    wavs = 0.1 * torch.randn(1, 20_000)  # SpeechBrain's Branchformer reads no less without lengths
+    before = encoder(wavs)[0]
     write_onnx(encoder, tmp_path / "a.onnx")  # which compares
-    assert torch.equal(encoder(0.1 * torch.ones(1, 5000))[0], before)
+    assert torch.equal(encoder(wavs)[0], before)
 
 
 @pytest.mark.slow
