@@ -8,8 +8,13 @@ from pathlib import Path
 from speechbrain_pom.cli.cluster import add_part_arguments, part_of, submit
 from speechbrain_pom.cli.parser import add_job_arguments
 from speechbrain_pom.inference.jobs.batches import check_batch_s
-from speechbrain_pom.inference.jobs.encoding import MANIFEST_FILE, FrameOptions, encode_into_folder
-from speechbrain_pom.inference.jobs.frame_files import DTYPES, FRAME_FORMATS
+from speechbrain_pom.inference.jobs.encoding import (
+    FORMATS,
+    MANIFEST_FILE,
+    FrameOptions,
+    encode_into_folder,
+)
+from speechbrain_pom.inference.jobs.frame_files import DTYPES
 from speechbrain_pom.inference.jobs.parts import frozen_files
 from speechbrain_pom.inference.jobs.pool import choose_device, find_audio
 from speechbrain_pom.utils.errors import UserError
@@ -20,10 +25,11 @@ EPILOG = f"""\
 
 Files of any sample rate, number of channels and length; folders are searched for audio. Of each
 file DIR/NAME.npy (or .safetensors, with the tensor "frames") holds the frames, (T, d_model), or
-(L, T, d_model) for several layers; NAME is its path below the folder that all files share.
+(L, T, d_model) for several layers; NAME is its path below the folder that all files share. With
+--format tar the NAME.npy are in tars of about 1 GB, as WebDataset reads them, for many files.
 DIR/{MANIFEST_FILE} has a line for each finished file: file, output, num_frames, duration_s, windows
-(null: a single pass; exact; overlapping: see speechbrain_pom/encoder/windows/overlapping.py), and
-the model and options.
+(null: a single pass; exact; overlapping: see speechbrain_pom/encoder/windows/overlapping.py), tar,
+offset and bytes where it is in one, and the model and options.
 
 A call that is repeated goes on where it was stopped: files that are in the manifest are skipped,
 unless they have changed. The model always computes in fp32, and what it computes on CPUs does not
@@ -39,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", help="run, CKPT+... folder in it, or exported folder")
     add("files", metavar="FILE", nargs="+", help="audio files and folders")
     add("--out", metavar="DIR", required=True, help="folder to write to; made if needed")
-    add("--format", choices=FRAME_FORMATS, default="npy", help="(default: %(default)s)")
+    add("--format", choices=FORMATS, default="npy", help="(default: %(default)s)")
     add(
         "--layers",
         default="last",
@@ -81,7 +87,7 @@ def _options(args):
             raise UserError(f"--layers {layers}: give last, sum, or numbers such as 4,8")
         layers = [int(number) for number in numbers]
         layers = layers if len(layers) > 1 else layers[0]
-    if args.dtype == "bfloat16" and args.format == "npy":
+    if args.dtype == "bfloat16" and args.format != "safetensors":
         raise UserError("--dtype bfloat16: NumPy has no such type: add --format safetensors")
     if not (math.isfinite(args.window_s) and args.window_s > 0):
         raise UserError(f"--window_s is {args.window_s}: give seconds, more than 0")

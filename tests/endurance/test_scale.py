@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -136,3 +137,62 @@ def test_eight_processes_over_shards_then_four_then_two_with_kills(packed, tmp_p
         assert first["steps"] == second["steps"]
         for part in ("train", "valid"):
             assert first[part]["loss"] == pytest.approx(second[part]["loss"], rel=2e-5)
+
+
+CONFIGURATION = "last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=5"
+
+
+def agent(port, log, words):
+    """torchrun of one node of a run that may have one or two."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1"]
+    launch += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=run"]
+    launch += [f"--rdzv-conf={CONFIGURATION}", "--max-restarts=5", "--monitor-interval=0.5"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    options = {"cwd": ROOT, "stderr": subprocess.STDOUT, "env": environment}
+    with open(log, "w") as stream:
+        return subprocess.Popen([*launch, *map(str, words)], stdout=stream, **options)
+
+
+def wait_until(condition, *programs):
+    deadline = time.time() + 240
+    while not condition():
+        assert time.time() < deadline
+        assert all(program.poll() is None for program in programs)
+        time.sleep(0.2)
+
+
+def test_torchrun_with_nodes_that_come_and_go(packed, tmp_path):
+    """Alone, with a second node, and alone again, each time from where it was."""
+    options = {"data_layout": "shards", "data_folder": packed, "valid_share": 0.2}
+    options |= {"train_splits": None, "batches_per_step": 2, "max_batch_duration_s": 6}
+    options |= {"number_of_epochs": 12, "ckpt_interval_steps": 1}
+    straight, changing = tmp_path / "straight", tmp_path / "changing"
+    result = recipes.run(
+        [*recipes.PYTHON, *recipes.arguments("bestrq", output_folder=straight, **options)],
+        forked=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+    words = recipes.arguments("bestrq", output_folder=changing, **options)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    logs = [tmp_path / "first.log", tmp_path / "second.log"]
+
+    def times(text):
+        return logs[0].read_text().count(text)
+
+    first = agent(port, logs[0], words)
+    wait_until(lambda: times("Saved checkpoint"), first)
+    second = agent(port, logs[1], words)
+    wait_until(lambda: times("Resumed after") == 1 and times("Saved checkpoint") > 3, first)
+    second.send_signal(signal.SIGTERM)
+    second.wait(timeout=120)
+    assert first.wait(timeout=300) == 0, logs[0].read_text()[-3000:]
+    text = logs[0].read_text()
+    assert "Ended by SIGTERM after" in text
+    assert times("Resumed after") == 2, text[-3000:]
+    for before, after in zip(recipes.history(straight), recipes.history(changing), strict=True):
+        assert before["steps"] == after["steps"]
+        for part in ("train", "valid"):
+            assert before[part]["loss"] == pytest.approx(after[part]["loss"], rel=1e-4)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,8 @@ from speechbrain_pom.encoder.loading import (
 from speechbrain_pom.encoder.weights import SHARED_FILE
 from speechbrain_pom.encoder.windows.overlapping import encode_windows, windows_are_exact
 from speechbrain_pom.inference.jobs.batches import GROUP_SIZE, BatchWorker
-from speechbrain_pom.inference.jobs.frame_files import new_frames
+from speechbrain_pom.inference.jobs.frame_files import FRAME_FORMATS, new_frames
+from speechbrain_pom.inference.jobs.frame_tars import FrameTars
 from speechbrain_pom.inference.jobs.ledger import Ledger, run_into_folder
 from speechbrain_pom.inference.jobs.outputs import output_names, own_folder
 from speechbrain_pom.utils.errors import UserError
@@ -30,6 +32,8 @@ from speechbrain_pom.utils.files import sha256_of
 from speechbrain_pom.utils.parts import WHOLE, Part
 
 MANIFEST_FILE = "manifest.jsonl"
+TAR = "tar"
+FORMATS = (*FRAME_FORMATS, TAR)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class FrameOptions:
     layers : str, int or list of int
         As `load_encoder` takes it, or "sum".
     format, dtype : str
-        One of `FRAME_FORMATS` and one of `DTYPES`.
+        One of `FORMATS` and one of `DTYPES`.
     window_s : float
         Longer files are encoded in windows of this length.
     overlap_s : float or None
@@ -53,6 +57,11 @@ class FrameOptions:
     dtype: str
     window_s: float
     overlap_s: float | None
+
+    @property
+    def file_format(self) -> str:
+        """The format of the files, in tars too: one of `FRAME_FORMATS`."""
+        return "npy" if self.format == TAR else self.format
 
 
 def encode_into_folder(
@@ -76,19 +85,23 @@ def encode_into_folder(
         ledger = Ledger(out, MANIFEST_FILE, "encode", settings, part)
         _check_settings(ledger)
         names = {
-            file: ledger.output_of(file) or f"{name}.{options.format}"
+            file: ledger.output_of(file) or f"{name}.{options.file_format}"
             for file, name in output_names(files).items()
         }
         mine = part.of(files)
-        return run_into_folder(
-            mine,
-            ledger,
-            {file: [names[file]] for file in mine},
-            _Encoding(model, digest, device, out, options, names, batch_s),
-            num_jobs,
-            "encoded",
-            None if batch_s is None else GROUP_SIZE,
-        )
+        tars = FrameTars(ledger, part) if options.format == TAR else None
+        folder = out if tars is None else tars.scratch
+        with tars or nullcontext():
+            return run_into_folder(
+                mine,
+                ledger,
+                {file: [names[file]] for file in mine},
+                _Encoding(model, digest, device, folder, options, names, batch_s),
+                num_jobs,
+                "encoded",
+                None if batch_s is None else GROUP_SIZE,
+                None if tars is None else tars.add,
+            )
 
 
 def _check_settings(ledger):
@@ -166,7 +179,7 @@ class _Encoding:
         several = isinstance(options.layers, list)
         shape = (encoder.num_frames(reader.num_samples), encoder.d_model)
         shape = (len(options.layers), *shape) if several else shape
-        how = options.format, options.dtype, shape, self._metadata(encoder)
+        how = options.file_format, options.dtype, shape, self._metadata(encoder)
         with new_frames(path, *how) as frames:
             windows = fill(list(frames) if several else frames)
         return {"num_frames": shape[-2], "duration_s": reader.duration_s, "windows": windows}

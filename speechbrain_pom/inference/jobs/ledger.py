@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from speechbrain_pom.data.layout import file_stamp
 from speechbrain_pom.inference.jobs.outputs import check_outputs
@@ -95,9 +96,27 @@ class Ledger:
         todo = [file for file, names in outputs.items() if not all(map(self._has(file), names))]
         for file in todo:
             for name in outputs[file]:
-                self.entries.pop(name, None)
+                self._check_not_packed(file, self.entries.pop(name, None))
         self.write()
         return todo
+
+    def outputs_of(self, file: Path) -> list[str]:
+        """The outputs that were planned for a file."""
+        return self._outputs[file]
+
+    def _check_not_packed(self, file, entry):
+        """What is in a tar stays there: a second version would be read beside it."""
+        if entry is not None and "tar" in entry and self._is_there(entry):
+            raise UserError(
+                f"'{file}' has changed since '{self.folder / entry['tar']}' got its frames: give "
+                "another --out"
+            )
+
+    def _is_there(self, entry):
+        if "tar" not in entry:
+            return (self.folder / entry["output"]).is_file()
+        path, end = self.folder / entry["tar"], entry["offset"] + entry["bytes"]
+        return path.is_file() and path.stat().st_size >= end
 
     def _has(self, file):
         expected = {"file": os.path.abspath(file), "stamp": self._stamps[file], **self.settings}
@@ -105,7 +124,7 @@ class Ledger:
         def has(name):
             entry = self.entries.get(name, {})
             same = all(entry.get(k) == v for k, v in expected.items() if k not in _NOT_COMPARED)
-            return same and (self.folder / name).is_file()
+            return same and self._is_there(entry)
 
         return has
 
@@ -182,14 +201,15 @@ def run_into_folder(
     num_jobs: int,
     done: str,
     group_size: int | None = None,
+    on_result: Callable[[Path, Any], None] | None = None,
 ) -> int:
     """Make the outputs that are not finished yet; return the exit code.
 
     The folder is that of `own_folder`; `done` says what was done to the files, as in "3 of 4 files
-    encoded"; `group_size` as for `run_jobs`.
+    encoded"; `group_size` as for `run_jobs`; `on_result` is called in place of `ledger.add`.
     """
     todo = ledger.plan(outputs)
-    how = {"on_result": ledger.add, "group_size": group_size}
+    how = {"on_result": on_result or ledger.add, "group_size": group_size}
     failures = run_jobs(todo, make_worker, num_jobs, ledger.command, **how)
     ledger.write()
     skipped = f", {len(files) - len(todo)} were finished before" if len(todo) < len(files) else ""
