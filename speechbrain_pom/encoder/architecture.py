@@ -21,7 +21,7 @@ from torch import nn
 
 from speechbrain_pom.attention.hosts import arguments_of
 from speechbrain_pom.encoder.chunks import TRAINED, trained_chunks
-from speechbrain_pom.encoder.encoder import Layers
+from speechbrain_pom.encoder.hidden_states import Layers
 from speechbrain_pom.runs.keys import located, unknown_key_message
 from speechbrain_pom.runs.options import read_tree
 from speechbrain_pom.runs.overlay import overlay

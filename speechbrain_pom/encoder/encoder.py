@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import torch
 from speechbrain.utils.logger import get_logger
 from torch import nn
 
 from speechbrain_pom.attention.calls import encode
-from speechbrain_pom.attention.masks import obstacle_to_chunks
 from speechbrain_pom.attention.padding import set_padding
 from speechbrain_pom.attention.positions import extend_positions
-from speechbrain_pom.data.audio.files import SAMPLE_RATE
-from speechbrain_pom.data.audio.reader import AudioReader
 from speechbrain_pom.encoder.arguments import (
     check_num_frames,
     checked_chunks,
-    checked_layers,
     lengths_in_samples,
 )
 from speechbrain_pom.encoder.features import FeatureExtractor
+from speechbrain_pom.encoder.files import Files
 from speechbrain_pom.encoder.front_ends import FrontEnd, SameConvolutions, front_end_of
+from speechbrain_pom.encoder.hidden_states import HiddenStates, Layers
 from speechbrain_pom.encoder.lengths import padding_mask, relative_lengths
 from speechbrain_pom.encoder.streaming.methods import Streams
-from speechbrain_pom.encoder.windows.overlapping import encode_windows
 from speechbrain_pom.nnet import WeightedSum
 from speechbrain_pom.ops import ChunkMask
-from speechbrain_pom.utils.errors import UserError
 
 logger = get_logger(__name__)
 
-Layers = str | int | Sequence[int]
 
-
-class SpeechEncoder(Streams, nn.Module):
+class SpeechEncoder(HiddenStates, Files, Streams, nn.Module):
     """A speech encoder from waveforms to frames: features, front end, Transformer.
 
     Pretraining trains it, fine-tuning starts from it, probes freeze it, inference loads it. An
@@ -162,16 +153,6 @@ class SpeechEncoder(Streams, nn.Module):
     def d_model(self) -> int:
         """Width of the frames."""
         return self.transformer.encoder.norm.norm.normalized_shape[0]
-
-    @property
-    def num_layers(self) -> int:
-        """Layers of the encoder; there is one hidden state more."""
-        return len(self.transformer.encoder.layers)
-
-    @property
-    def num_states(self) -> int:
-        """Hidden states: the input of the first layer, and the output of each."""
-        return self.num_layers + 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -315,113 +296,3 @@ class SpeechEncoder(Streams, nn.Module):
             zeroed = [one.masked_fill(padding, 0.0) for one in (encoded if several else [encoded])]
             encoded = zeroed if several else zeroed[0]
         return encoded
-
-    def choose(
-        self, states: list[torch.Tensor], layers: Layers
-    ) -> torch.Tensor | list[torch.Tensor]:
-        """Select the hidden states that `layers` asks for.
-
-        Arguments
-        ---------
-        states : list of torch.Tensor
-            (B, T, d_model): the input of the first layer, then the output of each layer.
-        layers : str, int or sequence of int
-            As for the class.
-
-        Returns
-        -------
-        torch.Tensor or list of torch.Tensor
-            Of several layers one for each.
-        """
-        if layers == "sum":
-            return self.layer_sum(states)
-        return states[layers] if isinstance(layers, int) else [states[i] for i in layers]
-
-    def output(
-        self, states: list[torch.Tensor], num_frames: torch.Tensor | None = None
-    ) -> torch.Tensor | list[torch.Tensor]:
-        """What `forward` returns, from all hidden states, for who needs both in one pass.
-
-        Arguments
-        ---------
-        states : list of torch.Tensor
-            (B, T, d_model), one more than layers.
-        num_frames : torch.Tensor, optional
-            (B,) integers; all frames are valid when not given.
-
-        Returns
-        -------
-        torch.Tensor or list of torch.Tensor
-            (B, T, d_model), exactly zero in padding.
-        """
-        if self.layers != "last":
-            return self.choose(states, self.layers)
-        frames = self.transformer.encoder.norm(states[-1])
-        if num_frames is None:
-            return frames
-        return frames.masked_fill(padding_mask(num_frames, frames.shape[1]).unsqueeze(-1), 0.0)
-
-    def encode_file(
-        self,
-        path: str | Path,
-        layers: Layers | None = None,
-        window_s: float | None = None,
-        overlap_s: float | None = None,
-    ) -> torch.Tensor | list[torch.Tensor]:
-        """Encode an audio file of any sample rate, number of channels and length.
-
-        Arguments
-        ---------
-        path : str or pathlib.Path
-            Resampled and mixed down to mono as needed.
-        layers : str, int or sequence of int, optional
-            As for `forward`.
-        window_s : float, optional
-            Longer files are encoded in windows of this length, in the memory of one window
-            (and of the result, which is then on the CPU): see
-            `speechbrain_pom.inference.encode_windows` for how they agree with a single pass, which
-            is the default.
-        overlap_s : float, optional
-            Of the windows, for attention types that need it.
-
-        Returns
-        -------
-        torch.Tensor or list of torch.Tensor
-            (T, d_model), without gradient.
-
-        Raises
-        ------
-        UserError
-            If the file cannot be read, or the encoder is in training mode.
-        """
-        if self.training:
-            raise UserError("the encoder is in training mode: call encoder.eval() before files")
-        if self.sample_rate != SAMPLE_RATE:
-            raise UserError(
-                f"the encoder reads {self.sample_rate} Hz, and files are read at {SAMPLE_RATE} Hz: "
-                "read and resample them yourself, and call the encoder"
-            )
-        layers = self.layers if layers is None else self.check_layers(layers)
-        with AudioReader(path) as reader, torch.no_grad():
-            if window_s is not None and reader.duration_s > window_s:
-                how = {"window_s": window_s, "overlap_s": overlap_s, "layers": layers}
-                return encode_windows(self, reader, **how)
-            wav = reader.read(0, reader.num_samples).to(self.device)
-            frames, _ = self(wav.unsqueeze(0), layers=layers)
-        return [one[0] for one in frames] if isinstance(frames, list) else frames[0]
-
-    def obstacle_to_chunks(self, left_context_chunks: int | None = None) -> str | None:
-        """Why training with dynamic chunks would not make it stream, in one line; None: it would.
-
-        `left_context_chunks` are those that a frame sees to the left of its own (None: all).
-        """
-        if self.features.norm_type == "sentence":
-            return (
-                "the features are normalised over the whole utterance (sentence), which a stream "
-                "does not have: choose norm_type: global"
-            )
-        return obstacle_to_chunks(self.transformer.encoder, left_context_chunks)
-
-    def check_layers(self, layers: Layers) -> Layers:
-        """Layers in plain integers; a `UserError` for those that the encoder does not have."""
-        return checked_layers(layers, self.num_layers, hasattr(self, "layer_sum"))

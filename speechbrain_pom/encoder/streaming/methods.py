@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from speechbrain_pom.attention.masks import obstacle_to_chunks
 from speechbrain_pom.encoder.streaming.geometry import DEFAULT_CHUNK_S
 from speechbrain_pom.encoder.streaming.inputs import obstacle_to_stream
 from speechbrain_pom.encoder.streaming.pool import StreamPool
 from speechbrain_pom.encoder.streaming.stream import EncoderStream
 
 if TYPE_CHECKING:  # the encoder stands on this module
-    from speechbrain_pom.encoder.encoder import Layers
+    from speechbrain_pom.encoder.hidden_states import Layers
 
 
 class Streams:
@@ -112,3 +113,15 @@ class Streams:
         True
         """
         return obstacle_to_stream(self, None if left_s is None else 1)
+
+    def obstacle_to_chunks(self, left_context_chunks: int | None = None) -> str | None:
+        """Why training with dynamic chunks would not make it stream, in one line; None: it would.
+
+        `left_context_chunks` are those that a frame sees to the left of its own (None: all).
+        """
+        if self.features.norm_type == "sentence":
+            return (
+                "the features are normalised over the whole utterance (sentence), which a stream "
+                "does not have: choose norm_type: global"
+            )
+        return obstacle_to_chunks(self.transformer.encoder, left_context_chunks)
