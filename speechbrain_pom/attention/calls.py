@@ -142,8 +142,16 @@ class _DroppableLayer(InCall):
     def __call__(self, frames, *args, **kwargs):
         if not self.drawn.keep:
             self.drawn.draw()
-        call = self.module if self.drawn.keep[self.number] else _passing_on(self.module)
-        return call(frames, *args, **kwargs)
+        if self.drawn.keep[self.number]:
+            return self.module(frames, *args, **kwargs)
+        if not hasattr(self.module, "unshard"):
+            return _passing_on(self.module)(frames, *args, **kwargs)
+        # In shards (FSDP): all processes gather the weights of a layer, also those that drop it.
+        self.module.forward = _passing_on(self.module)
+        try:
+            return self.module(frames, *args, **kwargs)
+        finally:
+            del self.module.forward
 
 
 class _Drawn:

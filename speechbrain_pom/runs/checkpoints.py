@@ -17,6 +17,7 @@ from speechbrain.utils.checkpoints import METAFNAME, Checkpoint, Checkpointer, c
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_pom.runs.sharded_state import keeps_weights, load_state, save_state
 from speechbrain_pom.utils.disks import why_not_written
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import publish_folder, rename_durably, sha256_of
@@ -86,6 +87,7 @@ class SafeCheckpointer(Checkpointer):
                 saving.mkdir(exist_ok=True)
             ddp_barrier()
             self.checkpoints_dir = saving
+            self._use_hooks_for_shards()
             try:
                 saved = super().save_checkpoint(meta or {}, end_of_epoch, name, logging.DEBUG)
             finally:
@@ -103,6 +105,17 @@ class SafeCheckpointer(Checkpointer):
                 "make room and run the same command to resume"
             ) from error
         return saved
+
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Load a checkpoint into all recoverables; see SpeechBrain's method of this name."""
+        self._use_hooks_for_shards()
+        super().load_checkpoint(checkpoint)
+
+    def _use_hooks_for_shards(self):
+        for name, recoverable in self.recoverables.items():
+            if keeps_weights(recoverable):
+                self.custom_save_hooks.setdefault(name, save_state)
+                self.custom_load_hooks.setdefault(name, load_state)
 
     def delete_checkpoints(
         self,
@@ -256,9 +269,13 @@ def _publish(saved, visible):
     hparams_file = visible.parent / HPARAMS_FILE
     if hparams_file.is_file():  # so that a checkpoint says by itself what model it is of
         shutil.copyfile(hparams_file, saved.path / HPARAMS_FILE)
-    files = sorted(path for path in saved.path.iterdir() if path.is_file())
+    files = sorted(path for path in saved.path.rglob("*") if path.is_file())
     checksums = {
-        path.name: {"num_bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
+        path.relative_to(saved.path).as_posix(): {
+            "num_bytes": path.stat().st_size,
+            "sha256": sha256_of(path),
+        }
+        for path in files
     }
     listing = saved.path / CHECKSUMS_FILE
     listing.write_text(json.dumps(checksums, indent=1) + "\n", encoding="utf-8")

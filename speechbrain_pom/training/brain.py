@@ -26,6 +26,7 @@ from speechbrain_pom.training.progress import (
 )
 from speechbrain_pom.training.sampler import BucketBatchSampler
 from speechbrain_pom.training.saving import save_after_epoch, save_within_epoch
+from speechbrain_pom.training.sharding import ShardingBrain, clip_gradients
 from speechbrain_pom.training.skipping import SkippedSteps
 from speechbrain_pom.training.stopping import StopRequest, leave_signals_to_parent
 from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
@@ -36,7 +37,7 @@ logger = get_logger(__name__)
 
 
 @sb.utils.checkpoints.register_checkpoint_hooks
-class ExactBrain(sb.Brain):
+class ExactBrain(ShardingBrain):
     """A `speechbrain.Brain` that can be stopped and resumed anywhere without changing the run.
 
     Differences to `speechbrain.Brain`:
@@ -52,6 +53,7 @@ class ExactBrain(sb.Brain):
     - training ends exactly at `optimizer_step_limit`, and then does nothing when run again;
     - `task_metrics` says what is logged, and which checkpoint is the best one;
     - `sums` over the epoch are in the checkpoints, so that averages continue;
+    - `fsdp: True` shards what is trained (`ShardingBrain`);
     - `batch_chunks` says which dynamic chunks a batch is encoded with (`streaming: True`).
 
     Arguments
@@ -217,7 +219,7 @@ class ExactBrain(sb.Brain):
             if parameter.grad is not None
         ]
         max_norm = self.max_grad_norm if self.max_grad_norm > 0 else math.inf
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+        grad_norm = clip_gradients(parameters, max_norm)
         if math.isfinite(grad_norm):
             self.on_optimizer_step_start()
             for optimizer in optimizers.values():

@@ -1,5 +1,6 @@
 """Runs of several gloo processes, forked from the tests."""
 
+import itertools
 import os
 import signal
 import socket
@@ -11,12 +12,20 @@ _PATIENCE_S = 5
 
 
 def train_together(
-    pretraining, folder, tmp_path, world_size, stop_after=None, kill_after=None, **options
+    pretraining,
+    folder,
+    tmp_path,
+    world_size,
+    stop_after=None,
+    kill_after=None,
+    kill_in_save=None,
+    **options,
 ):
     """Pretrain with several processes of this machine.
 
     After `stop_after` optimizer steps the first process is sent SIGUSR1; after `kill_after` steps
-    the last one is killed, and the others follow.
+    the last one is killed, and the others follow; so it is with `kill_in_save` in that save, when
+    its shards are written.
 
     Returns
     -------
@@ -39,6 +48,8 @@ def train_together(
         pids.append(os.fork())
         if pids[-1] == 0:
             prepare = _preparation(of_rank, stop_after or kill_after, number)
+            if kill_in_save is not None and rank == world_size - 1:
+                _kill_in_save(kill_in_save)
             runs[-1]._become(folder, prepare, dict(options))
     return _codes(pids), runs[0].log_path.read_text(encoding="utf-8")
 
@@ -58,6 +69,20 @@ def _preparation(environment, last_step, number):
             PretrainingBrain.on_optimizer_step_end = follow
 
     return prepare
+
+
+def _kill_in_save(number):
+    from torch.distributed.checkpoint import HuggingFaceStorageWriter
+
+    write, count = HuggingFaceStorageWriter.write_data, itertools.count(1)
+
+    def write_and_die(writer, *args):
+        written = write(writer, *args)
+        if next(count) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return written
+
+    HuggingFaceStorageWriter.write_data = write_and_die
 
 
 def _codes(pids):

@@ -1,0 +1,159 @@
+"""fsdp: True computes what copies of all weights compute, and its checkpoints are read anywhere."""
+
+import json
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from speechbrain_pom import load_encoder
+from speechbrain_pom.runs.checkpoints import find_damage
+from speechbrain_pom.runs.sharded_state import VALUES_FILE
+from speechbrain_pom.training.brain import ExactBrain
+from speechbrain_pom.utils.errors import UserError
+from tests.helpers import recipes
+from tests.helpers.processes import train_together
+
+OPTIONS = {"valid_split": "train-clean-100"}
+SAVED = 128 + signal.SIGUSR1
+FILES = ("model", "normalize", "linear", "noam_scheduler", "train_statistics")
+
+
+def train(pretraining, folder, tmp_path, world_size=2, **options):
+    """Train with several processes; the exit codes, and what the first one printed."""
+    return train_together(pretraining, folder, tmp_path, world_size, **{**OPTIONS, **options})
+
+
+def values(folder):
+    """All tensors of a checkpoint, those of an optimizer in shards too, and its statistics."""
+    checkpoint, _ = recipes.newest_checkpoint(folder)
+    assert find_damage(checkpoint) is None
+    found = recipes.tensors(folder, *FILES[:-1])
+    found["statistics"] = json.loads((checkpoint / "train_statistics.ckpt").read_text())
+    optimizer = checkpoint / "optimizer.ckpt"
+    if optimizer.is_file():
+        return found | recipes.tensors(folder, "optimizer")
+    shards = [load_file(file) for file in sorted(optimizer.glob("*.safetensors"))]
+    assert len(shards) == 2
+    assert {len(shard) for shard in shards} == {len(shards[0])} != {0}
+    for name in shards[0]:
+        whole = torch.cat([shard[name] for shard in shards])
+        found[f"optimizer.state.{name}"] = whole
+    recipes._flatten(torch.load(optimizer / VALUES_FILE, weights_only=True), "optimizer", found)
+    return found
+
+
+def test_stopped_killed_in_a_save_and_resumed_is_the_run_with_copies(pretraining, tmp_path):
+    copies, folder = tmp_path / "copies", tmp_path / "shards"
+    codes, printed = train(pretraining, copies, tmp_path)
+    assert codes == [0, 0], printed
+    options = {"fsdp": True, "ckpt_interval_steps": 1}
+    codes, printed = train(pretraining, folder, tmp_path, stop_after=1, **options)
+    assert codes == [SAVED, SAVED], printed
+    first = {path.name for path in (folder / "save").glob("CKPT+*")}
+    codes, printed = train(pretraining, folder, tmp_path, kill_in_save=1, **options)
+    assert codes[1] == -signal.SIGKILL, printed
+    assert {path.name for path in (folder / "save").glob("CKPT+*")} == first
+    assert list((folder / "save").glob(".saving/CKPT+*/optimizer.ckpt/*.safetensors"))
+    codes, printed = train(pretraining, folder, tmp_path, **options)
+    assert codes == [0, 0], printed
+    assert "Resumed after 1 optimizer steps" in printed
+    assert recipes.history(folder)[-1]["steps"] == 4
+    first, second = values(copies), values(folder)
+    assert recipes.differing(first, second) == []  # to the bit: nothing was clipped
+    wavs = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))
+    frames = [load_encoder(run)(wavs)[0] for run in (copies, folder)]
+    assert torch.equal(*frames)
+    for ours, theirs in zip(recipes.history(folder), recipes.history(copies), strict=True):
+        assert ours["valid"] == theirs["valid"]
+        assert ours["train"]["loss"] == theirs["train"]["loss"]
+        assert ours["train"]["grad_norm"] == pytest.approx(theirs["train"]["grad_norm"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_one_and_two_processes_with_shards_and_without(pretraining, tmp_path):
+    """One after the other they read what the one before has written, whether in shards or not."""
+    straight, changing = tmp_path / "straight", tmp_path / "changing"
+    options = {"batches_per_step": 2, "mask_scope": "batch", "number_of_epochs": 4}
+    codes, printed = train(pretraining, straight, tmp_path, **options)
+    assert codes == [0, 0], printed
+    # shards -> one process -> shards -> copies
+    turns = [(2, True, 1), (1, True, 2), (2, True, 3), (2, False, None)]
+    for world_size, fsdp, stop_after in turns:
+        codes, printed = train(
+            pretraining, changing, tmp_path, world_size, stop_after=stop_after, fsdp=fsdp, **options
+        )
+        assert codes == [SAVED if stop_after else 0] * world_size, printed
+        checkpoint, _ = recipes.newest_checkpoint(changing)
+        assert (checkpoint / "optimizer.ckpt").is_dir() == (fsdp and world_size > 1)
+    first, second = values(straight), values(changing)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(value, second[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "options"),
+    [
+        ("wav2vec2", {"layerdrop_prob": 0.5}),  # each process drops layers of its own
+        ("bestrq", {"precision": "bf16", "streaming": True, "chunk_size_range": "[2, 6]"}),
+        ("ctc", {"pretrained": "null", "weighted_sum": True}),
+        ("ctc", {"pretrained": "null", "freeze_encoder": True}),
+    ],
+)
+def test_each_recipe_is_that_with_copies(corpus, tmp_path, stage, options):
+    folders = []
+    for fsdp in (False, True):
+        folders.append(tmp_path / f"fsdp-{fsdp}")
+        options |= {"data_folder": corpus, "number_of_epochs": 1, "max_grad_norm": 1e9}
+        recipes.train(stage, folders[-1], launcher=recipes.TORCHRUN, fsdp=fsdp, **options)
+    names = {"wav2vec2": ("quantizer", "linear", "mask_vector"), "bestrq": ("linear",)}
+    names = ("model", *names.get(stage, ("head", "layer_sum")))
+    first, second = (recipes.tensors(folder, *names) for folder in folders)
+    assert first.keys() == second.keys()
+    for name, value in first.items():  # rounding: vectors end elsewhere in shards
+        torch.testing.assert_close(value, second[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def brain(module=None, run_opts=None, **hparams):
+    """A Brain that is only made."""
+    modules = {"model": torch.nn.Linear(2, 2) if module is None else module}
+    hparams = {"seed": 1, "sample_rate": 16000, "fsdp": True, **hparams}
+    return ExactBrain(modules, hparams=hparams, run_opts=run_opts)
+
+
+@pytest.mark.parametrize(
+    "option", [{"compile": True}, {"find_unused_parameters": True}, {"jit": True}, {"debug": True}]
+)
+def test_what_shards_cannot_do_is_refused(option):
+    (name,) = option
+    with pytest.raises(UserError, match=rf"fsdp: True does not go with --{name}: .* Leave one out"):
+        brain(run_opts=option)
+
+
+def test_statistics_of_layers_are_refused():
+    with pytest.raises(UserError, match="does not go with --layer_statistics_interval: no process"):
+        brain(layer_statistics_interval=5, output_folder="unused")
+
+
+def test_other_values_and_weights_that_cannot_be_shared_out_are_refused():
+    with pytest.raises(UserError, match="fsdp is 'yes': give True, or False"):
+        brain(fsdp="yes")
+    module = torch.nn.Linear(2, 2)
+    module.register_parameter("gain", torch.nn.Parameter(torch.tensor(1.0)))
+    with pytest.raises(UserError, match=r"the weight model\.gain is a single number"):
+        brain(module)
+    mixed = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).double()])
+    with pytest.raises(UserError, match=r"several dtypes .*float32, .*float64"):
+        brain(mixed)
+
+
+def test_a_single_process_has_everything_itself(caplog):
+    made = brain()
+    with caplog.at_level("INFO"):
+        made._wrap_distributed()
+    assert made.sharded == []
+    assert "fsdp: a single process has all weights itself" in caplog.text
