@@ -17,8 +17,10 @@ from speechbrain_pom.utils.errors import UserError
 
 
 @pytest.fixture
-def mesh():
+def mesh(monkeypatch):
     """A process group of this process alone."""
+    for name in ("RANK", "LOCAL_RANK"):  # what SpeechBrain knows the main process by
+        monkeypatch.setenv(name, "0")
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
     distributed.destroy_process_group()
