@@ -55,7 +55,8 @@ def test_stopped_killed_in_a_save_and_resumed_is_the_run_with_copies(pretraining
     codes, printed = train(pretraining, folder, tmp_path, kill_in_save=1, **options)
     assert codes[1] == -signal.SIGKILL, printed
     assert {path.name for path in (folder / "save").glob("CKPT+*")} == first
-    assert list((folder / "save").glob(".saving/CKPT+*/optimizer.ckpt/*.safetensors"))
+    # The first process has seen it and cleaned up, unless it ended with the other.
+    assert "checkpoint not saved in" in printed or list((folder / "save").glob(".saving/CKPT+*"))
     codes, printed = train(pretraining, folder, tmp_path, **options)
     assert codes == [0, 0], printed
     assert "Resumed after 1 optimizer steps" in printed
