@@ -10,6 +10,7 @@ from speechbrain.nnet import attention
 from speechbrain.processing.features import STFT
 from torch import nn
 
+from speechbrain_pom.ops.common.graphs import is_exporting
 from speechbrain_pom.ops.common.stft import fourier_kernels, stft_by_convolution
 
 
@@ -23,7 +24,7 @@ def free_length_mask(original: Callable) -> Callable:
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
     ) -> torch.Tensor:
-        if max_len is None or not torch.compiler.is_exporting():
+        if max_len is None or not is_exporting():
             return original(length, max_len, dtype, device)
         frames = torch.arange(max_len, device=length.device, dtype=length.dtype)
         return (frames < length.unsqueeze(1)).to(device, dtype or length.dtype)
@@ -36,7 +37,7 @@ def plain_stft(original: Callable) -> Callable:
 
     @functools.wraps(original)
     def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        if not hasattr(self, "fourier_kernels") or not torch.compiler.is_exporting():
+        if not hasattr(self, "fourier_kernels") or not is_exporting():
             return original(self, x)
         return stft_by_convolution(x, self.fourier_kernels, self.hop_length, self.center)
 
@@ -48,7 +49,7 @@ def plain_feed_forward(original: Callable) -> Callable:
 
     @functools.wraps(original)
     def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        return self.ffn(x) if torch.compiler.is_exporting() else original(self, x)
+        return self.ffn(x) if is_exporting() else original(self, x)
 
     return forward
 
@@ -57,7 +58,7 @@ def unstored_sinusoids(original: Callable) -> Callable:
     """_get_precomputed_values of RoPEMHA: its memory is for numbers, not for sizes of a graph."""
 
     def get_precomputed_values(length: int, *args: object) -> nn.Module:
-        if not torch.compiler.is_exporting():
+        if not is_exporting():
             return original(length, *args)
         return attention.PrecomputedRoPESinusoids(length, *args)
 

@@ -13,6 +13,8 @@ from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
 from speechbrain.nnet.attention import RelPosEncXL, RelPosMHAXL
 from torch import nn
 
+from speechbrain_pom.ops.common.graphs import is_exporting
+
 
 class ExtendedSinePositions(PositionalEncoding):
     """SpeechBrain's fixed sine positions, computed on demand past the end of the table.
@@ -35,7 +37,7 @@ class ExtendedSinePositions(PositionalEncoding):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Positions for frames x (B, T, d): (1, T, d)."""
         num_frames = x.size(1)
-        if torch.compiler.is_exporting():  # a graph is of any length, on either side of the table
+        if is_exporting():  # a graph is of any length, on either side of the table
             return sines_at(torch.arange(num_frames, device=x.device), self.pe).unsqueeze(0)
         if num_frames <= self.max_len:
             return super().forward(x)

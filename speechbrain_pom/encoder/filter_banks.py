@@ -11,6 +11,7 @@ import torch
 from speechbrain.processing.features import spectral_magnitude
 from torch import Tensor, nn
 
+from speechbrain_pom.ops.common.graphs import is_exporting
 from speechbrain_pom.ops.common.running_max import running_max
 from speechbrain_pom.utils.errors import UserError
 
@@ -95,7 +96,7 @@ def limited_so_far(
     tensor([-90.,   0., -80.])
     """
     peaks = feats.amax(-1, keepdim=True)
-    peaks = running_max(peaks) if torch.compiler.is_exporting() else peaks.cummax(1).values
+    peaks = running_max(peaks) if is_exporting() else peaks.cummax(1).values
     if peak is not None:
         peaks = torch.maximum(peaks, peak)
     return torch.maximum(feats, peaks - top_db), peaks[:, -1:]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
+from speechbrain_pom.ops.common.graphs import is_exporting
 from speechbrain_pom.utils.errors import UserError
 
 Length = int | torch.Tensor
@@ -138,7 +139,7 @@ def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
     torch.Size([2, 8, 80])
     """
     missing = -x.shape[1] % multiple
-    if not torch.compiler.is_exporting() and missing == 0:  # a graph is of any length
+    if not is_exporting() and missing == 0:  # a graph is of any length
         return x
     return torch.nn.functional.pad(x, [0, 0] * (x.dim() - 2) + [0, missing])
 

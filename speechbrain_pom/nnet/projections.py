@@ -12,6 +12,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from speechbrain_pom.ops.common.graphs import is_exporting
+
 
 class BlockDiagonal(nn.Module):
     """A block-diagonal linear layer, initialised like `nn.Linear` block by block.
@@ -95,6 +97,6 @@ def weights_of(*groups: Iterable[nn.Module]) -> list[list[tuple[Tensor, Tensor]]
     True
     """
     by_weights = all(is_plain(layer) for group in groups for layer in group)
-    if not by_weights or torch.compiler.is_exporting():
+    if not by_weights or is_exporting():
         return None
     return [[(layer.weight, layer.bias) for layer in group] for group in groups]

@@ -148,7 +148,7 @@ def in_words(error: Exception) -> str:
     """An error as a line, with its kind where the message alone would not say enough.
 
     >>> in_words(KeyError("wav")), in_words(UserError("no such file"))
-    ("KeyError: 'wav'", 'no such file')
+    ('KeyError: wav', 'no such file')
     """
     kind = "" if isinstance(error, _PLAIN_ERRORS) else f"{type(error).__name__}: "
     return kind + one_line(error)
