@@ -17,6 +17,15 @@ def pytest_configure(config):
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Files whose recipes are forked from this process come first.
+
+    Once autograd has threads, as some tests make it have, what is forked cannot train any more.
+    """
+    forking = {item.path for item in items if "pretraining" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in forking)
+
+
 def pytest_sessionfinish(session, exitstatus):
     """The whole suite fails if there is an error that no test reached."""
     record = getattr(session.config, "raised_errors", None)
