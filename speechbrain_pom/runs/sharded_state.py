@@ -136,7 +136,7 @@ def _save_shards(optimizer, path):
         values[number] = {key: v for key, v in of_weight.items() if key not in in_shards}
     _check_shapes(optimizer, shards)
     if if_main_process():
-        path.mkdir()
+        path.mkdir(exist_ok=True)  # the writer of another process makes it too
         torch.save({**state, "state": values}, path / VALUES_FILE)
     if not shards:  # no step was taken yet
         return

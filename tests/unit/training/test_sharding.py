@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from speechbrain_pom import load_encoder
+from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 from speechbrain_pom.runs.checkpoints import find_damage
 from speechbrain_pom.runs.sharded_state import VALUES_FILE
 from speechbrain_pom.training.brain import ExactBrain
@@ -93,6 +94,13 @@ def test_two_one_and_two_processes_with_shards_and_without(pretraining, tmp_path
     for name, value in first.items():
         if isinstance(value, torch.Tensor):
             torch.testing.assert_close(value, second[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Two minutes of synthetic speech in LibriSpeech's layout."""
+    folder = tmp_path_factory.mktemp("corpus") / "LibriSpeech"
+    return make_mini_corpus(folder, duration_min=2.0, show_progress=False)
 
 
 @pytest.mark.slow
