@@ -123,8 +123,11 @@ def test_each_recipe_is_that_with_copies(corpus, tmp_path, stage, options):
     names = ("model", *names.get(stage, ("head", "layer_sum")))
     first, second = (recipes.tensors(folder, *names) for folder in folders)
     assert first.keys() == second.keys()
-    for name, value in first.items():  # rounding: vectors end elsewhere in shards
-        torch.testing.assert_close(value, second[name], rtol=1e-4, atol=1e-6, msg=name)
+    # Rounding: vectors end elsewhere in shards. Of fine-tuning, whose steps are up to 0.01 for
+    # gradients of any size, more of it is left.
+    close = {"rtol": 1e-4, "atol": 1e-4 if stage == "ctc" else 1e-6}
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], **close, msg=name)
 
 
 def brain(module=None, run_opts=None, **hparams):
