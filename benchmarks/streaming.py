@@ -14,9 +14,9 @@ Bounds, with --check (exit code 1): a chunk of PoM after an hour takes as long a
 a limited left context as long as with all of the past, and as long as one pass over its frames
 (each at most 1.1 times); PoM's state is under 0.6 MB.
 
-Besides: 1 to 64 streams of PoM in a pool, from samples on. With `--recogniser RUN --audio FILE` the
-latency of words too: how long after the end of a word, by alignment, it is among the stable words
-of an event, if nothing takes any time. `--report` writes the tables of
+Besides: 1 to 64 streams of PoM in a pool, from samples on. With `--recogniser RUN --audio FOLDER`
+(or files) the latency of words too: how long after the end of a word, by alignment, it is among the
+stable words of an event, if nothing takes any time. `--report` writes the tables of
 docs/streaming.md from the record.
 """
 
@@ -72,7 +72,7 @@ def parse_arguments(words=None):
     add("--threads", type=whole_number, default=torch.get_num_threads(), help="%(default)s")
     add("--out", type=Path, default=RESULTS / "streaming_cpu.json", metavar="FILE.json")
     add("--recogniser", metavar="RUN", help="a fine-tuned model, for the latency of words")
-    add("--audio", nargs="+", default=[], metavar="FILE", help="what it hears")
+    add("--audio", nargs="+", type=Path, default=[], help="what it hears: files, folders of FLAC")
     add("--document", type=Path, default=DOCUMENT, metavar="FILE.md", help="of --report")
     add("--check", action="store_true", help="exit code 1 if a bound is exceeded")
     add("--report", action="store_true", help="measure nothing, write the tables of the record")
@@ -314,11 +314,12 @@ def measure_latency(args):
     if args.recogniser is None:
         return []
     recogniser, points = load_recogniser(args.recogniser, "cpu"), []
+    paths = [path for given in args.audio for path in (sorted(given.rglob("*.flac")) or [given])]
     frame_s = recogniser.encoder.samples_per_frame / recogniser.encoder.sample_rate
     for chunk in args.chunks:
         found = [
             latency_s
-            for path in args.audio
+            for path in paths
             for latency_s in word_latencies(recogniser, path, chunk * frame_s)
         ]
         if not found:
