@@ -193,6 +193,7 @@ def dataio_prepare(hparams, rank, world_size):
         datasets["train"],
         batch_size=hparams["batch_size"],
         order=hparams["sorting"],
+        batches_per_step=hparams["batches_per_step"],
         seed=hparams["seed"],
         rank=rank,
         world_size=world_size,
@@ -242,6 +243,8 @@ def prepare_run():
         run_opts=experiment.run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    if hparams["pretrained"] is None:  # else the statistics of the features stay as they are
+        brain.learn_statistics_per_step(hparams["encoder"].features)
     facts = brain.batch_facts(train_sampler)
     if if_main_process():
         logger.info(describe(experiment, facts))

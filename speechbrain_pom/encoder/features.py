@@ -125,6 +125,10 @@ class FeatureExtractor(nn.Module):
             self._hold_statistics()
             self.register_load_state_dict_post_hook(_note_statistics)
 
+    def collect_per_step(self) -> StepStatistics | None:
+        """From now on only `merge` of what this gives updates global statistics; None without."""
+        return StepStatistics(self) if self._is_global else None
+
     def _read_hop(self, compute_features: nn.Module) -> None:
         if isinstance(compute_features, Waveform):
             self.sample_rate, self.hop_samples = compute_features.sample_rate, 1

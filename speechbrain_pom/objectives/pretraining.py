@@ -10,7 +10,6 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_pom.encoder.step_statistics import StepStatistics
 from speechbrain_pom.objectives.objective import Draw, Objective, Outcome
 from speechbrain_pom.runs.experiment import Experiment
 from speechbrain_pom.runs.metrics import TaskMetrics
@@ -66,10 +65,7 @@ class PretrainingBrain(ExactBrain):
         self.task_metrics = pretraining_metrics(self.objective)
         self.train_statistics = EpochSums()
         keep_in_checkpoints(self.checkpointer, "train_statistics", self.train_statistics)
-        features = getattr(self.objective.encoder, "features", None)
-        self.step_statistics = None
-        if self.batches_per_step is not None and getattr(features, "norm_type", None) == "global":
-            self.step_statistics = StepStatistics(features)
+        self.learn_statistics_per_step(getattr(self.objective.encoder, "features", None))
         for name, part in self.objective.recoverables().items():
             self.checkpointer.add_recoverable(name, part)
 
@@ -81,28 +77,6 @@ class PretrainingBrain(ExactBrain):
                 fullgraph=self.compile_using_fullgraph,
                 dynamic=self.compile_using_dynamic_shape_tracing,
             )
-
-    def make_dataloader(
-        self, dataset: torch.utils.data.Dataset, stage: sb.Stage, *args, **kwargs
-    ) -> torch.utils.data.DataLoader:
-        """Make a loader; see `ExactBrain.make_dataloader`."""
-        if stage == sb.Stage.TRAIN:
-            self.train_dataset = dataset
-        return super().make_dataloader(dataset, stage, *args, **kwargs)
-
-    def fit_batch(self, batch: PaddedBatch) -> torch.Tensor:
-        """A batch of training; elastic runs update the statistics of the features per step."""
-        if self.step_statistics is None:
-            return super().fit_batch(batch)
-        if not self.step_statistics.features.has_statistics:
-            items = [self.train_dataset[index] for index in self.train_sampler.first_batch()]
-            with torch.no_grad():
-                waveforms = batch_waveforms(PaddedBatch(items).sig, self.device, None)
-                self.step_statistics.begin(*waveforms)
-        loss = super().fit_batch(batch)
-        if self.accumulation_window()[1]:
-            self.step_statistics.merge()
-        return loss
 
     def compute_forward(self, batch: PaddedBatch, stage: sb.Stage) -> Outcome:
         """What the objective makes of a batch."""

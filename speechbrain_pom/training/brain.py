@@ -16,7 +16,7 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_pom.runs.metrics import TaskMetrics
 from speechbrain_pom.training.chunks import Chunks, ChunkSampler
-from speechbrain_pom.training.elastic import batch_number, note_batches, noted_batches
+from speechbrain_pom.training.elastic import ElasticBrain, note_batches, noted_batches
 from speechbrain_pom.training.layer_statistics import LayerStatistics
 from speechbrain_pom.training.progress import (
     EpochProgress,
@@ -26,7 +26,7 @@ from speechbrain_pom.training.progress import (
 )
 from speechbrain_pom.training.sampler import BucketBatchSampler
 from speechbrain_pom.training.saving import save_after_epoch, save_within_epoch
-from speechbrain_pom.training.sharding import ShardingBrain, clip_gradients
+from speechbrain_pom.training.sharding import clip_gradients
 from speechbrain_pom.training.skipping import SkippedSteps
 from speechbrain_pom.training.stopping import StopRequest, leave_signals_to_parent
 from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
@@ -37,7 +37,7 @@ logger = get_logger(__name__)
 
 
 @sb.utils.checkpoints.register_checkpoint_hooks
-class ExactBrain(ShardingBrain):
+class ExactBrain(ElasticBrain):
     """A `speechbrain.Brain` that can be stopped and resumed anywhere without changing the run.
 
     Differences to `speechbrain.Brain`:
@@ -53,6 +53,7 @@ class ExactBrain(ShardingBrain):
     - training ends exactly at `optimizer_step_limit`, and then does nothing when run again;
     - `task_metrics` says what is logged, and which checkpoint is the best one;
     - `sums` over the epoch are in the checkpoints, so that averages continue;
+    - `batches_per_step` makes a step the same for any number of processes (`ElasticBrain`);
     - `fsdp: True` shards what is trained (`ShardingBrain`);
     - `batch_chunks` says which dynamic chunks a batch is encoded with (`streaming: True`).
 
@@ -69,14 +70,6 @@ class ExactBrain(ShardingBrain):
             # SpeechBrain takes one of the two: steps asked for replace the YAML's minutes.
             run_opts = {"ckpt_interval_minutes": 0, **run_opts}
         super().__init__(*args, run_opts=run_opts, **kwargs)
-        self.rank = getattr(self, "rank", 0)  # SpeechBrain sets it only for several processes
-        self.world_size = (
-            torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        )
-        #: Of elastic runs: batches of a step over all processes, whatever their number.
-        self.batches_per_step = getattr(self.hparams, "batches_per_step", None)
-        if self.batches_per_step is not None:
-            self.grad_accumulation_factor = self.batches_per_step // self.world_size
         self.sums = EpochSums()
         if self.checkpointer is not None:
             keep_in_checkpoints(self.checkpointer, "sums", self.sums)
@@ -106,7 +99,7 @@ class ExactBrain(ShardingBrain):
         if len(dataset) == 0:  # its losses and metrics would be means of nothing
             raise UserError(f"there is no utterance to use in stage {stage.name}: give other data")
         if stage == sb.Stage.TRAIN:
-            self.train_sampler = loader_kwargs["batch_sampler"]
+            self.train_dataset, self.train_sampler = dataset, loader_kwargs["batch_sampler"]
         loader_kwargs.setdefault("worker_init_fn", leave_signals_to_parent)
         return sb.dataio.dataloader.make_dataloader(dataset, **loader_kwargs)
 
@@ -163,16 +156,6 @@ class ExactBrain(ShardingBrain):
         num_samples = (batch.sig.lengths * batch.sig.data.shape[1]).round().sum()
         return float(num_samples) / self.hparams.sample_rate
 
-    @property
-    def place(self) -> tuple[int, int]:
-        """Step and rank of a batch, of which its random choices are a function.
-
-        Of elastic runs: the batch's number in the epoch over all processes, and 0.
-        """
-        if self.batches_per_step is None:
-            return self.step, self.rank
-        return batch_number(self.step, self.rank, self.world_size), 0
-
     def accumulation_window(self) -> tuple[int, bool]:
         """How many batches the current optimizer step collects, and whether this is the last."""
         factor, num_batches = self.grad_accumulation_factor, len(self.train_sampler)
@@ -189,6 +172,7 @@ class ExactBrain(ShardingBrain):
             The detached loss, on the CPU.
         """
         window, should_step = self.accumulation_window()
+        self.begin_statistics()
         seed_step(self.hparams.seed, self.epoch, *self.place)
         self.on_fit_batch_start(batch, should_step)
         looked_at = self.layer_statistics.of_batch(
@@ -204,6 +188,8 @@ class ExactBrain(ShardingBrain):
             self.optimizers_step()
             self.window_ids = []
         self.on_fit_batch_end(batch, outputs, loss, should_step)
+        if should_step:
+            self.merge_statistics()
         return loss.detach().cpu()
 
     def optimizers_step(self) -> None:

@@ -66,6 +66,27 @@ def test_four_two_and_one_process_in_mid_epoch_are_one_run(pretraining, tmp_path
     assert "processes 2 (now any number)" in printed
 
 
+@pytest.mark.slow
+def test_fine_tuning_with_one_process_and_two_is_one_run(pretraining, tmp_path):
+    """From scratch, so that the statistics of the features are learnt, with frozen ones besides."""
+    options = {"pretrained": "null", "data_folder": pretraining.data_folder, "batch_size": 2}
+    options |= {"valid_split": "train-clean-100", "test_splits": "[train-clean-100]"}
+
+    def run(name, launcher, **more):
+        recipes.train("ctc", tmp_path / name, False, launcher, **options, **more)
+        found = recipes.tensors(tmp_path / name, "model", "normalize", "head")
+        return found, [line["train"]["loss"] for line in recipes.history(tmp_path / name)]
+
+    one, losses_of_one = run("one", recipes.PYTHON, batches_per_step=2)
+    two, losses_of_two = run("two", recipes.TORCHRUN, batches_per_step=2)
+    _, losses_apart = run("apart", recipes.TORCHRUN, grad_accumulation_factor=1)
+    assert losses_of_one == pytest.approx(losses_of_two, rel=1e-5)
+    assert losses_of_one != pytest.approx(losses_apart, rel=1e-4)  # the guard
+    for name, value in one.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(value, two[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
 def test_the_plan_belongs_to_the_step_and_not_to_the_processes():
     durations_s = torch.linspace(1, 9, 100).tolist()
     ids = [f"u{number:03d}" for number in range(100)]
