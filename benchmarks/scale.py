@@ -2,6 +2,7 @@
 """Manifests of millions of utterances: time and memory from the index to the first batch.
 
     python benchmarks/scale.py
+    python benchmarks/scale.py --files
     python benchmarks/scale.py --rows 200000 --check
 
 A synthetic index is written (Parquet, of audio packed in shards or, with --files, of audio files),
@@ -144,7 +145,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--rows", type=whole_number, default=20_000_000, help="%(default)s")
     parser.add_argument("--files", action="store_true", help="audio files, with paths, no shards")
-    parser.add_argument("--out", type=Path, default=RESULTS / "scale.json", metavar="FILE.json")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="scale.json, scale_files.json"
+    )
     parser.add_argument("--check", action="store_true", help="exit code 1 above the limits")
     parser.add_argument("--measure", metavar="INDEX", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -165,7 +168,8 @@ def main():
     kind = "files" if args.files else "shards"
     figures = {"kind": kind, "index_mb": size_mb, "index_written_s": written_s, **figures}
     print(json.dumps(figures, indent=1))
-    write_json(args.out, {**describe_run("cpu", 1), "limits": LIMITS, "figures": figures})
+    out = args.out or RESULTS / ("scale_files.json" if args.files else "scale.json")
+    write_json(out, {**describe_run("cpu", 1), "limits": LIMITS, "figures": figures})
     failed = exceeded(figures)
     if failed and args.check:
         print(f"above the limits: {', '.join(failed)}")

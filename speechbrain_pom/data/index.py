@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from speechbrain_pom.data.audio.files import SAMPLE_RATE
+from speechbrain_pom.data.run_texts import RunTexts
 from speechbrain_pom.data.shards import PackedTable
 from speechbrain_pom.data.table import Column, Seconds, Table, read_csv
 from speechbrain_pom.data.texts import Texts, compact
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 INDEX_FILE = "index.parquet"
 NOT_LOADED = ("sha256",)
 """Columns of an index that training has no use for."""
+
+IN_RUNS = {"wav": "/", "spk_id": None}
+"""Columns whose neighbours begin alike, and up to which character."""
 
 _VERSION = 1
 _KEY = b"speechbrain_pom"
@@ -217,12 +221,15 @@ def read_index(path: str | Path, data_folder: str | Path | None = None) -> Table
 
 def _read_column(file, name) -> Column:
     """A column, a row group at a time: what is decoded is not held twice."""
-    parts = []
-    for group in range(file.num_row_groups):
-        column = file.read_row_group(group, columns=[name]).column(0)
-        parts.append(_texts(column) if _is_text(column.type) else column.to_numpy())
-    if not parts or isinstance(parts[0], Texts):
-        return Texts([chunk for part in parts for chunk in part.chunks])
+    parts = (
+        file.read_row_group(group, columns=[name]).column(0) for group in range(file.num_row_groups)
+    )
+    if _is_text(file.schema_arrow.field(name).type):
+        texts = map(_texts, parts)
+        if name in IN_RUNS:
+            return RunTexts(texts, IN_RUNS[name])
+        return Texts([chunk for part in texts for chunk in part.chunks])
+    parts = [part.to_numpy() for part in parts] or [np.zeros(0)]
     lowest = min(part.min(initial=0) for part in parts)
     highest = max(part.max(initial=0) for part in parts)
     small = parts[0].dtype.kind == "i" and lowest >= -(2**31) and highest < 2**31

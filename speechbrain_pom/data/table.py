@@ -12,10 +12,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from speechbrain_pom.data.run_texts import RunTexts
 from speechbrain_pom.data.texts import Texts
 from speechbrain_pom.utils.errors import UserError
 
-Column: TypeAlias = "np.ndarray | Texts | Seconds"
+Column: TypeAlias = "np.ndarray | Texts | RunTexts | Seconds"
 """Numbers, or strings."""
 
 _ROWS = 2**16  # of a CSV file, read at a time
@@ -57,7 +58,7 @@ class Table(Mapping[str, dict]):
     ---------
     ids : Texts
         Each once.
-    columns : dict of str to (numpy.ndarray or Texts)
+    columns : dict of str to (numpy.ndarray, Texts or RunTexts)
         By name, one value per ID.
     replacements : dict of str to str, optional
         What `$name` stands for in strings.
@@ -89,7 +90,7 @@ class Table(Mapping[str, dict]):
         """Names of the columns, without that of the IDs."""
         return list(self._columns)
 
-    def column(self, name: str) -> np.ndarray | Texts:
+    def column(self, name: str) -> np.ndarray | Texts | RunTexts:
         """A column, with placeholders as they are."""
         column = self._columns[name]
         if self._positions is None:

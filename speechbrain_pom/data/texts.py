@@ -150,6 +150,21 @@ class Texts(Sequence[str]):
         return self._increasing
 
     @property
+    def run_starts(self) -> np.ndarray:
+        """(num_runs,) positions of strings that are not equal to the one before, the first too."""
+        starts, size, last = [], 0, None
+        for block in self._blocks():
+            before = np.concatenate([block[:1] if last is None else last, block[:-1]])
+            is_new = block != before
+            is_new[0] |= last is None
+            starts.append(size + np.flatnonzero(is_new))
+            size, last = size + len(block), block[-1:]
+        starts = np.concatenate(starts) if starts else np.zeros(0, np.int64)
+        lengths = self.lengths  # blocks do not tell "a" from "a\0"
+        longer = 1 + np.flatnonzero(lengths[1:] != lengths[:-1])
+        return np.union1d(starts, longer)
+
+    @property
     def order(self) -> np.ndarray:
         """(num_strings,) positions of the strings in sorted order, equal ones as they come."""
         if self.is_increasing:

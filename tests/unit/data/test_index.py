@@ -9,6 +9,7 @@ import pytest
 from speechbrain.dataio.dataio import load_data_csv
 
 from speechbrain_pom.data.index import is_index, read_facts, read_index, read_table, write_index
+from speechbrain_pom.data.run_texts import RunTexts
 from speechbrain_pom.data.table import read_csv
 from speechbrain_pom.data.texts import Texts
 from speechbrain_pom.training.dataset import audio_dataset, make_sampler
@@ -40,6 +41,33 @@ def write_csv(path, columns):
     lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values()))]  # noqa: B905
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize("separator", ["/", None])
+@pytest.mark.parametrize("size", [0, 1, 63, 500])
+def test_strings_that_begin_alike(size, separator):
+    random = np.random.default_rng(size)
+    folders = ["", "/", "a", "a/", "a/b/", "a/b", "a\0", "é/", "$data_root/" + 300 * "ü"]
+    strings = [folders[i] + str(j) * k for i, j, k in random.integers(0, (9, 3, 2), (size, 3))]
+    for mixed in (strings, sorted(strings)):
+        parts = [Texts.of(mixed[: size // 3]), Texts.of(mixed[size // 3 :])]
+        texts = RunTexts(parts, separator)
+        assert list(texts) == mixed
+        assert len(texts) == size
+        assert texts.lengths.tolist() == [len(text.encode()) for text in mixed]
+        positions = random.permutation(size)[: size // 2]
+        assert texts.take(positions) == [mixed[i] for i in positions]
+        news = [i for i in range(size) if i == 0 or mixed[i] != mixed[i - 1]]
+        assert Texts.of(mixed).run_starts.tolist() == news
+        with pytest.raises(IndexError):
+            texts[size]
+
+
+def test_folders_are_held_once():
+    paths = [f"$data_root/books/{n // 50:06d}/{n:08d}.flac" for n in range(5000)]
+    texts, whole = RunTexts([Texts.of(paths)], "/"), Texts.of(paths)
+    assert texts.num_runs == 100
+    assert texts.num_bytes < 0.5 * whole.num_bytes
 
 
 @pytest.mark.parametrize("size", [1, 63, 500, 70_000])
