@@ -30,6 +30,7 @@ DOCUMENTS = (
 CONFIGURATIONS = [f"hparams/{path.name}" for path in sorted((ROOT / "hparams").glob("*.yaml"))]
 PICTURES = (".png", ".svg")
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:)([^)#\s]*)(#[\w-]+)?(?=\))")
+PICTURE = re.compile(r"^(!\[[^\]]*\]\(([^)\s]+)\))$", re.M)
 FENCE = re.compile(r"^(```.*?^```$)", re.M | re.S)
 SESSION = re.compile(r"^```python\n(?=>>> )", re.M)
 
@@ -59,12 +60,16 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Links between files become links between pages, and sessions are marked as such."""
+    """Links between files become links between pages; pictures open alone, in their full size.
+
+    Sessions are marked as such.
+    """
     if page.file.src_uri.startswith("reference/"):
         return markdown
     document = repository_path(page.file.src_uri)
     parts = FENCE.split(markdown)
     parts[::2] = [LINK.sub(lambda link: relink(link, document, files), part) for part in parts[::2]]
+    parts[::2] = [PICTURE.sub(r"[\1](\2)", part) for part in parts[::2]]
     return SESSION.sub("```pycon\n", "".join(parts))
 
 

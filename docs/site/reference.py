@@ -180,5 +180,5 @@ def commands():
         parser = choices[name]
         parser.prog = f"speechbrain-pom {name}"
         text = "\n".join(line.rstrip() for line in parser.format_help().splitlines())
-        lines += ["", f"## {name}", "", "```text", text, "```"]
+        lines += ["", f"## {name}", "", "```output", text, "```"]
     return "\n".join(lines) + "\n"

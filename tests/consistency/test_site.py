@@ -12,6 +12,7 @@ import pytest
 
 import speechbrain_pom
 from tests.helpers import ROOT
+from tests.helpers.browser import Browser, find_chromium
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("mkdocstrings") is None, reason="needs the extra [docs]"
@@ -40,6 +41,15 @@ def hooks(monkeypatch):
     """The module of the site's hooks, with those beside it."""
     monkeypatch.syspath_prepend(str(ROOT / "docs/site"))
     return importlib.import_module("hooks")
+
+
+@pytest.fixture
+def browser(tmp_path):
+    pytest.importorskip("websockets.sync.client", reason="the extra serve")
+    if find_chromium() is None:
+        pytest.skip("no Chromium is installed")
+    with Browser(tmp_path / "profile") as browser:
+        yield browser
 
 
 def text_of(page):
@@ -96,6 +106,54 @@ def test_links_between_files_are_links_between_pages(site):
     assert not [
         path for path in site.rglob("*.html") if re.search(r'="[^":]*\.md"', path.read_text())
     ]
+
+
+# Right of the window, other than in a box that scrolls.
+BEYOND = """
+[...document.querySelectorAll(".md-content *")].filter((one) => {
+  for (let box = one.parentElement; box !== document.body; box = box.parentElement)
+    if (getComputedStyle(box).overflowX !== "visible") return false;
+  return one.getBoundingClientRect().right > innerWidth + 1;
+}).map((one) => one.textContent.trim())
+"""
+# What the button of a block copies: its text while it is marked so.
+COPIED = """
+[...document.querySelectorAll("pre > code")].map((one) => {
+  one.setAttribute("data-md-copying", "");
+  const text = one.innerText.trimEnd();
+  one.removeAttribute("data-md-copying");
+  return text;
+})
+"""
+
+
+def test_on_a_telephone_in_the_dark(browser, site):
+    scheme = "document.body.getAttribute('data-md-color-scheme')"
+    for width, preferred, expected in [(390, "dark", "slate"), (1400, "light", "default")]:
+        browser.look(width, preferred)
+        for page in ("index", "streaming", "replica", "reference/mixers", "reference/commands"):
+            browser.open((site / f"{page}.html").as_uri())
+            browser.wait_for(f"{scheme} === '{expected}'")
+            assert browser.evaluate("innerWidth") == width
+            assert browser.evaluate(BEYOND) == []
+            assert browser.evaluate("document.documentElement.scrollWidth") <= width
+            pictures = "[...document.images].every((one) => one.naturalWidth)"
+            assert browser.evaluate(pictures)
+
+
+def test_what_is_copied_can_be_pasted(browser, site):
+    browser.open((site / "index.html").as_uri())
+    copied = browser.evaluate(COPIED)
+    assert copied[0] == "make demo\nmake test"
+    session = next(text for text in copied if "load_encoder" in text)
+    assert session.startswith("import torch, speechbrain_pom\nfrom speechbrain_pom.inference")
+    assert "torch.Size" not in session
+    compile(session, "session", "exec")
+
+
+def test_pictures_open_in_their_full_size(site):
+    home = (site / "index.html").read_text(encoding="utf-8")
+    assert re.search(r'<a href="(benchmarks/[\w/]+\.svg)"><img [^>]*src="\1"', home)
 
 
 def test_a_link_that_leads_nowhere_is_a_warning(hooks, caplog):

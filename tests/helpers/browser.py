@@ -1,4 +1,4 @@
-"""A headless Chromium with a WAV file as its microphone, driven over its debugging protocol."""
+"""A headless Chromium, with a WAV file as its microphone, driven over its debugging protocol."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def find_chromium() -> str | None:
 
 
 class Browser:
-    """One page of a browser that is asked for nothing and hears a file, once.
+    """One page of a browser that is asked for nothing and hears a file, once, or nothing.
 
     Arguments
     ---------
     folder : Path
         For its profile.
-    microphone : Path
+    microphone : Path, optional
         WAV file.
     """
 
-    def __init__(self, folder, microphone):
+    def __init__(self, folder, microphone="/dev/null"):
         from websockets.sync.client import connect
 
         self._program = subprocess.Popen(
@@ -56,6 +56,13 @@ class Browser:
         self._connection.close()
         self._program.terminate()
         self._program.communicate()
+
+    def look(self, width: int, scheme: str = "light"):
+        """From now on: the width of the window in pixels, and what the system prefers."""
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        self._call("Emulation.setDeviceMetricsOverride", **size)
+        preference = {"name": "prefers-color-scheme", "value": scheme}
+        self._call("Emulation.setEmulatedMedia", features=[preference])
 
     def open(self, address: str):
         """Go there, and wait for the page."""
