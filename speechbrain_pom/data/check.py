@@ -127,7 +127,7 @@ def check_data(
         raise UserError(f"part is {part}: give records, a folder that all parts share")
     else:
         settings = {"title": title, "need_transcripts": need_transcripts}
-        results = check_part(groups, Path(records), part, settings)
+        results = check_part(groups, Path(records), part, settings, show_progress)
         if results is None:
             return None
     limited = [_limit_duration(item, min_duration_s, max_duration_s) for item in results]

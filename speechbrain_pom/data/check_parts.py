@@ -40,7 +40,7 @@ class Group(NamedTuple):
 
 
 def check_part(
-    groups: list[Group], folder: Path, part: Part, settings: dict
+    groups: list[Group], folder: Path, part: Part, settings: dict, show_progress: bool = True
 ) -> list[BadUtterance] | None:
     """Do one part of a check, and go on where a call that was killed has stopped.
 
@@ -52,6 +52,8 @@ def check_part(
     part : Part
     settings : dict
         What the results depend on besides the lists of work.
+    show_progress : bool
+        Whether progress bars are shown.
 
     Returns
     -------
@@ -73,7 +75,7 @@ def check_part(
         pass  # two processes would write the same lines
     try:
         header = {"check": _digest(groups, settings)}
-        _work(groups, folder / f"{part.name}.jsonl", part, header)
+        _work(groups, folder / f"{part.name}.jsonl", part, header, show_progress)
     finally:
         if is_held(lock):
             release(lock)
@@ -98,7 +100,7 @@ def _digest(groups, settings):
     return digest.hexdigest()
 
 
-def _work(groups, path, part, header):
+def _work(groups, path, part, header, show_progress):
     """Add lines until the part is finished."""
     lines = _read(path, header)
     if lines and lines[-1] == _FINISHED:
@@ -112,7 +114,8 @@ def _work(groups, path, part, header):
             done = sum(line["units"] for line in lines if line["group"] == number)
             for start in range(done, len(mine), _SLICE):
                 units = mine[start : start + _SLICE]
-                found = group.check(units, f"{group.title} {start}/{len(mine)}")
+                bar = f"{group.title} {start}/{len(mine)}" if show_progress else None
+                found = group.check(units, bar)
                 line = {"group": number, "units": len(units), "found": found}
                 stream.write(json.dumps(line) + "\n")
                 stream.flush()

@@ -146,3 +146,15 @@ def test_parts_that_do_not_belong_together(corpus):
     with pytest.raises(UserError, match="another process works on part 1/2 in "):
         check_data(folder, part=Part(1, 2), **how)
     release(lock)
+
+
+@pytest.mark.parametrize("show_progress", [True, False])
+def test_progress_bars_of_a_part(corpus, tmp_path, capsys, show_progress):
+    check_data(
+        corpus,
+        num_workers=1,
+        part=Part(1, 2),
+        records=tmp_path / "records",
+        show_progress=show_progress,
+    )
+    assert ("dev-clean 0/" in capsys.readouterr().err) == show_progress
