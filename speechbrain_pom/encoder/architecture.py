@@ -85,8 +85,8 @@ def read_architecture(hparams_file: str | Path, overrides: Mapping | None = None
     Raises
     ------
     UserError
-        If the file cannot be read, a key is missing, or a section names anything but modules of
-        torch.nn, SpeechBrain's layers and this package.
+        If the file cannot be read, a key is missing, an override changes nothing, or a section
+        names anything but modules of torch.nn, SpeechBrain's layers and this package.
 
     Example
     -------
@@ -95,14 +95,28 @@ def read_architecture(hparams_file: str | Path, overrides: Mapping | None = None
     >>> list(section)[3:], section["transformer"]["d_model"]
     (['transformer', 'padding', 'feature_floor'], 96)
     """
-    tree = _resolved(Path(hparams_file), overrides or {})
+    text = _architecture(Path(hparams_file), overrides or {})
+    for key, value in (overrides or {}).items():
+        rest = {other: overrides[other] for other in overrides if other != key}
+        if text != _architecture(Path(hparams_file), rest):
+            continue
+        if "." in key or _resolved(Path(hparams_file), rest)[key] != value:
+            raise UserError(
+                f"{hparams_file}: {key} = {value} changes nothing of the encoder. In the "
+                "hyperparams.yaml of a run no value stands for another: give the hparams file that "
+                "it was started with, or a path in the section, as encoder.transformer.dropout"
+            )
+    return checked_architecture(text, hparams_file)
+
+
+def _architecture(hparams_file: Path, overrides: Mapping) -> str:
+    tree = _resolved(hparams_file, overrides)
     sections = {"encoder": _encoder_section(tree, hparams_file)}
     sections |= {key: tree[key] for key in OPTIONAL_SECTIONS if key in tree}
     for key, node in sections.items():
         sections[key] = _with_sizes(node, sections["encoder"])
     chunks = trained_chunks(tree)
-    text = as_text(sections if chunks is None else {TRAINED: chunks, **sections})
-    return checked_architecture(text, hparams_file)
+    return as_text(sections if chunks is None else {TRAINED: chunks, **sections})
 
 
 def as_text(tree: Mapping) -> str:

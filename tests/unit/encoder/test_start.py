@@ -158,6 +158,18 @@ def test_a_checkpoint_that_was_taken_from_its_run_needs_its_hparams_file(make_ru
         start_encoder(other, given["pretrained"], tmp_path, given["architecture"])
 
 
+def test_overrides_that_change_nothing(make_run, tmp_path):
+    make_run(tmp_path / "run")
+    hparams_file = tmp_path / "run/hyperparams.yaml"  # numbers stand there in full
+    d_model = encoder_section(None, hparams_file)["transformer"]["d_model"]
+    message = refusal(encoder_section, None, hparams_file, {"d_model": d_model + 8})
+    assert f"hyperparams.yaml: d_model = {d_model + 8} changes nothing of the encoder" in message
+    assert "lr = 3 changes nothing" in refusal(encoder_section, None, POM, {"lr": 3})
+    encoder_section(None, hparams_file, {"d_model": d_model})  # as it is
+    inside = {"encoder.transformer.dropout": 0.25}
+    assert encoder_section(None, hparams_file, inside)["transformer"]["dropout"] == 0.25
+
+
 def test_calls_that_cannot_be(make_run, tmp_path):
     make_run(tmp_path / "run")
     assert "which has its own architecture: leave out architecture" in refusal(
