@@ -1,17 +1,24 @@
 """fsdp: True computes what copies of all weights compute, and its checkpoints are read anywhere."""
 
+import copy
 import json
+import multiprocessing
 import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from speechbrain_pom import load_encoder
 from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
 from speechbrain_pom.runs.checkpoints import find_damage
 from speechbrain_pom.runs.sharded_state import VALUES_FILE
 from speechbrain_pom.training.brain import ExactBrain
+from speechbrain_pom.training.sharding import shard
 from speechbrain_pom.utils.errors import UserError
 from tests.helpers import recipes, sum_within_layers
 from tests.helpers.processes import train_together
@@ -127,6 +134,64 @@ def test_each_recipe_is_that_with_copies(corpus, tmp_path, stage, options):
     assert first.keys() == second.keys()
     for name, value in first.items():  # rounding: vectors end elsewhere in shards
         torch.testing.assert_close(value, second[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+class Following(torch.nn.Module):
+    """An encoder, a head, and a teacher that follows the encoder; notes what `forward` sees."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = ConformerEncoder(2, 16, 32, 2, attention_type="regularMHA")
+        self.linear = torch.nn.Linear(16, 16)
+        self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)
+
+    def forward(self, frames):
+        parts = self.linear, self.encoder.norm, self.encoder.layers[0], self.teacher.layers[0]
+        self.in_shards = [isinstance(next(part.parameters()), DTensor) for part in parts]
+        with torch.no_grad():
+            targets, _ = self.teacher(frames)
+        return (self.linear(self.encoder(frames)[0]) - targets).square().mean()
+
+    @torch.no_grad()
+    def follow(self):
+        for mine, its in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
+            mine.lerp_(its, 0.1)
+
+
+def _what_an_objective_sees(rank, store):
+    store = distributed.FileStore(store, 2)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    whole, shards = Following().eval(), shard(Following().eval(), init_device_mesh("cpu", (2,)))
+    frames = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(1))
+    for module in (whole, shards):
+        optimizer = torch.optim.SGD(module.parameters(), 0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            module(frames).backward()
+            optimizer.step()
+            module.follow()
+    assert whole.in_shards == [False] * 4
+    assert shards.in_shards == [False, False, True, True]
+    for mine, its in zip(shards.parameters(), whole.parameters(), strict=True):
+        assert isinstance(mine, DTensor)
+        assert torch.equal(mine.full_tensor(), its)
+    norm = shards.linear.weight.detach().norm()
+    assert float(norm) < 0.9 * float(whole.linear.weight.norm())  # that of this process's part
+    assert torch.allclose(norm.full_tensor(), whole.linear.weight.norm())
+    distributed.destroy_process_group()
+
+
+def test_what_an_objective_sees_is_what_its_page_says(tmp_path):
+    """docs/adding_an_objective.md."""
+    fork = multiprocessing.get_context("fork")
+    store = str(tmp_path / "store")
+    processes = [fork.Process(target=_what_an_objective_sees, args=(i, store)) for i in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
 
 
 def brain(module=None, run_opts=None, **hparams):
