@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from speechbrain_pom.encoder.streaming.geometry import DEFAULT_CHUNK_S
 from speechbrain_pom.utils.disks import check_name, why_not_written
 from speechbrain_pom.utils.errors import UserError, one_line
 from speechbrain_pom.utils.files import publish_file, temporary_beside
+from speechbrain_pom.utils.quiet import without_warnings_of
 
 SUFFIX = ".onnx"
 OPSET = 20
@@ -186,7 +186,7 @@ def _converted(program: ExportedProgram, graph: Graph) -> Any:
         "output_names": [one.name for one in graph.outputs],
     }
     try:
-        with _quietly():
+        with without_warnings_of("torch.onnx._internal.exporter._registration"):  # torchvision
             return torch.onnx.export(
                 program, dynamo=True, opset_version=OPSET, verbose=False, **names
             )
@@ -224,18 +224,6 @@ def _drop_idle_squeezes(program):
             if isinstance(size, int) and size != 1:
                 node.replace_all_uses_with(node.args[0])
                 program.graph.erase_node(node)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without warnings about packages that have nothing to do with it (torchvision)."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _describe(model: Any, graph: Graph, facts: Mapping[str, str]) -> None:

@@ -12,13 +12,16 @@ from pathlib import Path
 
 from speechbrain.utils.distributed import MainProcessContext, if_main_process
 from speechbrain.utils.logger import get_logger
-from speechbrain.utils.train_logger import FileTrainLogger, TensorboardLogger, TrainLogger
 
 from speechbrain_pom.runs.curves import draw_curves
 from speechbrain_pom.runs.metrics import TaskMetrics, read_metrics, store_metrics
 from speechbrain_pom.utils.disks import why_not_written
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
+from speechbrain_pom.utils.quiet import without_warnings_of
+
+with without_warnings_of("speechbrain.utils.train_logger"):  # of torchvision, for its figures
+    from speechbrain.utils.train_logger import FileTrainLogger, TensorboardLogger, TrainLogger
 
 # SpeechBrain writes it into log.txt when a run starts or resumes.
 _RUN_START = "Applied quirks ("

@@ -3,13 +3,14 @@
 import doctest
 import importlib.util
 import re
+import subprocess
 
 import pytest
 import soundfile
 import torch
 from ruamel.yaml import YAML
 
-from speechbrain_pom.__main__ import main
+from speechbrain_pom.__main__ import COMMANDS, main
 from speechbrain_pom.attention import parse_spec
 from tests.helpers import ROOT
 
@@ -40,6 +41,24 @@ def commands(name):
 )
 def test_commands_exist(name, line, check_command):
     check_command(line)
+
+
+@pytest.mark.parametrize("target", ["demo", "demo-streaming", "bench"])
+def test_commands_of_the_makefile_exist(target, check_command):
+    """Those that take too long to be run here; the notebook runs a small demo."""
+    command = ["make", "--dry-run", "--always-make", "VENV=env", target]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = [line for line in printed.splitlines() if line.startswith("env/bin/python ")]
+    lines = [line for line in lines if " -m pip " not in line]
+    assert len(lines) > 2
+    for line in lines:
+        check_command(line)
+
+
+def test_the_readme_names_all_commands():
+    table = read("README.md").partition("\n## Commands\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|.]*`) \|", table, re.MULTILINE)
+    assert sorted(", ".join(rows).replace("`", "").split(", ")) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize(
