@@ -79,6 +79,12 @@ class CTCBrain(ExactBrain):
                 rates.append(batch.id, decode(log_probs, lengths), batch.wrd)
         return loss
 
+    def _compile(self):
+        if self.compile or self.compile_module_keys:
+            self.hparams.modules["ctc"].compile(**self.compile_options)
+        else:
+            super()._compile()  # --jit
+
     def init_optimizers(self):
         """One optimizer for the head, one for the encoder unless it is frozen."""
         hparams = self.hparams

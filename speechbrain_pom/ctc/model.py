@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from speechbrain_pom.encoder.compiling import compile_encoder
 from speechbrain_pom.encoder.encoder import SpeechEncoder
 from speechbrain_pom.nnet.weighted_sum import WeightedSum
 from speechbrain_pom.training.augmentation import Augment, augment_features
@@ -103,3 +104,8 @@ class CTCModel(nn.Module):
         if self.weighted_sum:
             encoded = self.layer_sum(encoded)
         return self.head(encoded).float().log_softmax(-1), num_frames
+
+    def compile(self, *args, **kwargs) -> None:
+        """Compile both halves of the encoder, and the head, as `torch.compile` does."""
+        compile_encoder(self.encoder, *args, **kwargs)
+        self.head.compile(*args, **kwargs)

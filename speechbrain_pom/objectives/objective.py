@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from speechbrain_pom.encoder.compiling import compile_encoder
 from speechbrain_pom.runs.metrics import Metric
 
 
@@ -190,26 +191,11 @@ class Objective(nn.Module):
     def compile(self, *args, **kwargs) -> None:
         """Compile both halves of the encoder, and the parts beside it, as `torch.compile` does.
 
-        Features and the drawing of masks belong in no graph. Passes with dynamic chunks are not
-        compiled: each chunk size and left context would be another graph.
+        Features and the drawing of masks belong in no graph.
         """
-        encoder = self.encoder
-        encoder.embed = torch.compile(encoder.embed, *args, **kwargs)
-        plain = encoder.contextualise
-        encoder.contextualise = _without_chunks(torch.compile(plain, *args, **kwargs), plain)
+        compile_encoder(self.encoder, *args, **kwargs)
         for part in self.recoverables().values():
             part.compile(*args, **kwargs)
 
     def on_optimizer_step_end(self) -> None:
         """Called after each optimizer step that was taken: the place to move an EMA teacher."""
-
-
-def _without_chunks(compiled, plain):
-    """A pass over the Transformer that is compiled where it has no chunks."""
-
-    def contextualise(*args, chunks=None, **kwargs):
-        if chunks is None:
-            return compiled(*args, **kwargs)
-        return plain(*args, chunks=chunks, **kwargs)
-
-    return contextualise

@@ -72,11 +72,7 @@ class PretrainingBrain(ExactBrain):
     def _compile(self) -> None:
         """Leave it to the objective which of its parts make a graph."""
         if self.compile or self.compile_module_keys:
-            self.objective.compile(
-                mode=self.compile_mode,
-                fullgraph=self.compile_using_fullgraph,
-                dynamic=self.compile_using_dynamic_shape_tracing,
-            )
+            self.objective.compile(**self.compile_options)
 
     def compute_forward(self, batch: PaddedBatch, stage: sb.Stage) -> Outcome:
         """What the objective makes of a batch."""

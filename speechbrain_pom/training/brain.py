@@ -7,6 +7,7 @@ recipes keep SpeechBrain's shape and may override any method.
 import math
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import speechbrain as sb
 import torch
@@ -140,6 +141,15 @@ class ExactBrain(ElasticBrain):
         The place of an average of the weights: `on_fit_batch_end` is also called with
         `should_step=True` for a step that was skipped.
         """
+
+    @property
+    def compile_options(self) -> dict[str, Any]:
+        """What `torch.compile` is told by the options of the command line."""
+        return {
+            "mode": self.compile_mode,
+            "fullgraph": self.compile_using_fullgraph,
+            "dynamic": self.compile_using_dynamic_shape_tracing,
+        }
 
     def set_train_mode(self) -> None:
         """Called before each training epoch; override to keep frozen modules in eval mode."""
