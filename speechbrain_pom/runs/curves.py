@@ -128,7 +128,7 @@ def _draw_panel(axes, panel):
         axes.set_yscale("log")
     epochs = [epoch for values in panel.lines.values() for epoch in values]
     axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
-    axes.set_title(panel.title)
+    axes.set_title(panel.title, y=1.0)  # or Matplotlib measures all labels for its place
     axes.set_xlabel("epoch")
     axes.set_ylabel(panel.unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -49,7 +49,8 @@ def _environment():
 
     SpeechBrain lists those of the first pip in PATH, and takes seconds for it.
     """
-    found = {each.name: each.version for each in importlib.metadata.distributions()}
+    packages = (each.metadata for each in importlib.metadata.distributions())  # read at each use
+    found = {each["Name"]: each["Version"] for each in packages}
     git = ["git", "rev-parse", "--short", "HEAD"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()

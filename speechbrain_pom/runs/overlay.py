@@ -27,14 +27,15 @@ def overlay(yaml_path: str | Path, overrides: Mapping) -> tuple[TextIO, dict]:
     >>> load_hyperpyyaml(*overlay(file, {"lr": 0.5, "rates": {"head": 0.2}}))
     {'lr': 0.5, 'rates': {'head': 0.2}}
     """
-    text = Path(yaml_path).read_text(encoding="utf-8")
-    tree = YAML().load(text)
-    left = _replace(tree, deepcopy(overrides))
+    text, left = Path(yaml_path).read_text(encoding="utf-8"), deepcopy(overrides)
     stream = _NamedText(text)
-    if left != overrides:
-        stream = _NamedText()
-        YAML().dump(tree, stream)
-        stream.seek(0)
+    if any(isinstance(value, Mapping) for value in overrides.values()):  # or nothing is replaced
+        tree = YAML().load(text)
+        left = _replace(tree, left)
+        if left != overrides:
+            stream = _NamedText()
+            YAML().dump(tree, stream)
+            stream.seek(0)
     stream.name = str(yaml_path)
     return stream, left
 

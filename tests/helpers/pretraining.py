@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from speechbrain_pom.data.mini_corpus.make import make_mini_corpus
+from speechbrain_pom.runs import logs
 from tests.helpers import ROOT
 
 TINY = {
@@ -70,6 +71,7 @@ class Pretraining:
             sys.argv += [f"--output_folder={output_folder}", "--noprogressbar"]
             sys.path.insert(0, str(script.parent))
             torch.set_num_threads(1)
+            logs.draw_curves = lambda *_: None  # which takes longer than the steps of an epoch
             if prepare is not None:
                 prepare()
             runpy.run_path(str(script), run_name="__main__")

@@ -28,7 +28,7 @@ PRELOADED = (
     "speechbrain_pom.data.mini_corpus.audio",
     "speechbrain_pom.probe",
     "speechbrain_pom.training.brain",
-    "speechbrain_pom.runs.curves",
+    "speechbrain_pom.runs.logs",
     "speechbrain_pom.training.dataset",
     "speechbrain_pom.runs.start",
 )
@@ -50,8 +50,10 @@ def serve(connection):
         connection.send(os.waitstatus_to_exitcode(status))
 
 
-def become(arguments, environment, folder, files):
+def become(arguments, environment, folder, curves, files):
     """Run what stands after `python` in a command line: SCRIPT, -m MODULE or -c CODE, and more."""
+    if not curves:
+        sys.modules["speechbrain_pom.runs.logs"].draw_curves = lambda *_: None
     for number, (path, flags) in enumerate(files):
         file = os.open(path, flags, 0o600)
         os.dup2(file, number)
@@ -59,6 +61,7 @@ def become(arguments, environment, folder, files):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    sys.path[1:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     first, *rest = arguments
     if first == "-m":
         sys.path[0] = os.getcwd()

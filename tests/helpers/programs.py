@@ -28,8 +28,10 @@ class Programs:
         )
         there.close()
 
-    def run(self, arguments, *, cwd=ROOT, env=None, stdin="", timeout_s=600):
+    def run(self, arguments, *, cwd=ROOT, env=None, stdin="", timeout_s=600, curves=False):
         """Run what stands after `python` in a command line, to its end.
+
+        A recipe draws its curves only if asked: each epoch's picture takes longer than its steps.
 
         Returns
         -------
@@ -43,6 +45,7 @@ class Programs:
             "arguments": [str(part) for part in arguments],
             "environment": dict(os.environ if env is None else env),
             "folder": str(cwd),
+            "curves": curves,
             "files": list(zip(map(str, paths), (os.O_RDONLY, writing, writing), strict=True)),
         }
         self._pipe.send(request)

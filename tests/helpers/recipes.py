@@ -129,17 +129,18 @@ def with_architecture(options):
     return {**given, **{key: value for key, value in options.items() if key not in keys}}
 
 
-def run(command, stdin="", forked=True, **environment):
+def run(command, stdin="", forked=True, curves=False, **environment):
     """Run a Python program from the repository's root, with one thread.
 
-    By default in a process that is forked and need not import everything; torchrun, and one run of
-    each recipe, are started as a user starts them.
+    By default in a process that is forked and need not import everything, and which draws no
+    curves unless asked; torchrun, and one run of each recipe, are started as a user starts them.
     """
     python, *rest = [str(part) for part in command]
     assert python == sys.executable
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     if forked and rest[:2] != TORCHRUN[1:3]:
-        return _session["programs"].run(rest, cwd=ROOT, env=environment, stdin=stdin)
+        how = {"cwd": ROOT, "env": environment, "stdin": stdin, "curves": curves}
+        return _session["programs"].run(rest, **how)
     return subprocess.run(
         [python, *rest],
         cwd=ROOT,

@@ -47,13 +47,13 @@ def own_files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def own_run(recipes, corpus, own_files):
-    """A run of two epochs by the program, as a user starts it."""
+    """A run of two epochs by the program."""
     yaml = own_files / "masked_regression.yaml"
     options = {"data_folder": corpus, "output_folder": own_files / "run", "yaml": yaml}
     options |= {"mask_scope": None, "cb_vocab": None, "lr": 0.003}
     command = [*recipes.PYTHON, *recipes.arguments("bestrq", **options)]
     paths = f"{own_files}:{ROOT}"
-    result = recipes.run(command, forked=False, PYTHONPATH=paths)
+    result = recipes.run(command, curves=True, PYTHONPATH=paths)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert "torchvision" not in result.stderr  # SpeechBrain's loggers could use it, ours do not
     return own_files / "run"
@@ -85,7 +85,7 @@ def test_a_wrong_option_is_one_line(recipes, corpus, own_files):
     options = {"data_folder": corpus, "output_folder": own_files / "wrong", "yaml": yaml}
     options |= {"mask_scope": None, "cb_vocab": None, "mask_share": 1.5}
     command = [*recipes.PYTHON, *recipes.arguments("bestrq", **options)]
-    result = recipes.run(command, forked=False, PYTHONPATH=f"{own_files}:{ROOT}")
+    result = recipes.run(command, PYTHONPATH=f"{own_files}:{ROOT}")
     recipes.check_refusal(
         result.returncode, result.stderr, "mask_share = 1.5: give a share between 0 and 1"
     )

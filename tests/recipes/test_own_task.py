@@ -48,7 +48,8 @@ def train(recipes, own_task, pretrained):
         script = script if epoch is None else ["-c", KILLED, *script, epoch, batch]
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
         command = [sys.executable, *script, own_task / "classifier.yaml", *words]
-        return recipes.run([*command, "--noprogressbar"], PYTHONPATH=str(ROOT))
+        command += ["--noprogressbar"]
+        return recipes.run(command, curves=name == "straight", PYTHONPATH=str(ROOT))
 
     return run
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -240,6 +241,8 @@ def test_a_worker_of_a_fork_server_obeys_the_run_and_not_the_server():
     assert here.recv() == "ready"
     worker.terminate()
     worker.join(timeout=60)
+    # Or later tests had this server, which has imported nothing, for all their processes.
+    forkserver._forkserver._stop()
     assert worker.exitcode == 0
 
 
