@@ -12,6 +12,23 @@ from speechbrain_pom.encoder.encoder import SpeechEncoder
 from speechbrain_pom.inference.recogniser import SpeechRecogniser
 
 
+def build_transformer(attention_type, input_size, d_model=16, num_layers=2, **options):
+    """A `TransformerASR` that is an encoder alone, normalises before its mixers, and is centred."""
+    options = {"d_ffn": 32, "encoder_module": "conformer", **options}
+    return TransformerASR(
+        tgt_vocab=1,
+        input_size=input_size,
+        d_model=d_model,
+        nhead=2,
+        num_encoder_layers=num_layers,
+        num_decoder_layers=0,
+        attention_type=attention_type,
+        normalize_before=True,
+        causal=False,
+        **options,
+    )
+
+
 def build_encoder(attention_type="PoM", d_model=16, num_layers=2, seed=0, **options):
     """A tiny encoder in eval mode; options: layers, norm_type, kernel_size, encoder_module, ..."""
     torch.manual_seed(seed)
@@ -29,20 +46,8 @@ def build_encoder(attention_type="PoM", d_model=16, num_layers=2, seed=0, **opti
         strides=[2, 2],
         residuals=[False, False],
     )
-    transformer = TransformerASR(
-        tgt_vocab=1,
-        input_size=640,
-        d_model=d_model,
-        nhead=2,
-        num_encoder_layers=num_layers,
-        num_decoder_layers=0,
-        d_ffn=32,
-        attention_type=attention_type,
-        normalize_before=True,
-        causal=False,
-        activation=torch.nn.GELU,
-        **{"encoder_module": "conformer", **options},
-    )
+    options = {"activation": torch.nn.GELU, **options}
+    transformer = build_transformer(attention_type, 640, d_model, num_layers, **options)
     if norm_type == "global":
         normalize(5.0 + 3.0 * torch.randn(2, 50, 80), torch.ones(2), epoch=1)
     features = Fbank(n_mels=80)

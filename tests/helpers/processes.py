@@ -1,10 +1,14 @@
 """Runs of several gloo processes, forked from the tests."""
 
 import itertools
+import json
+import multiprocessing
 import os
 import signal
 import socket
 import time
+
+import torch
 
 from tests.helpers.pretraining import Pretraining
 
@@ -52,6 +56,28 @@ def train_together(
                 _kill_in_save(kill_in_save)
             runs[-1]._become(folder, prepare, dict(options))
     return _codes(pids), runs[0].log_path.read_text(encoding="utf-8")
+
+
+def run_in_two(function, folder):
+    """What `function(rank, folder)` returns, as JSON takes it, in each of two gloo processes."""
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=_as_rank, args=(i, function, folder)) for i in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+        assert process.exitcode == 0
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def _as_rank(rank, function, folder):
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    place = f"file://{folder}/group"
+    torch.distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=2)
+    result = function(rank, folder)
+    (folder / f"{rank}.json").write_text(json.dumps(result))
+    torch.distributed.destroy_process_group()
 
 
 def _preparation(environment, last_step, number):

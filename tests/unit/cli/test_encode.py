@@ -22,15 +22,9 @@ from speechbrain_pom.inference.jobs.frame_files import new_frames
 from speechbrain_pom.inference.jobs.outputs import own_folder
 from speechbrain_pom.nnet import WeightedSum
 from speechbrain_pom.utils.errors import UserError
+from tests.helpers.sounds import write_noise
 
 NAMES = ("a", "b", "deep/c")
-
-
-def write_noise(path, duration_s, seed):
-    path.parent.mkdir(exist_ok=True)
-    generator = torch.Generator().manual_seed(seed)
-    wav = 0.1 * torch.randn(round(16000 * duration_s), generator=generator)
-    soundfile.write(path, wav.numpy(), 16000)
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +40,6 @@ def models(tmp_path_factory, make_run):
 @pytest.fixture
 def model(models):
     return str(models / "pom")
-
-
-@pytest.fixture
-def audio(tmp_path, monkeypatch):
-    """Three files, in the working folder: audio/a.wav, audio/b.flac, audio/deep/c.wav."""
-    monkeypatch.chdir(tmp_path)
-    for seed, name in enumerate(["a.wav", "b.flac", "deep/c.wav"]):
-        write_noise(tmp_path / "audio" / name, 0.7 + 0.4 * seed, seed)
-    return tmp_path / "audio"
 
 
 def encode(*arguments):

@@ -4,24 +4,16 @@ import json
 import os
 
 import pytest
-import soundfile
-import torch
 
 from speechbrain_pom.__main__ import main
 from speechbrain_pom.ctc.decoding import make_beam_searcher
 from speechbrain_pom.inference import load_recogniser
 from speechbrain_pom.inference.transcript_files import as_json, as_srt, as_vtt
 from speechbrain_pom.inference.transcription import transcribe
+from tests.helpers.sounds import write_noise
 from tests.unit.ctc.test_language_model import write_arpa
 
 RECORDS = "transcribed.jsonl"
-
-
-def write_noise(path, duration_s, seed):
-    generator = torch.Generator().manual_seed(seed)
-    path.parent.mkdir(exist_ok=True)
-    wav = 0.1 * torch.randn(round(16000 * duration_s), generator=generator)
-    soundfile.write(path, wav.numpy(), 16000)
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +28,6 @@ def models(tmp_path_factory, make_run):
 @pytest.fixture
 def model(models):
     return str(models / "run0")
-
-
-@pytest.fixture
-def audio(tmp_path, monkeypatch):
-    """Three files, in the working folder: audio/a.wav, audio/b.flac, audio/deep/c.wav."""
-    monkeypatch.chdir(tmp_path)
-    for seed, name in enumerate(["a.wav", "b.flac", "deep/c.wav"]):
-        write_noise(tmp_path / "audio" / name, 0.7 + 0.4 * seed, seed)
-    return tmp_path / "audio"
 
 
 def wanted(model, file, **options):

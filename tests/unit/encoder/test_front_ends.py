@@ -3,12 +3,12 @@
 import pytest
 import soundfile
 import torch
-from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from torch import nn
 
 from speechbrain_pom.encoder import SpeechEncoder, Waveform
 from speechbrain_pom.encoder.architecture import build_parts, read_architecture
 from speechbrain_pom.utils.errors import UserError
+from tests.helpers.encoders import build_transformer
 
 LENGTHS = [4000, 3999, 1201, 80]
 
@@ -32,19 +32,7 @@ class ValidConvolutions(nn.Module):
 
 def make_encoder(attention_type="PoM"):
     torch.manual_seed(0)
-    transformer = TransformerASR(
-        tgt_vocab=1,
-        input_size=6,
-        d_model=16,
-        nhead=2,
-        num_encoder_layers=2,
-        num_decoder_layers=0,
-        d_ffn=32,
-        encoder_module="conformer",
-        attention_type=attention_type,
-        normalize_before=True,
-        causal=False,
-    )
+    transformer = build_transformer(attention_type, 6)
     return SpeechEncoder(Waveform(), None, ValidConvolutions(), transformer).eval()
 
 

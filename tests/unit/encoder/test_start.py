@@ -18,16 +18,10 @@ from speechbrain_pom.runs.checkpoints import CHECKSUMS_FILE
 from speechbrain_pom.runs.options import parse_command_line
 from speechbrain_pom.runs.record import read_fingerprint
 from speechbrain_pom.utils.errors import UserError
+from tests.helpers.refusals import refusal
 
 SMALL = {"d_model": 16, "d_ffn": 32, "nhead": 2, "num_encoder_layers": 2, "cnn_channels": 4}
 POM = "hparams/pom.yaml"
-
-
-def refusal(call, *args, **options):
-    with pytest.raises(UserError) as caught:
-        call(*args, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def load_finetuning(**overrides):

@@ -18,7 +18,7 @@ from speechbrain_pom.inference import export, load_encoder, load_recogniser
 from speechbrain_pom.inference.export import write_export
 from speechbrain_pom.reports.export import export_model, run_identity
 from speechbrain_pom.runs.record import record_run
-from speechbrain_pom.utils.errors import UserError
+from tests.helpers.refusals import refusal
 
 PRETRAINED = {"README.md", "encoder.safetensors", "encoder.yaml", "hyperparams.yaml"}
 FINETUNED = PRETRAINED | {"head.safetensors", "units.json", "streaming.yaml"}
@@ -47,14 +47,6 @@ def pretrained_export(pretrained_run, tmp_path):
 def finetuned_export(finetuned_run, tmp_path):
     export_model(find_saved(finetuned_run), tmp_path / "recogniser")
     return tmp_path / "recogniser"
-
-
-def refusal(call, *args, **options):
-    with pytest.raises(UserError) as caught:
-        call(*args, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def assert_same(ours, theirs, wavs):

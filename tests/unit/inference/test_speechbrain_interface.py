@@ -22,7 +22,7 @@ from speechbrain_pom.encoder.weights import load_weights, read_weights
 from speechbrain_pom.inference import load_encoder, load_recogniser
 from speechbrain_pom.inference.speechbrain_interface import greedy_labels
 from speechbrain_pom.reports.export import export_model
-from speechbrain_pom.utils.errors import UserError
+from tests.helpers.refusals import refusal
 
 LENGTHS = [399, 5133, 10000, 16000]  # samples: the first is one frame
 
@@ -69,14 +69,6 @@ def transcripts(folder, wavs):
             greedy_decode(recogniser(wav.unsqueeze(0))[0], torch.ones(1), recogniser.units)[0]
             for wav in wavs
         ]
-
-
-def refusal(call, *args, **options):
-    with pytest.raises(UserError) as caught:
-        call(*args, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_transcripts_are_ours_alone_and_in_a_batch(recogniser_export, wavs, batch, tmp_path):

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 from speechbrain.lobes.models.transformer.Transformer import get_lookahead_mask
-from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 
 from speechbrain_pom import Mamba
 from speechbrain_pom.nnet.mamba import MambaBlock
 from speechbrain_pom.ops import ChunkMask
 from speechbrain_pom.utils.errors import UserError
+from tests.helpers.encoders import build_transformer
 
 NUM_FRAMES = 40
 
@@ -185,19 +185,8 @@ def test_a_compiled_mixer_is_one_graph_and_equal():
 
 
 def test_the_spec_builds_it_and_padding_does_not_leak():
-    model = TransformerASR(
-        tgt_vocab=1,
-        input_size=20,
-        d_model=16,
-        nhead=2,
-        num_encoder_layers=2,
-        num_decoder_layers=0,
-        d_ffn=32,
-        encoder_module="conformer",
-        attention_type="Mamba + Mamba(True, 4, d_conv=3, expand=1)",
-        normalize_before=True,
-        causal=False,
-    ).eval()
+    spec = "Mamba + Mamba(True, 4, d_conv=3, expand=1)"
+    model = build_transformer(spec, 20).eval()
     mixer = model.encoder.layers[1].mha_layer
     assert mixer.right_to_left.A_log.shape == (16, 4)
     assert mixer.right_to_left.conv1d.weight.shape == (16, 1, 3)

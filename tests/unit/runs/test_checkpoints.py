@@ -4,7 +4,6 @@ import errno
 import json
 import logging
 import math
-import multiprocessing
 import os
 import re
 import shutil
@@ -25,6 +24,7 @@ from speechbrain_pom.runs import checkpoints
 from speechbrain_pom.runs.checkpoints import CHECKSUMS_FILE, SafeCheckpointer, find_damage
 from speechbrain_pom.utils import files
 from speechbrain_pom.utils.errors import UserError
+from tests.helpers.processes import run_in_two
 
 FILES = ("CKPT.yaml", "counter.ckpt", "model.ckpt", "optimizer.ckpt")
 
@@ -489,11 +489,6 @@ def test_a_name_can_be_used_again(tmp_path):
 
 
 def save_as_rank(rank, folder):
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2
-    )
     published = []
     publish = checkpoints._publish
     checkpoints._publish = lambda *args: published.append(rank) or publish(*args)
@@ -502,19 +497,9 @@ def save_as_rank(rank, folder):
         setup.checkpointer.save_and_keep_only(importance_keys=[])
     fresh = Setup(folder / "save", 5)
     fresh.checkpointer.recover_if_possible()
-    result = [len(published), fresh.state() == setup.state()]
-    (folder / f"{rank}.json").write_text(json.dumps(result))
-    torch.distributed.destroy_process_group()
+    return [len(published), fresh.state() == setup.state()]
 
 
 def test_two_processes_save_one_checkpoint_together(tmp_path):
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=save_as_rank, args=(rank, tmp_path)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=60)
-        assert process.exitcode == 0
-    results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
-    assert results == [[3, True], [0, True]]
+    assert run_in_two(save_as_rank, tmp_path) == [[3, True], [0, True]]
     assert len(list((tmp_path / "save").glob("CKPT+*"))) == 1

@@ -4,26 +4,15 @@ import json
 
 import pytest
 import torch
-from speechbrain.lobes.models.transformer.TransformerASR import EncoderWrapper, TransformerASR
+from speechbrain.lobes.models.transformer.TransformerASR import EncoderWrapper
 
 from speechbrain_pom.training.layer_statistics import LayerStatistics, describe_frames
+from tests.helpers.encoders import build_transformer
 
 
 def encoder(spec="RelPosMHAXL + PoM"):
     torch.manual_seed(0)
-    model = TransformerASR(
-        tgt_vocab=1,
-        input_size=6,
-        d_model=8,
-        nhead=2,
-        num_encoder_layers=2,
-        num_decoder_layers=0,
-        d_ffn=16,
-        encoder_module="conformer",
-        attention_type=spec,
-        normalize_before=True,
-        causal=False,
-    )
+    model = build_transformer(spec, 6, d_model=8, d_ffn=16)
     return torch.nn.ModuleDict({"wrapper": EncoderWrapper(model)})
 
 

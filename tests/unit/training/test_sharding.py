@@ -2,14 +2,12 @@
 
 import copy
 import json
-import multiprocessing
 import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder
-from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -21,7 +19,7 @@ from speechbrain_pom.training.brain import ExactBrain
 from speechbrain_pom.training.sharding import shard
 from speechbrain_pom.utils.errors import UserError
 from tests.helpers import recipes, sum_within_layers
-from tests.helpers.processes import train_together
+from tests.helpers.processes import run_in_two, train_together
 
 OPTIONS = {"valid_split": "train-clean-100"}
 SAVED = 128 + signal.SIGUSR1
@@ -159,9 +157,7 @@ class Following(torch.nn.Module):
             mine.lerp_(its, 0.1)
 
 
-def _what_an_objective_sees(rank, store):
-    store = distributed.FileStore(store, 2)
-    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+def _what_an_objective_sees(*_):
     whole, shards = Following().eval(), shard(Following().eval(), init_device_mesh("cpu", (2,)))
     frames = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(1))
     for module in (whole, shards):
@@ -179,19 +175,12 @@ def _what_an_objective_sees(rank, store):
     norm = shards.linear.weight.detach().norm()
     assert float(norm) < 0.9 * float(whole.linear.weight.norm())  # that of this process's part
     assert torch.allclose(norm.full_tensor(), whole.linear.weight.norm())
-    distributed.destroy_process_group()
+    return "seen"
 
 
 def test_what_an_objective_sees_is_what_its_page_says(tmp_path):
     """docs/adding_an_objective.md."""
-    fork = multiprocessing.get_context("fork")
-    store = str(tmp_path / "store")
-    processes = [fork.Process(target=_what_an_objective_sees, args=(i, store)) for i in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert run_in_two(_what_an_objective_sees, tmp_path) == ["seen", "seen"]
 
 
 def brain(module=None, run_opts=None, **hparams):

@@ -19,6 +19,7 @@ import yaml
 
 from speechbrain_pom.training import stopping
 from speechbrain_pom.training.stopping import SIGNALS, StopRequest, leave_signals_to_parent
+from tests.helpers.processes import run_in_two
 
 
 def test_signals_are_noted_and_the_former_handlers_come_back(caplog):
@@ -67,30 +68,16 @@ def test_outside_of_the_main_thread_signals_stay_the_callers_affair():
     assert seen == [(before, False)]
 
 
-def agree_as_rank(rank, folder):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2
-    )
+def agree_as_rank(rank, _):
     with StopRequest() as stop:
         answers = [stop.agreed("cpu")]
         if rank == 1:
             signal.raise_signal(signal.SIGTERM)
-        answers += [stop.agreed("cpu"), stop.signal_name]
-    (folder / f"{rank}.json").write_text(json.dumps(answers))
-    torch.distributed.destroy_process_group()
+        return [*answers, stop.agreed("cpu"), stop.signal_name]
 
 
 def test_all_processes_stop_when_one_is_asked(tmp_path):
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=agree_as_rank, args=(rank, tmp_path)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=60)
-        assert process.exitcode == 0
-    for rank in (0, 1):
-        answers = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert answers == [False, True, "SIGTERM"]
+    assert run_in_two(agree_as_rank, tmp_path) == 2 * [[False, True, "SIGTERM"]]
 
 
 class Slow(torch.utils.data.Dataset):

@@ -1,15 +1,13 @@
 """Sums of an epoch: over all processes, and continued from checkpoints."""
 
-import json
 import math
-import multiprocessing
-import os
 
 import pytest
 import torch
 
 from speechbrain_pom.runs.checkpoints import SafeCheckpointer
 from speechbrain_pom.training.sums import EpochSums, keep_in_checkpoints
+from tests.helpers.processes import run_in_two
 
 BATCHES = [(1.0, 1), (4.0, 3), (math.pi, 5), (0.25, 2)]  # loss and number of frames
 
@@ -88,11 +86,6 @@ def test_figures_that_are_not_finite_survive_a_checkpoint(tmp_path):
 
 def sum_as_rank(rank, folder):
     """Half of the batches, a checkpoint, a fresh start of both processes, the other half."""
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2
-    )
     first, resumed = EpochSums(), EpochSums()
     for sums in (first, resumed):
         checkpointer = SafeCheckpointer(folder / "save")
@@ -107,19 +100,11 @@ def sum_as_rank(rank, folder):
     loss, frames = BATCHES[2 + rank]
     resumed.add(loss=loss, frames=frames, counts=torch.tensor([10, 0]))
     resumed.all_reduce()
-    (folder / f"{rank}.json").write_text(json.dumps([*local, resumed.state_dict()]))
-    torch.distributed.destroy_process_group()
+    return [*local, resumed.state_dict()]
 
 
 def test_two_processes_save_their_total_once_and_load_it_once(tmp_path):
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=sum_as_rank, args=(rank, tmp_path)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=60)
-        assert process.exitcode == 0
-    main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    main, other = run_in_two(sum_as_rank, tmp_path)
     # Saving leaves the processes' own sums as they are.
     assert main[0] == {"loss": 1.0, "frames": 1.0, "counts": [0, 5]}
     assert other[0] == {"loss": 4.0, "frames": 3.0, "counts": [1, 5]}

@@ -2,12 +2,12 @@
 
 import torch
 from speechbrain.lobes.features import Fbank
-from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from speechbrain.processing.features import InputNormalization
 
 from speechbrain_pom.encoder import SpeechEncoder
 from speechbrain_pom.encoder.front_ends import ValidConvolutions
 from speechbrain_pom.objectives.wav2vec2 import GumbelQuantizer, Wav2Vec2
+from tests.helpers.encoders import build_transformer
 
 LENGTHS = torch.tensor([24000, 16000, 9000])
 IDS = ["a", "b", "c"]
@@ -16,21 +16,8 @@ IDS = ["a", "b", "c"]
 def build(attention_type="SummaryMixing", dropout=0.0, layerdrop_prob=0.0, num_layers=3, **options):
     """The objective; options are those of `Wav2Vec2`."""
     torch.manual_seed(0)
-    transformer = TransformerASR(
-        tgt_vocab=1,
-        input_size=12,
-        d_model=16,
-        nhead=2,
-        num_encoder_layers=num_layers,
-        num_decoder_layers=0,
-        d_ffn=16,
-        dropout=dropout,
-        encoder_module="conformer",
-        attention_type=attention_type,
-        normalize_before=True,
-        causal=False,
-        layerdrop_prob=layerdrop_prob,
-    )
+    options_of_layers = {"d_ffn": 16, "dropout": dropout, "layerdrop_prob": layerdrop_prob}
+    transformer = build_transformer(attention_type, 12, 16, num_layers, **options_of_layers)
     encoder = SpeechEncoder(
         Fbank(n_mels=20),
         InputNormalization(norm_type="sentence"),

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from torch import nn
 
 from speechbrain_pom.encoder import SpeechEncoder, Waveform
@@ -18,6 +17,7 @@ from speechbrain_pom.objectives.wav2vec2 import (
     perplexities,
 )
 from speechbrain_pom.utils.errors import UserError
+from tests.helpers.encoders import build_transformer
 from tests.unit.nnet.test_golden import GOLDEN, assert_same, load, published_state
 
 FOLDER = GOLDEN / "wav2vec2"
@@ -105,20 +105,8 @@ def test_front_end():
 
 def tiny_encoder(d_model=16):
     """Of float64, without dropout; its front end is 10 wide."""
-    transformer = TransformerASR(
-        tgt_vocab=1,
-        input_size=10,
-        d_model=d_model,
-        nhead=2,
-        num_encoder_layers=1,
-        num_decoder_layers=0,
-        d_ffn=16,
-        dropout=0.0,
-        encoder_module="conformer",
-        attention_type="SummaryMixing",
-        normalize_before=True,
-        causal=False,
-    )
+    options = {"num_layers": 1, "d_ffn": 16, "dropout": 0.0}
+    transformer = build_transformer("SummaryMixing", 10, d_model, **options)
     front_end = ValidConvolutions(1, channels=[10], kernel_sizes=[10], strides=[5])
     return SpeechEncoder(Waveform(), None, front_end, transformer).double()
 
