@@ -1,6 +1,7 @@
 """`python -m experiments ACTION ...`: the published experiments, their commands, runs, records."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from experiments.commands import (
     output_folder,
     run_command,
 )
+from experiments.documents import bring_up_to_date
 from experiments.readme import README, overrides_text, update_readme
 from experiments.records import RECORDS_FOLDER, build_record, read_records, write_record
 from experiments.table import (
@@ -179,13 +181,8 @@ def _write(record, results_folder, hardware=None):
 
 
 def _readme(args):
-    current = update_readme(read_records(RECORDS_FOLDER), check=args.check)
-    if args.check and not current:
-        command = "python -m experiments readme"
-        print(f"{README} is not what the table and the records say: run `{command}`")
-        return 1
-    print(f"{README}: {'nothing to change' if current else 'written'}")
-    return 0
+    update = functools.partial(update_readme, read_records(RECORDS_FOLDER))
+    return bring_up_to_date(README, update, "python -m experiments readme", args.check)
 
 
 _ACTIONS = {"list": _list, "show": _show, "run": _run, "record": _record, "readme": _readme}

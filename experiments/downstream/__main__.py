@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.commands import format_command
+from experiments.documents import bring_up_to_date
 from experiments.downstream.protocols import (
     DATA_FOLDER,
     PROTOCOLS_PATH,
@@ -129,13 +130,8 @@ def _report(protocol, folder, args):
     if _is_own(args):
         print(f"\n{render(protocol, record)}")
         return 0
-    current = update_document(check=args.check)
-    if args.check and not current:
-        command = f"python -m experiments.downstream report {protocol.name}"
-        print(f"{DOCUMENT} is not what the records say: run `{command}`")
-        return 1
-    print(f"{DOCUMENT}: {'nothing to change' if current else 'written'}")
-    return 0
+    command = f"python -m experiments.downstream report {protocol.name}"
+    return bring_up_to_date(DOCUMENT, update_document, command, args.check)
 
 
 _ACTIONS = {"show": _show, "run": _run, "report": _report}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.commands import format_command
+from experiments.documents import bring_up_to_date
 from experiments.records import RECORDS_FOLDER
 from experiments.replica.figure import draw_replica
 from experiments.replica.protocols import (
@@ -164,13 +165,8 @@ def _report(protocol, folder, args):
     if own:
         print(f"\n{render_section(protocol, record)}")
         return 0
-    current = update_document(check=args.check)
-    if args.check and not current:
-        command = f"python -m experiments.replica report {protocol.name}"
-        print(f"{DOCUMENT} is not what the records say: run `{command}`")
-        return 1
-    print(f"{DOCUMENT}: {'nothing to change' if current else 'written'}")
-    return 0
+    command = f"python -m experiments.replica report {protocol.name}"
+    return bring_up_to_date(DOCUMENT, update_document, command, args.check)
 
 
 _ACTIONS = {"show": _show, "run": _run, "report": _report}
