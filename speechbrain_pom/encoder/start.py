@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def encoder_section(
     (96, 0.0)
     """
     if output_folder is not None and _has_begun(output_folder):
-        text = read_architecture(Path(output_folder) / HPARAMS_FILE)
+        text = _read(Path(output_folder) / HPARAMS_FILE)
     elif pretrained is not None and not _is_bare(pretrained):
         if architecture is not None or architecture_overrides:
             raise UserError(
@@ -75,7 +76,7 @@ def encoder_section(
                 "architecture and architecture_overrides, or give --pretrained null to start from "
                 "scratch"
             )
-        text = read_architecture(_find_pretrained(pretrained).hparams_file)
+        text = _read(_find_pretrained(pretrained).hparams_file)
     elif pretrained is not None and architecture is None:
         raise UserError(
             f"pretrained is '{pretrained}', which has no {HPARAMS_FILE}: give that of its run, or "
@@ -119,13 +120,29 @@ def _architecture_from_scratch(architecture: str | Path | None, overrides: Mappi
         )
     path = Path(architecture)
     if not path.is_dir():
-        return read_architecture(path, overrides)
+        return _read(path, overrides)
     if overrides:
         raise UserError(
             f"architecture is '{path}', a run whose values are settled: give an hparams file to "
             "override some of them by architecture_overrides"
         )
-    return read_architecture(find_saved(path).hparams_file)
+    return _read(find_saved(path).hparams_file)
+
+
+def _read(hparams_file: Path, overrides: Mapping | None = None) -> str:
+    """`read_architecture`, once for each file: a start resolves its references several times."""
+    values = (overrides or {}).items()
+    if not hparams_file.is_file() or not all(
+        isinstance(value, (str, int, float, type(None))) for _, value in values
+    ):
+        return read_architecture(hparams_file, overrides)
+    typed = tuple((key, type(value), value) for key, value in values)
+    return _read_once(hparams_file, hparams_file.read_bytes(), typed)
+
+
+@functools.lru_cache(maxsize=32)
+def _read_once(hparams_file: Path, _content: bytes, overrides: tuple) -> str:
+    return read_architecture(hparams_file, {key: value for key, _, value in overrides})
 
 
 def start_encoder(

@@ -1,5 +1,6 @@
 """Recipes run in forked processes, which need not import everything again."""
 
+import importlib
 import os
 import runpy
 import signal
@@ -37,12 +38,23 @@ TINY = {
     "device": "cpu",
 }
 
+# What a run imports at some time or other: here once, and not in each process.
+PRELOADED = (
+    "torch._dynamo",  # by the first optimizer
+    "speechbrain_pom.objectives.bestrq",
+    "speechbrain_pom.objectives.pretraining",
+    "speechbrain_pom.runs.start",
+    "speechbrain_pom.training.dataset",
+)
+
 
 class Pretraining:
     """Commands of train_bestrq.py with tiny models, as a user would type them."""
 
     def __init__(self, data_folder, log_path):
         self.data_folder, self.log_path = data_folder, log_path
+        for name in PRELOADED:
+            importlib.import_module(name)
 
     def run(self, output_folder, prepare=None, **options):
         """Run to the end; `prepare` is called first, in the new process.

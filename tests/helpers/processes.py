@@ -1,5 +1,6 @@
 """Runs of several gloo processes, forked from the tests."""
 
+import importlib
 import itertools
 import json
 import multiprocessing
@@ -13,6 +14,8 @@ import torch
 from tests.helpers.pretraining import Pretraining
 
 _PATIENCE_S = 5
+# Imported before the processes are forked, and not in each of them.
+_OF_SHARDS = ("torch.distributed.checkpoint", "torch.distributed.fsdp", "torch.distributed.tensor")
 
 
 def train_together(
@@ -36,6 +39,8 @@ def train_together(
     tuple of (list of int, str)
         Exit codes (negative: signals), and what the first process printed.
     """
+    for name in _OF_SHARDS if options.get("fsdp") else ():
+        importlib.import_module(name)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     group = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
