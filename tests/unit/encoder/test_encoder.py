@@ -222,7 +222,7 @@ def test_copies_are_of_their_own(make_encoder):
 
 
 def test_compiled(make_encoder):
-    encoder = make_encoder()
+    encoder = make_encoder(num_layers=1)
     wavs, lengths = torch.stack([noise(8000), noise(8000, 2)]), torch.tensor([8000, 3001])
     expected, num_frames = encoder(wavs, lengths)
     compiled = torch.compile(encoder, backend="aot_eager")
@@ -230,7 +230,7 @@ def test_compiled(make_encoder):
     assert torch.equal(num_frames, again)
     assert difference(found, expected) < 1e-5
     assert (
-        difference(compiled(wavs, lengths, layers=1)[0], encoder(wavs, lengths, layers=1)[0]) < 1e-5
+        difference(compiled(wavs, lengths, layers=0)[0], encoder(wavs, lengths, layers=0)[0]) < 1e-5
     )
 
 

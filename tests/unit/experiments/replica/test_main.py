@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.replica import __main__ as program
+from experiments.replica import statistics
 from experiments.replica.__main__ import main
 from experiments.replica.report import BEGIN, END
 from speechbrain_pom.data.mini_corpus.make import verify_mini_corpus
@@ -48,6 +49,8 @@ def checkout(tmp_path, monkeypatch):
         (tmp_path / "recipes/LibriSpeech" / name).write_text(RECIPE)
     (tmp_path / "own.yaml").write_text(PROTOCOLS)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(statistics, "NUM_BOOTSTRAP", 40)
+    monkeypatch.setattr(statistics, "NUM_RANDOMISATIONS", 400)
     return tmp_path
 
 

@@ -111,12 +111,19 @@ def folder(protocol, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def record_file(protocol, folder, tmp_path_factory):
+    path = record_path(protocol, tmp_path_factory.mktemp("record") / "results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        write_record(collect(protocol, folder), path)
+    return path
+
+
 @pytest.fixture
-def record(protocol, folder, tmp_path):
-    """As it is read from its file."""
-    path = record_path(protocol, tmp_path / "results")
-    write_record(collect(protocol, folder), path)
-    return read_record(path)
+def record(record_file):
+    """As it is read from its file; the tests may change it."""
+    return read_record(record_file)
 
 
 def test_a_record_has_what_the_runs_left(record, folder, protocol):

@@ -55,10 +55,11 @@ for dtype, groups, chunk_size, degree, activation, padding in [
 
 @pytest.mark.skipif(triton_obstacle(torch.float32) is not None, reason="Triton is not installed")
 @pytest.mark.parametrize(("architecture", "matrix"), [(80, "mma.sync"), (90, "wgmma.mma_async")])
-def test_kernels_compile_to_wide_loads_and_matrix_instructions(architecture, matrix, tmp_path):
+def test_kernels_compile_to_wide_loads_and_matrix_instructions(
+    programs, architecture, matrix, tmp_path
+):
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", SCRIPT, str(architecture)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = programs.run(["-c", SCRIPT, architecture], env=environment)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 18
