@@ -5,9 +5,6 @@ import logging
 from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
 from speechbrain.utils.checkpoints import Checkpointer
 
-# SpeechBrain's default for importance_keys is one list, which becomes longer with each call.
-_NO_OTHER_ORDER = {"importance_keys": []}
-
 
 def save_after_epoch(
     checkpointer: Checkpointer, meta: dict, num_to_keep: int, best_by: dict[str, str]
@@ -19,7 +16,7 @@ def save_after_epoch(
     checkpointer.save_and_keep_only(
         meta=meta,
         num_to_keep=num_to_keep,
-        **_NO_OTHER_ORDER,
+        importance_keys=[],  # a new list: SpeechBrain appends to it, and to its default for ever
         **{f"{order}s": [name] for order, name in best_by.items()},
     )
 
@@ -32,5 +29,5 @@ def save_within_epoch(checkpointer: Checkpointer, meta: dict) -> None:
         num_to_keep=1,
         ckpt_predicate=lambda checkpoint: INTRA_EPOCH_CKPT_FLAG in checkpoint.meta,
         verbosity=logging.DEBUG,
-        **_NO_OTHER_ORDER,
+        importance_keys=[],  # a new list, as above
     )

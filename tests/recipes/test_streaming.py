@@ -37,7 +37,8 @@ def pretrained(recipes, corpus, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def options(pretrained, corpus):
-    return {"data_folder": corpus, "pretrained": pretrained[0], **SMALL, **TESTS}
+    given = {"data_folder": corpus, "pretrained": pretrained[0], "wav_augment": "null"}
+    return {**given, **SMALL, **TESTS}
 
 
 @pytest.fixture(scope="module")

@@ -367,17 +367,29 @@ def test_the_best_one_may_be_the_highest(tmp_path):
     assert best.meta["score"] == 0.9
 
 
-def test_saving_does_not_become_slower(tmp_path):
+def test_saving_does_not_become_slower(tmp_path, monkeypatch):
     """SpeechBrain sorts all checkpoints once more after each save: its default is a shared list."""
+    numbers, delete = [], SafeCheckpointer.delete_checkpoints
+
+    def count_and_delete(self, *, importance_keys, **options):
+        numbers.append(len(importance_keys))
+        delete(self, importance_keys=importance_keys, **options)
+
+    monkeypatch.setattr(SafeCheckpointer, "delete_checkpoints", count_and_delete)
     default = (
         inspect.signature(Checkpointer.save_and_keep_only).parameters["importance_keys"].default
     )
     before = len(default)
     fit(make_brain(tmp_path / "ours", ckpt_interval_steps=1), make_signals(4))
+    assert len(numbers) > 6
+    assert set(numbers) == {1}
     assert len(default) == before
-    make_brain(tmp_path / "theirs").checkpointer.save_and_keep_only()
-    assert len(default) == before + 1
-    default.pop()
+    checkpointer = make_brain(tmp_path / "theirs").checkpointer
+    for _ in range(2):
+        checkpointer.save_and_keep_only()
+    assert numbers[-1] == numbers[-2] + 1
+    assert len(default) == before + 2
+    del default[before:]
 
 
 def test_figures_of_the_epoch(tmp_path):
