@@ -68,7 +68,7 @@ def test_four_two_and_one_process_in_mid_epoch_are_one_run(pretraining, tmp_path
 
 @pytest.mark.slow
 def test_fine_tuning_with_one_process_and_two_is_one_run(pretraining, tmp_path):
-    """From scratch, so that the statistics of the features are learnt, with frozen ones besides."""
+    """From scratch, so that the statistics of the features are learnt."""
     options = {"pretrained": "null", "data_folder": pretraining.data_folder, "batch_size": 2}
     options |= {"valid_split": "train-clean-100", "test_splits": "[train-clean-100]"}
 
