@@ -1,6 +1,7 @@
 """What all tests share: folders of runs, programs, and the check of the errors that they reach."""
 
 import pytest
+import torch
 
 from tests.helpers import error_sites
 from tests.helpers.programs import programs
@@ -16,16 +17,14 @@ def pytest_configure(config):
     error_sites.watch()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Files whose recipes are forked from this process come first.
+def pytest_sessionstart():
+    """Let autograd begin without threads, as processes that are forked from this one train.
 
-    Once autograd has threads, as some test makes it have, what is forked cannot train any more.
-    Without a GPU it starts one where more than 60 backward passes are nested (measured with
-    PyTorch 2.11): those of attention, compiled mixers and the encoder are not what does it.
+    The first backward pass of a process starts a thread for each device that PyTorch knows of.
+    Without a GPU there is none, but exporting and compiling make it know some (PyTorch 2.11), and
+    what is forked from a process with such threads refuses to train.
     """
-    forking = {item.path for item in items if "pretraining" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: item.path not in forking)
+    torch.ones(1, requires_grad=True).sum().backward()
 
 
 def pytest_sessionfinish(session, exitstatus):
