@@ -80,9 +80,8 @@ class CTCBrain(ExactBrain):
         return loss
 
     def _compile(self):
-        if self.compile or self.compile_module_keys:
-            self.hparams.modules["ctc"].compile(**self.compile_options)
-        else:
+        self.compile_if_asked(self.hparams.modules["ctc"])
+        if not self.compile:
             super()._compile()  # --jit
 
     def init_optimizers(self):

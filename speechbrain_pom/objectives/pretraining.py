@@ -71,8 +71,7 @@ class PretrainingBrain(ExactBrain):
 
     def _compile(self) -> None:
         """Leave it to the objective which of its parts make a graph."""
-        if self.compile or self.compile_module_keys:
-            self.objective.compile(**self.compile_options)
+        self.compile_if_asked(self.objective)
 
     def compute_forward(self, batch: PaddedBatch, stage: sb.Stage) -> Outcome:
         """What the objective makes of a batch."""

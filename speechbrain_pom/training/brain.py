@@ -7,7 +7,6 @@ recipes keep SpeechBrain's shape and may override any method.
 import math
 import time
 from collections.abc import Iterable
-from typing import Any
 
 import speechbrain as sb
 import torch
@@ -62,6 +61,11 @@ class ExactBrain(ElasticBrain):
     ---------
     *args, **kwargs
         As for `speechbrain.Brain`. `hparams` needs `seed` and `sample_rate`.
+
+    Raises
+    ------
+    UserError
+        If `--compile_module_keys` names no module of the run.
     """
 
     task_metrics: TaskMetrics  # of a subclass
@@ -71,6 +75,7 @@ class ExactBrain(ElasticBrain):
             # SpeechBrain takes one of the two: steps asked for replace the YAML's minutes.
             run_opts = {"ckpt_interval_minutes": 0, **run_opts}
         super().__init__(*args, run_opts=run_opts, **kwargs)
+        self._check_modules_to_compile()
         self.sums = EpochSums()
         if self.checkpointer is not None:
             keep_in_checkpoints(self.checkpointer, "sums", self.sums)
@@ -142,14 +147,28 @@ class ExactBrain(ElasticBrain):
         `should_step=True` for a step that was skipped.
         """
 
-    @property
-    def compile_options(self) -> dict[str, Any]:
-        """What `torch.compile` is told by the options of the command line."""
-        return {
-            "mode": self.compile_mode,
-            "fullgraph": self.compile_using_fullgraph,
-            "dynamic": self.compile_using_dynamic_shape_tracing,
-        }
+    def compile_if_asked(self, module: torch.nn.Module) -> None:
+        """Let a module compile itself, with `--compile` and its options: for a `_compile`.
+
+        Arguments
+        ---------
+        module : torch.nn.Module
+            One of `modules`; its `compile` chooses which of its parts make a graph.
+        """
+        if self.compile or self.compile_module_keys:
+            module.compile(
+                mode=self.compile_mode,
+                fullgraph=self.compile_using_fullgraph,
+                dynamic=self.compile_using_dynamic_shape_tracing,
+            )
+
+    def _check_modules_to_compile(self):
+        unknown = sorted(set(self.compile_module_keys or ()) - set(self.modules))
+        if unknown:
+            raise UserError(
+                f"--compile_module_keys {' '.join(unknown)}: there is no such module here: "
+                f"name {' or '.join(self.modules)} (or give --compile alone)"
+            )
 
     def set_train_mode(self) -> None:
         """Called before each training epoch; override to keep frozen modules in eval mode."""

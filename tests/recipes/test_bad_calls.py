@@ -51,6 +51,16 @@ CASES = {
         {"pretrained": "null", "architecture": "null", "architecture_overrides": None},
         ["pretrained is null: give the architecture", "--architecture hparams/pom.yaml"],
     ),
+    "no such module to compile": (
+        "bestrq",
+        {"compile_module_keys": "[objective, encoder]"},
+        ["--compile_module_keys encoder: there is no such module here: name objective"],
+    ),
+    "no such module to compile in fine-tuning": (
+        "ctc",
+        {"pretrained": "null", "compile_module_keys": "encoder"},
+        ["--compile_module_keys encoder: there is no such module here: name ctc"],
+    ),
     "counts that do not add up": (
         "bestrq",
         {"attention_type": "RelPosMHAXL*1 + PoM*4"},
