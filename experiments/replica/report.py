@@ -125,9 +125,10 @@ _COSTS = (
 )
 _METHOD = (
     f"Intervals: {NUM_BOOTSTRAP} bootstrap trials over utterances, the same for all systems; an "
-    f"utterance counts with the errors of all seeds. p: {NUM_RANDOMISATIONS} random exchanges of "
-    "these errors, two-sided, not corrected for the number of comparisons. Both know the chance "
-    "of the utterances; that of training shows in the range of the seeds alone."
+    "utterance counts with the errors of all seeds, in a difference of those that both systems "
+    f"have. p: {NUM_RANDOMISATIONS} random exchanges of these errors, two-sided, not corrected for "
+    "the number of comparisons. Both know the chance of the utterances; that of training shows in "
+    "the range of the seeds alone."
 )
 
 
