@@ -80,8 +80,7 @@ class CTCBrain(ExactBrain):
         return loss
 
     def _compile(self):
-        self.compile_if_asked(self.hparams.modules["ctc"])
-        if not self.compile:
+        if not self.compile_if_asked(self.hparams.modules["ctc"]):
             super()._compile()  # --jit
 
     def init_optimizers(self):

@@ -147,20 +147,27 @@ class ExactBrain(ElasticBrain):
         `should_step=True` for a step that was skipped.
         """
 
-    def compile_if_asked(self, module: torch.nn.Module) -> None:
+    def compile_if_asked(self, module: torch.nn.Module) -> bool:
         """Let a module compile itself, with `--compile` and its options: for a `_compile`.
 
         Arguments
         ---------
         module : torch.nn.Module
             One of `modules`; its `compile` chooses which of its parts make a graph.
+
+        Returns
+        -------
+        bool
+            Whether that was asked for.
         """
-        if self.compile or self.compile_module_keys:
+        asked = bool(self.compile or self.compile_module_keys)
+        if asked:
             module.compile(
                 mode=self.compile_mode,
                 fullgraph=self.compile_using_fullgraph,
                 dynamic=self.compile_using_dynamic_shape_tracing,
             )
+        return asked
 
     def _check_modules_to_compile(self):
         unknown = sorted(set(self.compile_module_keys or ()) - set(self.modules))
