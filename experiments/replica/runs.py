@@ -19,6 +19,7 @@ from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.files import write_atomically
 from speechbrain_pom.utils.processes import num_processes
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 CONDITIONS_FILE = "conditions.json"
 
 
@@ -63,10 +64,13 @@ class _Runner:
         self._lock = threading.RLock()  # a signal's handler may interrupt its holder
         num_threads = max(1, num_processes(None) // num_jobs)
         # Waiting threads that spin slow down the run beside them.
+        # The recipes import `experiments.replica.variants`, whose mixers the study has.
+        paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._environment = {
             "OMP_WAIT_POLICY": "PASSIVE",
             **os.environ,
             "OMP_NUM_THREADS": str(num_threads),
+            "PYTHONPATH": os.pathsep.join(paths),
         }
         self._conditions = {
             "hardware": describe_machine(),

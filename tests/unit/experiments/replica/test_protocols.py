@@ -6,6 +6,7 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
+import speechbrain_pom
 from experiments.replica.protocols import (
     find_protocol,
     load_protocols,
@@ -28,6 +29,9 @@ MIXERS = [(name, mixer) for name, found in WHOLE.items() for mixer in found.mixe
 @pytest.fixture(autouse=True)
 def in_checkout(monkeypatch):
     monkeypatch.chdir(ROOT)
+    yield
+    if "StudyPoM" in speechbrain_pom.attention_types():  # a command of the study registers it
+        speechbrain_pom.unregister_attention("StudyPoM")
 
 
 def requests_of(protocol, mixer, seed, **kwargs):

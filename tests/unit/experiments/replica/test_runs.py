@@ -67,6 +67,15 @@ def test_all_runs_and_then_none(chains):
     assert all(line.endswith(": was finished") for line in lines)
 
 
+def test_recipes_find_the_mixers_of_the_study(chains, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    script = "import experiments.replica.variants as v; print(v.StudyPoM.__name__)"
+    Path("recipes/LibriSpeech/train_bestrq.py").write_text(f"{script}\n{RECIPE}")
+    code, _ = run([chain[:1] for chain in chains[:1]])
+    assert code == 0
+    assert "StudyPoM" in Path("out/logs/PoM-1-pretraining.log").read_text()
+
+
 def test_a_run_that_fails_stops_no_other(chains):
     Path("fail_PoM_1_pretraining").touch()
     code, lines = run(chains, num_jobs=1)
