@@ -6,7 +6,8 @@ A command of the protocol gets them by `--__plugin '!apply:experiments.replica.v
 import torch
 from torch import Tensor, nn
 
-import speechbrain_pom
+from speechbrain_pom.attention import register as register_plugin
+from speechbrain_pom.attention import register_attention
 from speechbrain_pom.nnet import PolynomialMixer, TokenMixer
 from speechbrain_pom.ops import polynomial_mix
 from speechbrain_pom.ops.common.masks import AttnMask
@@ -93,5 +94,5 @@ class StudyPoM(TokenMixer):
 
 def register() -> None:
     """Make `StudyPoM` an attention type."""
-    speechbrain_pom.register()
-    speechbrain_pom.register_attention("StudyPoM", StudyPoM, "PoM with changes for a study")
+    register_plugin()
+    register_attention("StudyPoM", StudyPoM, "PoM with changes for a study")
