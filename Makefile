@@ -78,6 +78,7 @@ bench: $(INSTALLED)
 	$(RUN) benchmarks/bounds.py --check
 	$(RUN) benchmarks/long_audio.py --keep_memory --check
 	$(RUN) benchmarks/pretraining_cost.py --fraction 0.05 --layers 2 --batch_s 20 --repeats 3
+	$(RUN) benchmarks/lstm.py --threads 1
 	$(RUN) benchmarks/streaming.py --check
 	$(RUN) benchmarks/streaming.py --report
 	$(RUN) benchmarks/report.py

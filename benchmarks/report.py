@@ -54,6 +54,7 @@ COSTS = {
     "pretraining_cost_cpu": "--fraction 0.05 --layers 2 --batch_s 20 --repeats 3",
     "pretraining_cost_cuda": "--device cuda --dtype bf16 --batch_s 360",
 }
+LSTM, LSTM_OPTIONS = "lstm_cpu", "--threads 1"
 LONG_AUDIO, LONG_AUDIO_OPTIONS = "long_audio_cpu", "--keep_memory --check"
 # arXiv 2603.00683, read off its figure: batch 6 of 80 s, fp16 autocast, forward pass with its graph
 PUBLISHED = {
@@ -307,6 +308,26 @@ def cost_part(results, name, options):
     return "\n".join([*parts, source(name, record), command("pretraining_cost", options)])
 
 
+def lstm_part(results):
+    """The LSTM of the downstream heads, beside packed sequences."""
+    record = load(results, LSTM)
+    parts = []
+    if record is not None:
+        sizes = ("layers", "hidden_size", "batch", "frames")
+        rows = [
+            [
+                *(point[key] for key in sizes),
+                *(f"{point['time_ms'][name]:.0f}" for name in ("ours", "packed")),
+                f"{point['speed_up']:.1f}",
+            ]
+            for point in record["points"]
+        ]
+        header = ["layers", "hidden size", "utterances", "frames"]
+        header += ["here (ms)", "packed (ms)", "times as fast"]
+        parts.append(table(header, rows))
+    return "\n".join([*parts, source(LSTM, record), command("lstm", LSTM_OPTIONS)])
+
+
 def headline(results):
     """The README's table: published error rates, and what this machine measured."""
     experiments = yaml.safe_load(TABLE.read_text(encoding="utf-8"))["experiments"]
@@ -345,6 +366,9 @@ def write_section(results):
         "less time, 23 % less memory.\n"
     )
     parts += [cost_part(results, name, options) for name, options in COSTS.items()]
+    parts += ["## The LSTM of downstream heads\n"]
+    parts += ["Forward and backward pass of a bidirectional LSTM over a padded batch, CPU:\n"]
+    parts += [lstm_part(results)]
     return "\n".join(parts).strip("\n")
 
 

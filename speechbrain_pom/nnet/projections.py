@@ -55,7 +55,7 @@ class BlockDiagonal(nn.Module):
         return f"{num_blocks} blocks of {rows} to {columns}"
 
 
-PLAIN_KINDS = (nn.Linear, BlockDiagonal, nn.Conv1d, nn.LayerNorm)
+PLAIN_KINDS = (nn.Linear, BlockDiagonal, nn.Conv1d, nn.LayerNorm, nn.LSTM)
 
 
 def is_plain(layer: nn.Module) -> bool:
@@ -77,9 +77,9 @@ def is_plain(layer: nn.Module) -> bool:
         layer._backward_pre_hooks,
     )
     # A tensor of another class is quantised, or distributed, or does something else by itself.
-    tensors = (layer.weight, layer.bias)
+    groups = layer.all_weights if type(layer) is nn.LSTM else [(layer.weight, layer.bias)]
     return not any(map(len, hooks)) and all(
-        type(tensor) in (nn.Parameter, torch.Tensor) for tensor in tensors
+        type(tensor) in (nn.Parameter, torch.Tensor) for group in groups for tensor in group
     )
 
 

@@ -65,6 +65,7 @@ def test_make_bench_runs_the_commands_of_the_report(bench):
     for options in report.SCALING["CPU"].values():
         assert f"benchmarks/mixer_scaling.py {options}\n" in makefile
     scripts = {"mixer_op": "", "report": "", "bounds": report.BOUNDS_OPTIONS}
+    scripts["lstm"] = report.LSTM_OPTIONS
     for script, options in {**scripts, "long_audio": report.LONG_AUDIO_OPTIONS}.items():
         assert f"benchmarks/{script}.py {options}".rstrip() + "\n" in makefile
 
@@ -329,6 +330,28 @@ def test_a_model_that_is_wrong_is_not_timed(bench, monkeypatch):
     monkeypatch.setattr(cost, "find_error", lambda objective, task: "it is wrong")
     with pytest.raises(SystemExit, match="wav2vec2, SummaryMixing: it is wrong; nothing was timed"):
         cost.measure_objective("wav2vec2", args)
+
+
+def test_lstm(bench, monkeypatch, tmp_path):
+    lstm, report = bench("lstm"), bench("report")
+    words = ["lstm.py", *TINY, "--max_frames", "9", "--out", str(tmp_path / "lstm_cpu.json")]
+    monkeypatch.setattr("sys.argv", words)
+    threads = torch.get_num_threads()
+    lstm.main()
+    torch.set_num_threads(threads)
+    record = json.loads((tmp_path / "lstm_cpu.json").read_text())
+    assert_says_where_it_ran(record)
+    for point in record["points"]:
+        times = point["time_ms"]
+        assert point["frames"] == 9
+        assert point["speed_up"] == pytest.approx(times["packed"] / times["ours"])
+    section = report.write_section(tmp_path)
+    assert f"| 2 | 768 | 4 | 9 | {record['points'][-1]['time_ms']['ours']:.0f} | " in section
+
+    packed = lstm.packed
+    monkeypatch.setattr(lstm, "packed", lambda *call: packed(*call) + 0.1)
+    with pytest.raises(SystemExit, match=r"gradients differ by .*: nothing was timed"):
+        lstm.main()
 
 
 def test_peak_memory_of_a_call():

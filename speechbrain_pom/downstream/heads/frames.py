@@ -10,6 +10,8 @@ from speechbrain.nnet.RNN import LSTM
 from torch import nn
 
 from speechbrain_pom.downstream.heads.padding import isolate
+from speechbrain_pom.nnet.projections import is_plain
+from speechbrain_pom.ops.lstm import bidirectional_lstm
 
 
 class LinearFrames(nn.Module):
@@ -78,6 +80,12 @@ class BiLSTM(nn.Module):
 
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> torch.Tensor:
         """(B, T, d) to (B, T, 2 hidden_size), zero in padding."""
+        rnn = self.lstm.rnn
+        if frames.device.type == "cpu" and is_plain(rnn):  # cuDNN is fast with packed sequences
+            weights = rnn.all_weights
+            layers = list(zip(weights[::2], weights[1::2], strict=True))
+            dropout = rnn.dropout if self.training else 0.0
+            return bidirectional_lstm(frames, num_frames, layers, dropout=dropout)
         packed = nn.utils.rnn.pack_padded_sequence(
             frames, num_frames.cpu(), batch_first=True, enforce_sorted=False
         )

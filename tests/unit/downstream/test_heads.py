@@ -82,6 +82,16 @@ def test_training_does_not_count_padding(head):
         assert not inputs[row, length:].any()
 
 
+def test_an_lstm_with_hooks_is_called():
+    torch.manual_seed(0)
+    head = heads.BiLSTMFrames(SIZE, OUTPUTS, 6).eval()
+    expected = head(batch(), LENGTHS)
+    calls = []
+    head.encode.lstm.rnn.register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(head(batch(), LENGTHS), expected)
+    assert calls == [1]
+
+
 def test_one_utterance_is_a_batch(head):
     """The last batch of an epoch: SpeechBrain's ECAPA-TDNN raises an error there."""
     outputs = head.train()(torch.randn(1, 20, SIZE), torch.tensor([20]))
