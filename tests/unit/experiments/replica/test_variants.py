@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from torch.nn.functional import layer_norm
 
 import speechbrain_pom
 from experiments.replica.variants import StudyPoM, register
 from speechbrain_pom.nnet import PolynomialMixer
 from speechbrain_pom.ops.polynomial.reference import polynomial_mix
+from tests.helpers.encoders import build_transformer
 
 FRAMES = torch.randn(2, 63, 8, generator=torch.Generator().manual_seed(0))
 PADDING = torch.arange(63) >= torch.tensor([[63], [40]])
@@ -75,19 +75,7 @@ def test_a_place_that_does_not_exist():
 def test_initialisation_in_an_encoder(own_start):
     register()
     try:
-        encoder = TransformerASR(
-            tgt_vocab=5,
-            input_size=8,
-            d_model=32,
-            nhead=2,
-            num_encoder_layers=1,
-            num_decoder_layers=0,
-            d_ffn=64,
-            encoder_module="conformer",
-            normalize_before=True,
-            attention_type=f"StudyPoM(own_start={own_start})",
-            causal=False,
-        )
+        encoder = build_transformer(f"StudyPoM(own_start={own_start})", 8, 32, num_layers=1)
     finally:
         speechbrain_pom.unregister_attention("StudyPoM")
     weight = encoder.encoder.layers[0].mha_layer.poly_proj[0].weight
