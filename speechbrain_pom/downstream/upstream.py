@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 from speechbrain.lobes.features import Fbank
-from speechbrain.processing.features import InputNormalization
 from torch import nn
 
 from speechbrain_pom.encoder.arguments import lengths_in_samples
 from speechbrain_pom.encoder.encoder import SpeechEncoder
 from speechbrain_pom.encoder.features import FeatureExtractor
+from speechbrain_pom.encoder.lengths import padding_mask
 from speechbrain_pom.encoder.loading import load_encoder
 from speechbrain_pom.probe.frozen import load_frozen_encoder
 from speechbrain_pom.utils.errors import UserError
@@ -27,7 +27,9 @@ UPSTREAMS = ("pretrained", "random", "log_mel")
 class LogMel(nn.Module):
     """Log-mel features in the place of an encoder: what its layers have to beat.
 
-    Normalised per utterance, and as many frames at a time as make the rate of an encoder.
+    As many frames at a time as make the rate of an encoder. Each utterance is shifted and scaled as
+    a whole: with a mean of zero in each band nothing would be left to heads that read the mean over
+    time.
 
     Arguments
     ---------
@@ -57,7 +59,7 @@ class LogMel(nn.Module):
     ) -> None:
         super().__init__()
         fbank = Fbank(sample_rate=sample_rate, n_mels=n_mels, f_max=f_max or sample_rate / 2)
-        self.features = FeatureExtractor(fbank, InputNormalization(norm_type="sentence"), stack)
+        self.features = FeatureExtractor(fbank, None, stack)
         self.stack = stack
         self.d_model = n_mels * stack
         self.register_buffer("_place", torch.zeros(1), persistent=False)
@@ -84,8 +86,18 @@ class LogMel(nn.Module):
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """The one state in a list, (B, T, d_model), zero in padding, and (B,) valid frames."""
         num_samples = lengths_in_samples(wavs, lengths, self.sample_rate)
-        feats, _ = self.features(wavs, num_samples)
+        feats = _standardised(*self.features(wavs, num_samples))
         return [feats.unflatten(1, (-1, self.stack)).flatten(2)], self.num_frames(num_samples)
+
+
+def _standardised(feats, num_frames):
+    """Mean 0 and variance 1 over the valid frames and all bands; zero in padding."""
+    padding = padding_mask(num_frames, feats.shape[1]).unsqueeze(-1)
+    count = (num_frames * feats.shape[2]).view(-1, 1, 1)
+    centred = feats - feats.sum((1, 2), keepdim=True) / count
+    centred = centred.masked_fill(padding, 0.0)
+    power = centred.square().sum((1, 2), keepdim=True) / count
+    return centred / power.sqrt().clamp(min=1e-5)
 
 
 def load_upstream(

@@ -37,6 +37,26 @@ def test_the_sum_is_that_of_each_utterance_alone(make, normalise):
         torch.testing.assert_close(outputs[row], output[0], rtol=1e-3, atol=1e-4)
 
 
+def test_log_mel_features_keep_the_spectrum_and_lose_the_level():
+    """A head that reads their mean over time tells a low voice from a high one."""
+    upstream, wavs = LogMel(), batch()
+    (states,), num_frames = upstream(wavs, LENGTHS)
+    (louder,), _ = upstream(10 * wavs, LENGTHS)
+    torch.testing.assert_close(louder, states, rtol=1e-3, atol=1e-3)
+    frames = states[0, : num_frames[0] - 1]  # the last one is filled up with zeros
+    assert abs(frames.mean()) < 0.1
+    assert abs(frames.std() - 1) < 0.1
+    times = torch.arange(16000) / 16000
+    tones = torch.stack([torch.sin(2 * torch.pi * pitch * times) for pitch in (200.0, 3000.0)])
+    (states,), _ = upstream(tones)
+    low, high = states.mean(1).unflatten(1, (upstream.stack, -1)).mean(1)
+    assert low.argmax() < 10 < 40 < high.argmax()
+    assert low.max() > 3
+    assert high.max() > 3
+    (silence,), _ = upstream(torch.zeros(1, 4000))
+    assert torch.isfinite(silence).all()
+
+
 def test_a_frozen_encoder_has_neither_dropout_nor_gradients():
     upstream = build_encoder(dropout=0.5)
     frozen = DownstreamModel(upstream, heads.MeanLinear(16, 3)).train()
