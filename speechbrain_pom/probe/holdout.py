@@ -1,5 +1,6 @@
 """Which utterances are held out for validation and test: by their names alone, never by chance."""
 
+import os
 from collections import defaultdict
 from pathlib import PurePosixPath
 
@@ -17,6 +18,13 @@ def position(*parts) -> float:
     return float(uniform(philox(*parts), 1)[0])
 
 
+def _places(rows):
+    """Paths by ID; of absolute ones what follows their common folder: a corpus may be moved."""
+    folders = [os.path.dirname(row["wav"]) for row in rows if os.path.isabs(row["wav"])]
+    shared = f"{os.path.commonpath(folders).rstrip('/')}/" if folders else ""
+    return {row["ID"]: PurePosixPath(row["wav"].removeprefix(shared)) for row in rows}
+
+
 def divide_by_session(rows: list[dict], shares: dict[str, float]) -> dict[str, list[dict]]:
     """Divide the utterances of each class, so that tests are of other sessions where possible.
 
@@ -32,11 +40,11 @@ def divide_by_session(rows: list[dict], shares: dict[str, float]) -> dict[str, l
     classes = defaultdict(list)
     for row in rows:
         classes[row["label"]].append(row)
-    parts = {name: [] for name in PARTS}
+    parts, places = {name: [] for name in PARTS}, _places(rows)
     for label in sorted(classes):
         rest, total = classes[label], len(classes[label])
         for part in ("test", "valid"):
-            held = _hold_out(rest, part, shares[part], total)
+            held = _hold_out(rest, places, part, shares[part], total)
             if len(held) == len(rest):  # training needs one
                 continue
             parts[part] += [row for row in rest if row["ID"] in held]
@@ -45,11 +53,11 @@ def divide_by_session(rows: list[dict], shares: dict[str, float]) -> dict[str, l
     return parts
 
 
-def _hold_out(rows, part, share, total):
+def _hold_out(rows, places, part, share, total):
     """The IDs of a class that are held out for one part."""
     sessions = defaultdict(set)
     for row in rows:
-        sessions[PurePosixPath(row["wav"]).parent.as_posix()].add(row["ID"])
+        sessions[places[row["ID"]].parent.as_posix()].add(row["ID"])
     fitting = [
         session
         for session, ids in sessions.items()
@@ -72,10 +80,11 @@ def divide_by_group(rows: list[dict], shares: dict[str, float]) -> dict[str, lis
     >>> [len(speakers[0] & other) for other in speakers[1:]]
     [0, 0]
     """
-    parts = {name: [] for name in PARTS}
+    parts, places = {name: [] for name in PARTS}, _places(rows)
     for row in rows:
-        name = PurePosixPath(row["wav"]).name
-        group = name.partition("_nohash_")[0] if "_nohash_" in name else row["wav"]
+        path = places[row["ID"]]
+        speaker, mark, _ = path.name.partition("_nohash_")
+        group = speaker if mark else path.as_posix()
         place = position("group", group) - shares["test"]
         parts["test" if place < 0 else "valid" if place < shares["valid"] else "train"].append(row)
     trained = {row["label"] for row in parts["train"]}

@@ -168,7 +168,7 @@ def test_a_probe_of_any_column(recipes, own, pretrained_on_own, tmp_path):
         "number_of_epochs": 2,
         "batch_size": 3,
         "test_share": 0.3,
-        "valid_share": 0.3,  # drawn by paths, which are others in every run of the tests
+        "valid_share": 0.3,
         "num_workers": 0,
         "num_bootstrap": 20,
         "device": "cpu",

@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from speechbrain_pom.probe.holdout import divide_by_group, divide_by_session
 
 SHARES = {"valid": 0.1, "test": 0.2}
@@ -73,3 +75,19 @@ def test_a_speaker_is_on_one_side_in_all_classes():
     )
     split = [{row["wav"].split("/")[1][:4] for row in part} for part in others.values()]
     assert sum(map(len, split)) > 100  # without the names' mark nothing says who speaks
+
+
+@pytest.mark.parametrize("divide", [divide_by_group, divide_by_session])
+def test_where_a_corpus_lies_decides_nothing(divide):
+    def parts_in(folder):
+        rows = [
+            {"ID": f"{s}-{i}", "wav": f"{folder}/{s}/{i}.wav", "label": f"{s % 3}"}
+            for s in range(30)
+            for i in range(9)
+        ]
+        divided = divide(rows, {"test": 0.2, "valid": 0.2})
+        return {part: [row["ID"] for row in found] for part, found in divided.items()}
+
+    here, there = parts_in("/data/corpora/words"), parts_in("/mnt/x")
+    assert here == there
+    assert all(here.values())
