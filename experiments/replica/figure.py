@@ -20,12 +20,28 @@ _STYLES = {"pretraining": "-", "finetuning": "-", "scratch": "--"}
 def draw_replica(record: dict, protocol: Protocol, paths: list[Path]) -> None:
     """Draw the WER of each mixer with and without pretraining, and the learning curves.
 
-    Each mixer has one colour in all panels. The suffix of a path chooses the format.
+    Each mixer has one colour in all panels. Of a protocol that only pretrains, draw the loss that
+    each mixer ends with. The suffix of a path chooses the format.
     """
     present = {run["mixer"] for run in record["runs"]}
     mixers = [mixer for mixer in protocol.mixers if mixer in present]
     figure = Figure(figsize=_SIZE_IN, dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
+    if protocol.only_pretrains:
+        _draw_losses(figure.subplots(), record, mixers)
+    else:
+        _draw_rates_and_curves(figure, record, protocol, mixers)
+    for path in paths:
+        picture = io.BytesIO()
+        # The same bytes for the same results: no date, and no random names in the SVG.
+        dated = {"Date": None} if path.suffix == ".svg" else {}
+        with matplotlib.rc_context({"svg.hashsalt": "replica"}):
+            figure.savefig(picture, format=path.suffix[1:], metadata=dated)
+        write_atomically(path, picture.getvalue())
+
+
+def _draw_rates_and_curves(figure, record, protocol, mixers):
+    """Panels of the test sets, and below them those of the validation data."""
     rows = figure.subplots(1 + bool(protocol.test_sets), 2, squeeze=False)
     for panel, split in zip(rows[0], protocol.test_sets, strict=False):
         _draw_rates(panel, record, mixers, split)
@@ -37,13 +53,22 @@ def draw_replica(record: dict, protocol: Protocol, paths: list[Path]) -> None:
     _draw_curves(tuning, record, mixers, tuple(STARTS), "wer")
     tuning.set(title="Fine-tuning: validation, greedy (dashed: from scratch)", ylabel="WER (%)")
     pretraining.legend(fontsize="small" if len(mixers) > 6 else None)
-    for path in paths:
-        picture = io.BytesIO()
-        # The same bytes for the same results: no date, and no random names in the SVG.
-        dated = {"Date": None} if path.suffix == ".svg" else {}
-        with matplotlib.rc_context({"svg.hashsalt": "replica"}):
-            figure.savefig(picture, format=path.suffix[1:], metadata=dated)
-        write_atomically(path, picture.getvalue())
+
+
+def _draw_losses(panel, record, mixers):
+    """A row for each mixer with a point for each seed; the line is the first mixer's mean."""
+    ends = [
+        [run["curve"]["loss"][-1] for run in runs_of(record, mixer, "pretraining").values()]
+        for mixer in mixers
+    ]
+    panel.axvline(sum(ends[0]) / len(ends[0]), color="0.6", linewidth=1)
+    for position, losses in enumerate(ends):
+        panel.plot(losses, [position] * len(losses), "o", color="C0")
+    panel.set_yticks(range(len(mixers)), mixers)
+    panel.set_ylim(len(mixers) - 0.5, -0.5)
+    title = "Pretraining: validation, at the end; the line: " + mixers[0]
+    panel.set(title=title, xlabel="masked loss (nats)")
+    panel.grid(alpha=0.3)
 
 
 def _draw_rates(panel, record, mixers, split):

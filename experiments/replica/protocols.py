@@ -88,6 +88,11 @@ class Protocol:
         """Whether it needs recordings of people."""
         return "files" in self.corpus
 
+    @property
+    def only_pretrains(self) -> bool:
+        """Whether nothing is fine-tuned, so that there are no error rates."""
+        return list(self.kinds) == ["pretraining"]
+
 
 @dataclass(frozen=True)
 class ReplicaRun:

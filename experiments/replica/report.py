@@ -58,7 +58,8 @@ def render_section(protocol: Protocol, record: dict | None) -> str:
         return "\n".join([*lines, "", "Not run yet.", "", "```bash", command, "```"])
     mixers = [mixer for mixer in protocol.mixers if _has_runs(record, mixer)]
     png = picture_paths(protocol)[0].name
-    lines += ["", _origin(record), "", f"![Error rates and learning curves]({png})"]
+    shown = "Losses" if protocol.only_pretrains else "Error rates and learning curves"
+    lines += ["", _origin(record), "", f"![{shown}]({png})"]
     if protocol.grid:
         lines += ["", _GRID, "", *table(grid_rows(record, protocol))]
     else:

@@ -248,6 +248,15 @@ def test_pictures(protocol, record, tmp_path):
     assert paths[0].read_bytes() != png
 
 
+def test_the_picture_of_pretraining_alone_has_a_row_for_each_mixer(protocol, record, tmp_path):
+    _, path = picture_paths(protocol, tmp_path)
+    draw_replica(record, replace(protocol, kinds=["pretraining"], test_sets=[]), [path])
+    text = path.read_text()
+    for label in ("PoM", "regularMHA", "masked loss (nats)"):
+        assert f"<!-- {label} -->" in text
+    assert "<!-- WER (%) -->" not in text
+
+
 def test_runs_that_do_not_belong_together_are_refused(protocol, folder, tmp_path):
     message = r"no finished run of protocol small in '.*': make them with `python -m exp"
     with pytest.raises(ValueError, match=message):
