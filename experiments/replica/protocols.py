@@ -227,8 +227,10 @@ def plan_runs(
     """The runs of a protocol, in chains whose runs follow each other.
 
     The chains are [pretraining, finetuning] and [scratch], as far as the protocol has them. They
-    come seed by seed and mixer by mixer, so that interrupted work has whole seeds. The runs go to
-    `<folder>/<mixer>/<seed>/<kind>`; `mixers`, `seeds` and `kinds` choose some of the protocol's.
+    come seed by seed and mixer by mixer, so that interrupted work has whole seeds. Mixers that
+    differ in fine-tuning alone share the pretraining of the first of them, and its chain. The runs
+    go to `<folder>/<mixer>/<seed>/<kind>`; `mixers`, `seeds` and `kinds` choose some of the
+    protocol's.
     """
     folder = folder or runs_folder(protocol)
     data_folder = data_folder or default_data_folder(protocol, folder)
@@ -237,19 +239,33 @@ def plan_runs(
     kinds = choose("kind", kinds, list(protocol.kinds), protocol)
     chains = []
     for seed in seeds:
+        chains_of = {}
         for mixer in mixers:
-            commands = _commands(protocol, mixer, seed, str(folder), str(data_folder))
-            runs = {
-                kind: ReplicaRun(mixer, seed, kind, run_folder(folder, mixer, seed, kind), command)
-                for kind, command in commands.items()
-                if kind in kinds
-            }
-            chains += [
-                chain
-                for group in (STAGES, KINDS[len(STAGES) :])
-                if (chain := [runs[kind] for kind in group if kind in runs])
-            ]
-    return chains
+            runs = _runs(protocol, mixer, seed, str(folder), str(data_folder))
+            first = runs["pretraining"].mixer
+            if first not in chains_of:
+                chains.append(chains_of.setdefault(first, []))
+            wanted = [runs[kind] for kind in STAGES if kind in kinds]
+            chains_of[first] += [run for run in wanted if run not in chains_of[first]]
+            if "scratch" in kinds:
+                chains.append([runs["scratch"]])
+    return [chain for chain in chains if chain]
+
+
+def pretrained_as(protocol: Protocol, mixer: str) -> str:
+    """The first mixer of a protocol that is pretrained as this one is.
+
+    >>> pretrained_as(find_protocol("finetuning_rates"), "PoM, head x2")
+    'PoM, as it is'
+    """
+    wanted = _of_pretraining(protocol, mixer)
+    return next(one for one in protocol.mixers if _of_pretraining(protocol, one) == wanted)
+
+
+def _of_pretraining(protocol, mixer):
+    settings = protocol.mixers[mixer]
+    own = {part: settings.get(part, {}) for part in ("options", "pretraining")}
+    return settings["attention_type"], settings["d_model"], own
 
 
 def default_data_folder(protocol: Protocol, folder: str | Path) -> str:
@@ -279,8 +295,19 @@ def choose(what: str, given: Sequence | None, known: list, protocol) -> list:
     return [value for value in known if value in given] if given else known
 
 
-def _commands(protocol, mixer, seed, folder, data_folder):
-    """The words of the command of each kind."""
+def _runs(protocol, mixer, seed, folder, data_folder):
+    """The run of each kind; that of the pretraining may be another mixer's too."""
+    mixers = dict.fromkeys(KINDS, mixer) | {"pretraining": pretrained_as(protocol, mixer)}
+    folders = {kind: run_folder(folder, mixers[kind], seed, kind) for kind in KINDS}
+    commands = _commands(protocol, mixer, seed, folders, folder, data_folder)
+    return {
+        kind: ReplicaRun(mixers[kind], seed, kind, folders[kind], tuple(commands[kind]))
+        for kind in KINDS
+    }
+
+
+def _commands(protocol, mixer, seed, folders, folder, data_folder):
+    """The words of the command of each kind, which writes to its folder of `folders`."""
     settings = protocol.mixers[mixer]
     parts = {part: {**getattr(protocol, part), **settings.get(part, {})} for part in _PARTS}
     if not protocol.test_sets:
@@ -304,13 +331,18 @@ def _commands(protocol, mixer, seed, folder, data_folder):
         for key, value in parts[stage].items():
             options += [f"--{stage}.{key}", text_of(value)]
     commands = build_commands(row, options, num_processes=1, results_folder=folder)
-    scratch = str(run_folder(folder, mixer, seed, "scratch"))
-    replaced = {"--pretrained": "null", "--output_folder": scratch}
     words = [*commands["finetuning"], "--architecture", FILES["pretraining"]]
     words += ["--architecture_overrides", json.dumps(_model_values(row))]
-    for option, value in replaced.items():
-        words[words.index(option) + 1] = value
-    return {kind: tuple(command) for kind, command in {**commands, "scratch": words}.items()}
+    commands["scratch"] = words
+    for kind, pretrained in (("finetuning", str(folders["pretraining"])), ("scratch", "null")):
+        _set_option(commands[kind], "--pretrained", pretrained)
+    for kind, command in commands.items():
+        _set_option(command, "--output_folder", str(folders[kind]))
+    return commands
+
+
+def _set_option(words, option, value):
+    words[words.index(option) + 1] = value
 
 
 def _model_values(row):

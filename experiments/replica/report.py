@@ -102,7 +102,7 @@ _CHUNKS = (
     "WER (%) on {split} by chunk size and left context, ± half of the 95 % interval; a frame waits "
     "for the end of its chunk:"
 )
-_GRID = "Lowest validation WER (%, greedy) of an epoch; in bold what the mixer is then run with:"
+_GRID = "Lowest validation WER (%, greedy) of an epoch; in bold the best of a mixer:"
 _VALIDATION = (
     "On the validation data, mean over the seeds: masked prediction at the end of pretraining, and "
     "the lowest WER of an epoch of fine-tuning:"

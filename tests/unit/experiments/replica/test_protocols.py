@@ -49,7 +49,7 @@ def count(*modules):
 @pytest.mark.parametrize(("name", "mixer"), MIXERS)
 def test_parameters_of_a_mixer(name, mixer):
     protocol = find_protocol(name)
-    request = requests_of(protocol, mixer, 1)["pretraining"]
+    request = requests_of(protocol, mixer, protocol.seeds[0])["pretraining"]
     with open(request.yaml_path, encoding="utf-8") as stream, torch.device("meta"):
         built = load_hyperpyyaml(stream, request.overrides)
     counts = [count(built["Transformer"]), count(built["encoder"], built["linear"])]
@@ -155,12 +155,20 @@ tuning:
   grid:
     slow: {pretraining: {lr: 0.1}}
     fast: {pretraining: {lr: 0.9}, finetuning: {lr_encoder: 0.7}}
+heads:
+  like: base
+  choice: {}
+  seeds: [1]
+  grid:
+    as it is: {}
+    slow head: {finetuning: {lr: 0.1}}
+    wide: {options: {nhead: 8}}
 """
 
 
 @pytest.fixture
 def own(tmp_path):
-    """Two protocols, one of which tunes the other."""
+    """Protocols of one's own, one of which tunes another."""
     (tmp_path / "own.yaml").write_text(OWN)
     return load_protocols(tmp_path / "own.yaml")
 
@@ -177,6 +185,34 @@ def test_a_grid_runs_each_mixer_with_each_cell_and_no_test(own):
     assert (
         found["pretraining"].overrides["output_folder"].endswith("/Fastformer_fast/1/pretraining")
     )
+
+
+def test_cells_that_differ_in_fine_tuning_alone_share_a_pretraining(own):
+    chains = plan_runs(own["heads"], folder="out", mixers=["PoM, as it is", "PoM, slow head"])
+    shared, *scratch = chains
+    assert [(run.mixer, run.kind) for run in shared] == [
+        ("PoM, as it is", "pretraining"),
+        ("PoM, as it is", "finetuning"),
+        ("PoM, slow head", "finetuning"),
+    ]
+    assert [[run.mixer for run in chain] for chain in scratch] == [
+        ["PoM, as it is"],
+        ["PoM, slow head"],
+    ]
+    requests = [parse_command_line(list(run.command[2:])).overrides for run in shared]
+    assert requests[0]["output_folder"] == "out/PoM_as_it_is/1/pretraining"
+    assert [one["pretrained"] for one in requests[1:]] == 2 * ["out/PoM_as_it_is/1/pretraining"]
+    assert [one["output_folder"] for one in requests[1:]] == [
+        "out/PoM_as_it_is/1/finetuning",
+        "out/PoM_slow_head/1/finetuning",
+    ]
+    assert [one["lr"] for one in requests[1:]] == [2, 0.1]
+    # One cell alone is planned as among the others: its pretraining is where they look for it.
+    (alone, _) = plan_runs(own["heads"], folder="out", mixers=["PoM, slow head"])
+    assert alone == [shared[0], shared[2]]
+    # Another model has a pretraining of its own, and so has another mixer.
+    labels = [chain[0].mixer for chain in plan_runs(own["heads"], kinds=["pretraining"])]
+    assert labels == ["PoM, as it is", "PoM, wide", "Fastformer, as it is", "Fastformer, wide"]
 
 
 def test_the_choice_is_run_and_tested(own):
