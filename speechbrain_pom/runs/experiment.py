@@ -130,7 +130,7 @@ def _check_sections(tree, overrides, section=""):
         node = tree.get(key)
         if isinstance(value, dict) and isinstance(node, dict):
             _check_sections(node, value, f"{section}{key}.")
-        elif section and referred_key(node):
+        elif section and referred_key(node) not in (None, referred_key(value)):
             raise UserError(
                 f"--{section}{key} stands for {node_tag(node)} {node.value} in the YAML, and other "
                 f"parts of the run read that too: give --{referred_key(node)}"

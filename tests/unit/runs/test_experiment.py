@@ -80,6 +80,16 @@ def test_a_section_does_not_part_from_the_key_that_it_refers_to(toy, argument):
         load(toy, argument)
 
 
+def test_another_class_for_a_section_refers_to_the_same_keys(toy):
+    with pytest.raises(UserError, match="give --d_model"):
+        load(toy, "--model", "!new:torch.nn.Bilinear {in1_features: 2, in_features: !ref <lr>}")
+    section = "!new:torch.nn.Conv1d {in_channels: 2, out_channels: !ref <d_model>, kernel_size: 1}"
+    assert load(toy, "--model", section).hparams["model"].out_channels == 64
+    section = "!new:torch.nn.Linear {in_features: !ref <d_model>, out_features: 7, bias: False}"
+    model = load(toy, "--d_model=16", "--model", section).hparams["model"]
+    assert (model.in_features, model.out_features, model.bias) == (16, 7, None)
+
+
 def test_command_line_over_yaml_reaches_references_and_objects(toy):
     experiment = load(toy, "--d_model=16", "--output_folder", "a=b/c #1", "--note", "!ref <lr>")
     assert experiment.hparams["model"].in_features == 16
