@@ -37,6 +37,7 @@ EPILOG = """\
   python -m experiments.replica run small
   python -m experiments.replica report small
   python -m experiments.replica run real --speech /path/to/recordings
+  python -m experiments.replica run study gains finetuning_rates --speech /path/to/recordings
 
 In a checkout. `run` makes the mini corpus or finds the recordings; then it pretrains each mixer,
 fine-tunes it, and trains it from scratch, with each seed. The same command resumes where it was
@@ -73,7 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_shared(parser):
-    parser.add_argument("name", metavar="PROTOCOL", help="small, large, real, ...")
+    parser.add_argument(
+        "names", nargs="+", metavar="PROTOCOL", help="small, large, real, ...: one after the other"
+    )
     parser.add_argument("--out", help="folder of corpus and runs (default: results/replica/NAME)")
     parser.add_argument(
         "--protocols",
@@ -98,13 +101,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run an action; return the exit code.
 
     It is 1 if a run failed or `report --check` finds another document, and 128 + the number of the
-    signal that stopped the runs.
+    signal that stopped the runs. Protocols follow each other also if a run of one failed.
     """
     args = build_parser().parse_args(argv)
     args.argv = sys.argv[1:] if argv is None else list(argv)
-    protocol = find_protocol(args.name, args.protocols)
-    folder = args.out or runs_folder(protocol)
-    return _ACTIONS[args.action](protocol, folder, args)
+    protocols = [find_protocol(name, args.protocols) for name in args.names]
+    _check_alone(args)
+    code = 0
+    for protocol in protocols:
+        folder = args.out or runs_folder(protocol)
+        code = max(code, _ACTIONS[args.action](protocol, folder, args))
+        if code > _STOPPED:
+            break
+    return code
+
+
+def _check_alone(args):
+    """Refuse options that are for one protocol, where there are several."""
+    for option in ("out", "on"):
+        value = getattr(args, option, None)
+        if value is not None and len(args.names) > 1:
+            raise UserError(
+                f"--{option} {value} is for one protocol, not for {', '.join(args.names)}: give "
+                "them one by one"
+            )
 
 
 def _show(protocol, folder, args):
@@ -169,6 +189,7 @@ def _report(protocol, folder, args):
     return bring_up_to_date(DOCUMENT, update_document, command, args.check)
 
 
+_STOPPED = 128  # a code above it is that of a signal
 _ACTIONS = {"show": _show, "run": _run, "report": _report}
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ tiny:
     regularMHA: {attention_type: regularMHA, d_model: 16, parameters: [1, 2]}
 """
 
+TWIN = PROTOCOLS.replace("tiny", "twin").replace("seeds: [1, 2]", "seeds: [1]")
+
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
@@ -108,6 +110,32 @@ def test_parts_of_a_protocol(checkout, capsys):
     assert capsys.readouterr().out.count(": was finished") == 6
 
 
+def test_several_protocols_follow_each_other(checkout, capsys):
+    (checkout / "own.yaml").write_text(PROTOCOLS + TWIN)
+    # A failure of the first one does not keep the second from running, and is not forgotten.
+    assert main(["run", "tiny", "twin", "--protocols", "own.yaml", "--mixers", "PoM"]) == 1
+    printed = capsys.readouterr().out
+    assert "failed: PoM, seed 2, pretraining" in printed
+    assert "all runs are finished; `python -m experiments.replica report twin`" in printed
+    assert finished_configuration("results/replica/tiny/PoM/1/scratch") == "1"
+    assert finished_configuration("results/replica/twin/PoM/1/scratch") == "1"
+    assert main(["show", "twin", "tiny", "--protocols", "own.yaml", "--mixers", "PoM"]) == 0
+    assert capsys.readouterr().out.count("train_bestrq.py") == 3
+
+
+def test_a_signal_stops_the_protocols_after_it_too(checkout, monkeypatch):
+    folders = []
+
+    def run_chains(chains, num_jobs, log_folder, show):
+        folders.append(str(log_folder))
+        return 143
+
+    (checkout / "own.yaml").write_text(PROTOCOLS + TWIN)
+    monkeypatch.setattr(program, "run_chains", run_chains)
+    assert main(["run", "tiny", "twin", "--protocols", "own.yaml"]) == 143
+    assert folders == ["results/replica/tiny/logs"]
+
+
 def test_report_and_its_check(checkout, monkeypatch, capsys):
     document = Path("docs/replica.md")
     start, _, rest = document.read_text().partition(BEGIN)
@@ -147,6 +175,11 @@ def test_report_of_ones_own_protocol(checkout, monkeypatch, capsys):
         (["show", "smal"], "unknown protocol 'smal': choose one of small, large"),
         (["run", "small", "--mixers", "PaM"], "mixer 'PaM' is not of protocol small: did you mean"),
         (["run", "small", "--seeds", "8"], "seed '8' is not of protocol small"),
+        (["show", "small", "smal"], "unknown protocol 'smal'"),
+        (
+            ["run", "small", "study", "--out", "runs"],
+            "--out runs is for one protocol, not for small, study: give them one by one",
+        ),
         (["run", "small", "--jobs", "two"], "invalid int value: 'two'"),
         (["show", "small", "--protocols", "no.yaml"], "no such file of protocols: 'no.yaml'"),
         (["report", "small"], "no finished run of protocol small in 'results/replica/small'"),
