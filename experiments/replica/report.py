@@ -102,10 +102,13 @@ _CHUNKS = (
     "WER (%) on {split} by chunk size and left context, ± half of the 95 % interval; a frame waits "
     "for the end of its chunk:"
 )
-_GRID = "Lowest validation WER (%, greedy) of an epoch; in bold the best of a mixer:"
+_GRID = (
+    "Lowest validation WER (%, greedy) of an epoch, in bold the best of a mixer; of several seeds "
+    "the mean, and the lowest and the highest:"
+)
 _VALIDATION = (
-    "On the validation data, mean over the seeds: masked prediction at the end of pretraining, and "
-    "the lowest WER of an epoch of fine-tuning:"
+    "On the validation data, mean over the seeds (lowest, highest): masked prediction at the end "
+    "of pretraining, and the lowest WER of an epoch of fine-tuning:"
 )
 _LAYERS = (
     "The mixers' outputs in pretraining, at the first and the last step that was looked at; each "

@@ -9,8 +9,12 @@ from experiments.replica.statistics import runs_of
 
 def best_wer(record: dict, mixer: str, kind: str = "finetuning") -> float | None:
     """The lowest validation WER (%) of a mixer, averaged over its seeds; None without a run."""
-    runs = runs_of(record, mixer, kind)
-    return fmean(min(run["curve"]["wer"]) for run in runs.values()) if runs else None
+    values = _best_wers(record, mixer, kind)
+    return fmean(values) if values else None
+
+
+def _best_wers(record, mixer, kind="finetuning"):
+    return [min(run["curve"]["wer"]) for run in runs_of(record, mixer, kind).values()]
 
 
 def best_cells(record: dict, protocol: Protocol) -> dict[str, str]:
@@ -40,18 +44,23 @@ def validation_rows(
     yield "mixer", "seeds", *(heading for _, heading, _, _ in columns)
     for mixer in mixers:
         runs = {kind: list(runs_of(record, mixer, kind).values()) for kind in kinds}
-        cells = [_mean(metric(run["curve"]) for run in runs[k]) for k, _, metric, _ in columns]
-        digits = [digits for *_, digits in columns]
         yield (
             mixer,
             str(max(map(len, runs.values()))),
-            *("" if v is None else f"{v:.{d}f}" for v, d in zip(cells, digits, strict=True)),
+            *(
+                _cell([metric(r["curve"]) for r in runs[k]], digits)
+                for k, _, metric, digits in columns
+            ),
         )
 
 
-def _mean(values):
+def _cell(values, digits):
+    """The mean, and where there are several values their lowest and highest; empty without any."""
     values = [value for value in values if value is not None]
-    return fmean(values) if values else None
+    if not values:
+        return ""
+    texts = [f"{value:.{digits}f}" for value in (fmean(values), min(values), max(values))]
+    return texts[0] if len(values) == 1 else "{} ({}, {})".format(*texts)
 
 
 def _blank_epochs(curve):
@@ -75,8 +84,8 @@ def grid_rows(record: dict, protocol: Protocol) -> Iterator[tuple[str, ...]]:
     yield "mixer", *protocol.grid
     best = best_cells(record, protocol)
     for mixer in dict.fromkeys(label.rpartition(", ")[0] for label in protocol.mixers):
-        found = {cell: best_wer(record, f"{mixer}, {cell}") for cell in protocol.grid}
-        texts = {cell: "" if wer is None else f"{wer:.2f}" for cell, wer in found.items()}
+        found = {cell: _best_wers(record, f"{mixer}, {cell}") for cell in protocol.grid}
+        texts = {cell: _cell(values, 2) for cell, values in found.items()}
         yield (
             mixer,
             *(f"**{text}**" if best.get(mixer) == c else text for c, text in texts.items()),
