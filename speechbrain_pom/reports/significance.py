@@ -8,8 +8,8 @@ an utterance could as well be those of the other one.
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from confidence_intervals import evaluate_with_conf_int
 
+from speechbrain_pom.utils.bootstrap import ratio_with_interval
 from speechbrain_pom.utils.errors import UserError
 
 _CHUNK = 500  # randomisations at a time: 10 MB for the utterances of a LibriSpeech test
@@ -69,18 +69,11 @@ def paired_difference(
     keys = sorted(first)
     edits = np.array([(first[key][0], second[key][0]) for key in keys])
     num_tokens = np.array([first[key][1] for key in keys])
-    centre, (low, high) = evaluate_with_conf_int(
-        samples=edits[:, 0],
-        labels=num_tokens,
-        samples2=edits[:, 1],
-        metric=lambda tokens, ours, theirs: 100.0 * (ours - theirs).sum() / tokens.sum(),
-        num_bootstraps=num_bootstrap,
-        alpha=5,
-    )
     change = edits[:, 0] - edits[:, 1]
+    centre, low, high = ratio_with_interval(change, num_tokens, num_bootstrap)
     p_value = _randomised(change[change != 0], num_randomisations, seed)
     better, worse = int((change < 0).sum()), int((change > 0).sum())
-    return Difference(float(centre), float(low), float(high), p_value, better, worse)
+    return Difference(centre, low, high, p_value, better, worse)
 
 
 def check_same_utterances(first: Counts, second: Counts) -> None:

@@ -12,6 +12,7 @@ The exit code is 0 if all is so, else 1.
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -31,6 +32,8 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+# What the tests import of other packages takes a second or two: here once, before the forks.
+PRELOADED = ("confidence_intervals", "matplotlib.backends.backend_agg", "torch._dynamo")
 LIMIT_S = 600  # of one call of pytest: above it, something hangs
 RESULTS = HERE / "results.json"
 
@@ -145,6 +148,8 @@ def run_cases(cases, with_slow=True, report=print):
     dict of str to dict
         For each behaviour the outcome of each test.
     """
+    for name in PRELOADED:
+        importlib.import_module(name)
     outcomes = {}
     for case in cases:
         tests = case.tests if with_slow else case.quick_tests

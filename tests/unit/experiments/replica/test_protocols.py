@@ -246,6 +246,5 @@ def test_what_was_chosen_was_best_in_tuning(name):
     assert protocol.choice == {mixer: best[mixer] for mixer in protocol.choice}
 
 
-@pytest.mark.slow
 def test_the_document_is_what_the_records_say():
     assert update_document(check=True), "run `python -m experiments.replica report small`"
