@@ -1,10 +1,7 @@
-"""Changes that protocols try, and that neither the package nor the recipes have options for.
+"""Changes of PoM that the protocol `study` tries, and that the package has no options for.
 
-A command of `study` gets its mixers by `--__plugin '!apply:experiments.replica.variants.register'`;
-one of `finetuning_rates` names its optimizer.
+A command of the protocol gets them by `--__plugin '!apply:experiments.replica.variants.register'`.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -93,37 +90,6 @@ class StudyPoM(TokenMixer):
         )
         mixed = self.norm(mixed)
         return self.out_proj(mixed) if self.norm_place == "features" else mixed
-
-
-class WarmUpAdamW(torch.optim.AdamW):
-    """AdamW whose learning rates rise linearly over its first steps, to what they are set to.
-
-    The recipe anneals the rates themselves between epochs. The steps are counted in AdamW's own
-    state, so that a resumed run goes on where it was.
-
-    Arguments
-    ---------
-    *args, **kwargs
-        Of `torch.optim.AdamW`.
-    n_warmup_steps : int
-        The n-th of them has n / n_warmup_steps of the rate.
-    """
-
-    def __init__(self, *args, n_warmup_steps: int, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.n_warmup_steps = n_warmup_steps
-
-    def step(self, closure: Callable | None = None) -> Tensor | None:
-        """One step of AdamW with the rates of the warm-up."""
-        before = max((int(state["step"]) for state in self.state.values()), default=0)
-        rates = [group["lr"] for group in self.param_groups]
-        for group in self.param_groups:
-            group["lr"] *= min(1.0, (before + 1) / self.n_warmup_steps)
-        try:
-            return super().step(closure)
-        finally:
-            for group, rate in zip(self.param_groups, rates, strict=True):
-                group["lr"] = rate
 
 
 def register() -> None:

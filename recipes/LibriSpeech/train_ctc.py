@@ -35,6 +35,7 @@ from speechbrain_pom.training.augmentation import batch_waveforms
 from speechbrain_pom.training.brain import ExactBrain
 from speechbrain_pom.training.chunks import chunk_label, describe_chunks
 from speechbrain_pom.training.dataset import add_transcripts, audio_dataset, make_sampler
+from speechbrain_pom.training.warm_up import LinearWarmUp
 from speechbrain_pom.utils.errors import exit_on_user_error
 from speechbrain_pom.utils.files import write_atomically
 
@@ -94,6 +95,15 @@ class CTCBrain(ExactBrain):
         for name, optimizer in self.optimizers_dict.items():
             self.checkpointer.add_recoverable(f"{name}_optimizer", optimizer)
 
+    def on_optimizer_step_start(self):
+        """Set the learning rates of a step of the warm-up."""
+        rates = {name: self.annealing(name).hyperparam_value for name in self.optimizers_dict}
+        self.hparams.warm_up.set_rates(self.optimizer_step, self.optimizers_dict, rates)
+
+    def annealing(self, name):
+        """The schedule of an optimizer's learning rate."""
+        return getattr(self.hparams, f"{name}_annealing")
+
     def on_stage_start(self, stage, epoch=None):
         """Choose how the stage decodes."""
         self.blank_shares = []
@@ -124,12 +134,11 @@ class CTCBrain(ExactBrain):
         rates = self.decoders["greedy"][1].summary(num_bootstrap=1)
         learning_rates = {}
         for name, optimizer in self.optimizers_dict.items():
-            annealing = getattr(self.hparams, f"{name}_annealing")
-            learning_rates[f"lr_{name}"] = annealing.hyperparam_value
+            learning_rates[f"lr_{name}"] = optimizer.param_groups[0]["lr"]
             # The loss hardly moves on the plateau where all outputs are blank, and a rate that is
             # halved there keeps the model on it.
             if not self.is_all_blank():
-                update_learning_rate(optimizer, annealing(loss)[1])
+                update_learning_rate(optimizer, self.annealing(name)(loss)[1])
         if self.is_all_blank():
             logger.info("The learning rates are not annealed while all outputs are blank")
         valid_stats = {
@@ -241,6 +250,7 @@ def prepare_run():
     )
     datasets, tests, train_sampler = dataio_prepare(hparams, launch.rank, launch.world_size)
     hparams["searchers"] = make_searchers(hparams)
+    hparams["warm_up"] = LinearWarmUp(hparams["n_warmup_steps"])
     brain = CTCBrain(
         modules=hparams["modules"],
         hparams=hparams,

@@ -117,6 +117,11 @@ CASES = {
         ["utterances lasts from 50 to 60 s"],
     ),
     "unknown order": ("ctc", {"sorting": "up", "pretrained": "null"}, ["'up'", "ascending"]),
+    "no number of steps": (
+        "ctc",
+        {"n_warmup_steps": -3, "pretrained": "null"},
+        ["n_warmup_steps is -3: give a number of steps, or 0"],
+    ),
     "unknown units": (
         "ctc",
         {"tokenizer": "words", "pretrained": "null"},

@@ -17,6 +17,7 @@ from speechbrain_pom.inference import load_encoder, load_recogniser
 
 STATE = ("model", "layer_sum", "head", "normalize", "head_optimizer", "encoder_optimizer")
 SPLITS = ("test-clean", "test-other")
+WARM_UP = 40  # steps: longer than the runs
 ARPA = """\\data\\
 ngram 1=5
 ngram 2=1
@@ -39,9 +40,8 @@ ngram 2=1
 def fine_tuned(recipes, pretrained, corpus, tmp_path_factory):
     """A run of two epochs from the pretraining run, and what it printed."""
     folder = tmp_path_factory.mktemp("fine_tuned") / "ctc"
-    return folder, recipes.train(
-        "ctc", folder, data_folder=corpus, pretrained=pretrained[0], forked=False
-    )
+    options = {"data_folder": corpus, "pretrained": pretrained[0], "n_warmup_steps": WARM_UP}
+    return folder, recipes.train("ctc", folder, **options, forked=False)
 
 
 def check_results(folder, names):
@@ -73,8 +73,11 @@ def test_outputs(recipes, pretrained, fine_tuned):
         assert record["valid"].keys() == {"loss", "wer", "cer", "blank_share"}
         assert 0 <= record["valid"]["blank_share"] <= 1
         assert record["train"].keys() == {"loss", "grad_norm", "audio_s_per_s", "peak_memory_mib"}
-    assert records[0]["lr_head"] == recipes.CTC["lr"]
-    assert records[0]["lr_encoder"] == recipes.CTC["lr_encoder"]
+    for record in records:
+        assert 0 < record["steps"] < WARM_UP
+        for name, key in (("lr_head", "lr"), ("lr_encoder", "lr_encoder")):
+            share = record["steps"] / WARM_UP
+            assert record[name] == pytest.approx(share * recipes.CTC[key], rel=1e-12)
     for name in ("train_log.txt", "curves.png", "hyperparams.yaml", "units/units.json"):
         assert (folder / name).stat().st_size > 0
     for split in ("train", "dev-clean", *SPLITS):
@@ -91,7 +94,7 @@ def test_the_encoder_trains_and_its_normalisation_stays(recipes, pretrained, fin
 
 
 def test_killed_in_mid_epoch_and_resumed(recipes, pretrained, fine_tuned, corpus, tmp_path):
-    options = {"data_folder": corpus, "pretrained": pretrained[0]}
+    options = {"data_folder": corpus, "pretrained": pretrained[0], "n_warmup_steps": WARM_UP}
     folder = tmp_path / "run"
     recipes.train_until_killed(
         "ctc",
@@ -136,6 +139,7 @@ def test_frozen_encoder_and_language_model(recipes, pretrained, corpus, tmp_path
     assert recipes.differing(before, after) == []
     (record,) = recipes.history(folder)
     assert record["steps"] > 0
+    assert record["lr_head"] == recipes.CTC["lr"]
     assert "lr_encoder" not in record
     checkpoint, _ = recipes.newest_checkpoint(folder)
     assert not (checkpoint / "encoder_optimizer.ckpt").exists()

@@ -1,13 +1,11 @@
-"""The changes that protocols try: each is what it says, and without them it is PoM, or AdamW."""
-
-import copy
+"""The changes of PoM in the study: each is what it says, and without them it is PoM."""
 
 import pytest
 import torch
 from torch.nn.functional import layer_norm
 
 import speechbrain_pom
-from experiments.replica.variants import StudyPoM, WarmUpAdamW, register
+from experiments.replica.variants import StudyPoM, register
 from speechbrain_pom.nnet import PolynomialMixer
 from speechbrain_pom.ops.polynomial.reference import polynomial_mix
 from tests.helpers.encoders import build_transformer
@@ -84,37 +82,3 @@ def test_initialisation_in_an_encoder(own_start):
     # nn.Linear draws from a uniform distribution that ends at 1 / sqrt(inputs), Xavier's normal
     # one does not end.
     assert bool(weight.abs().max() <= 32**-0.5) == own_start
-
-
-def step_on(optimizer, weight, number):
-    """The weight after a step on a gradient that changes from step to step."""
-    weight.grad = torch.tensor([1.0, -2.0]) * (1 + number)
-    optimizer.step()
-    return weight.detach().clone()
-
-
-OPTIONS = {"lr": 0.1, "weight_decay": 0.01}
-
-
-@pytest.mark.parametrize("n_warmup_steps", [1, 4])
-def test_warm_up_is_adamw_with_rates_that_rise(n_warmup_steps):
-    weights = [torch.nn.Parameter(torch.tensor([1.0, 2.0])) for _ in range(2)]
-    optimizer = WarmUpAdamW([weights[0]], n_warmup_steps=n_warmup_steps, **OPTIONS)
-    reference = torch.optim.AdamW([weights[1]], **OPTIONS)
-    for number in range(6):
-        reference.param_groups[0]["lr"] = 0.1 * min(1, (number + 1) / n_warmup_steps)
-        found = step_on(optimizer, weights[0], number)
-        torch.testing.assert_close(found, step_on(reference, weights[1], number))
-    assert optimizer.param_groups[0]["lr"] == 0.1  # the recipe logs and anneals it
-
-
-def test_warm_up_goes_on_after_a_resume():
-    weights = [torch.nn.Parameter(torch.tensor([1.0, 2.0])) for _ in range(2)]
-    whole, resumed = (WarmUpAdamW([weight], n_warmup_steps=4, **OPTIONS) for weight in weights)
-    for number in range(2):
-        step_on(whole, weights[0], number)
-    weights[1].data = weights[0].detach().clone()
-    resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
-    for number in range(2, 6):
-        expected = step_on(whole, weights[0], number)
-        assert torch.equal(step_on(resumed, weights[1], number), expected)
