@@ -87,7 +87,8 @@ def _python(words):
         if args.action in ("show", "run"):
             build_commands(find_row(args.name), unknown, args.nproc)
     elif words[1] == "experiments.replica":
-        find_protocol(replica.build_parser().parse_args(words[2:]).name)
+        for name in replica.build_parser().parse_args(words[2:]).names:
+            find_protocol(name)
     elif words[1] == "experiments.downstream":
         find_downstream(downstream.build_parser().parse_args(words[2:]).name)
     else:
