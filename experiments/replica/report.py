@@ -103,8 +103,8 @@ _CHUNKS = (
     "for the end of its chunk:"
 )
 _GRID = (
-    "Lowest validation WER (%, greedy) of an epoch, in bold the best of a mixer; of several seeds "
-    "the mean, and the lowest and the highest:"
+    "Lowest validation WER (%, greedy) of an epoch, in bold the best of a mixer if its cells have "
+    "the same seeds; of several seeds the mean, and the lowest and the highest:"
 )
 _VALIDATION = (
     "On the validation data, mean over the seeds (lowest, highest): masked prediction at the end "

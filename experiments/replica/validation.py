@@ -20,14 +20,18 @@ def _best_wers(record, mixer, kind="finetuning"):
 def best_cells(record: dict, protocol: Protocol) -> dict[str, str]:
     """For each mixer, the label of the grid with the lowest validation WER.
 
-    It is known when the cells on both sides of it are finished, as far as the grid has them.
+    It is known when the cells on both sides of it are finished, as far as the grid has them, and
+    all finished cells have the same seeds.
     """
-    cells = {}
+    cells, seeds = {}, {}
     for label in protocol.mixers:
         mixer, _, cell = label.rpartition(", ")
         cells.setdefault(mixer, {})[cell] = best_wer(record, label)
+        seeds.setdefault(mixer, set()).add(tuple(runs_of(record, label, "finetuning")))
     best = {}
     for mixer, found in cells.items():
+        if len(seeds[mixer] - {()}) > 1:
+            continue
         labels, values = list(found), list(found.values())
         finished = [position for position, value in enumerate(values) if value is not None]
         place = min(finished, key=values.__getitem__, default=None)
