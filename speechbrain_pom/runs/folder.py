@@ -9,7 +9,9 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_pom.runs.configuration import configuration, fixed_configuration, roles_of_keys
 from speechbrain_pom.runs.experiment import Experiment
 from speechbrain_pom.runs.legacy import comparable
+from speechbrain_pom.runs.options import read_tree
 from speechbrain_pom.runs.record import RUN_FILE, finished_configuration, read_run, record_run
+from speechbrain_pom.runs.values import ADDED
 from speechbrain_pom.utils.errors import UserError
 from speechbrain_pom.utils.locks import LockTakenError, NoFileLocksError, acquire, is_held
 
@@ -58,6 +60,10 @@ def _check_configuration(experiment, world_size, folder):
     roles = roles_of_keys(experiment.yaml_path)
     differing = _differing(folder, begun, now, roles.left_out | roles.may_change)
     if differing and not experiment.hparams.get("resume_anyway", False):
+        added = read_tree(experiment.yaml_path).get(
+            ADDED, {}
+        )  # what stands for a key that is absent
+        begun, now = ({**_texts(added), **values} for values in (begun, now))
         changes = ", ".join(
             f"{key} {_change(begun.get(key), now.get(key))}" for key in differing[:5]
         )
@@ -66,6 +72,10 @@ def _check_configuration(experiment, world_size, folder):
             f"{' and more' if len(differing) > 5 else ''}: choose another --output_folder, or "
             "continue it with the new values by --resume_anyway True"
         )
+
+
+def _texts(values):
+    return {key: "null" if value is None else str(value) for key, value in values.items()}
 
 
 def _differing(folder, then, now, free):

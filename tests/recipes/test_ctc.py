@@ -180,6 +180,7 @@ def test_another_start_is_refused_in_an_old_folder(recipes, pretrained, fine_tun
     before = recipes.tensors(fine_tuned[0], "model")
     document = (fine_tuned[0] / "hyperparams.yaml").read_bytes()
     options = {"data_folder": corpus, "output_folder": fine_tuned[0], "pretrained": older}
+    options["n_warmup_steps"] = WARM_UP
     result = recipes.run([*recipes.PYTHON, *recipes.arguments("ctc", **options)])
     recipes.check_refusal(
         result.returncode, result.stderr, "pretrained is not what this run began with"

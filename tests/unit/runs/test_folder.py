@@ -162,6 +162,15 @@ def test_edits_of_the_yaml_are_noticed(runs, old, new, texts):
         assert text in message
 
 
+def test_a_key_that_came_later_has_its_declared_value_in_the_message(runs):
+    runs.begin()
+    runs.edit("lr: 0.001\n", "lr: 0.001\nn_steps: 0\n_added: {n_steps: 0}\n")
+    assert runs.refusal() is None
+    assert "begun with n_steps 0 (now 9)" in runs.refusal(n_steps=9)
+    runs.begin(n_steps=9, resume_anyway=True)
+    assert "begun with n_steps 9 (now 0)" in runs.refusal()
+
+
 @pytest.mark.parametrize("declared", ["_not_part_of_the_run", "_may_change"])
 def test_a_yaml_may_declare_later_that_a_key_is_free(runs, declared):
     runs.edit("lr: 0.001\n", "lr: 0.001\n_not_part_of_the_run: []\n_may_change: [seed]\n")
