@@ -52,7 +52,10 @@ def _draw_rates_and_curves(figure, record, protocol, mixers):
     pretraining.set(title="Pretraining: validation", ylabel="masked loss (nats)")
     _draw_curves(tuning, record, mixers, tuple(STARTS), "wer")
     tuning.set(title="Fine-tuning: validation, greedy (dashed: from scratch)", ylabel="WER (%)")
-    pretraining.legend(fontsize="small" if len(mixers) > 6 else None)
+    labels = [panel.get_legend_handles_labels()[1] for panel in (pretraining, tuning)]
+    # Mixers that share a pretraining have one curve there, under the name of the first.
+    panel = tuning if set(labels[1]) - set(labels[0]) else pretraining
+    panel.legend(fontsize="small" if len(mixers) > 6 else None)
 
 
 def _draw_losses(panel, record, mixers):

@@ -259,6 +259,14 @@ def test_the_picture_of_pretraining_alone_has_a_row_for_each_mixer(protocol, rec
     assert "<!-- WER (%) -->" not in text
 
 
+def test_mixers_that_share_a_pretraining_are_all_named_in_the_picture(protocol, record, tmp_path):
+    _, path = picture_paths(protocol, tmp_path)
+    one = ("regularMHA", "pretraining")
+    runs = [run for run in record["runs"] if (run["mixer"], run["kind"]) != one]
+    draw_replica({**record, "runs": runs}, replace(protocol, test_sets=[]), [path])
+    assert "<!-- regularMHA -->" in path.read_text()
+
+
 def test_runs_that_do_not_belong_together_are_refused(protocol, folder, tmp_path):
     message = r"no finished run of protocol small in '.*': make them with `python -m exp"
     with pytest.raises(ValueError, match=message):
